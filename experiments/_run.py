@@ -1,0 +1,70 @@
+"""What every experiment's command shares: flags, working directory, log, and how it ends."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags
+
+from kdjax import config as configs
+from kdjax.training.loop import Diverged, Interrupted
+from kdjax.types import BadInput
+
+log = logging.getLogger("kdjax.experiments")
+
+
+def start(config_class: type[Any], body: Callable[[Any, Path], None]) -> None:
+    """Parse flags, claim the working directory, and run `body(config, workdir)`.
+
+    Bad input and divergence end with one line on stderr and exit code 2 and 3; SIGTERM with 143.
+    """
+    configs.define_flags(config_class)
+
+    def main(argv: list[str]) -> None:
+        try:
+            if len(argv) > 1:
+                raise BadInput(
+                    f"unexpected argument {argv[1]!r}; accepted are flags only, such as --workdir=DIR."
+                )
+            config = configs.from_flags(config_class)
+            workdir = configs.claim(config, config.workdir)
+            _log_to(workdir / "log.txt")
+            # Compiled programs are kept between runs; the second start of an experiment skips compilation.
+            jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/kdjax/xla").expanduser()))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+            log.info("%s", " ".join(sys.argv))
+            log.info("jax %s on %d %s", jax.__version__, jax.device_count(), jax.devices()[0].device_kind)
+            body(config, workdir)
+        except BadInput as error:
+            _fail(error, 2)
+        except Diverged as error:
+            _fail(error, 3)
+        except Interrupted as error:
+            print(error.message, file=sys.stderr)
+            raise
+
+    app.run(main)
+
+
+def _fail(error: Exception, code: int) -> None:
+    log.debug("stopped", exc_info=error)
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _log_to(file: Path) -> None:
+    """Plain lines in a file always; on the screen too, unless it is a terminal with a progress bar."""
+    logger = logging.getLogger("kdjax")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    line = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
+    screen = logging.StreamHandler()
+    screen.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
+    for handler in (logging.FileHandler(file), screen):
+        handler.setFormatter(line)
+        logger.addHandler(handler)
+    flags.FLAGS.stderrthreshold = "error"  # Orbax logs through absl, a dozen lines a checkpoint
+    logging.getLogger("absl").setLevel(logging.ERROR)

@@ -1,0 +1,290 @@
+"""Train one network on one data set: the glue between data, engine, checkpoints and records that experiments share."""
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from kdjax.config import field
+from kdjax.data import pipeline
+from kdjax.data.load import load
+from kdjax.data.source import Examples, Source
+from kdjax.evaluation.classification import classification
+from kdjax.models.create import create, parameter_count
+from kdjax.training import optimizers, parallel
+from kdjax.training.checkpoint import Checkpointer
+from kdjax.training.loop import fit
+from kdjax.training.predict import Predictor
+from kdjax.training.record import Recorder
+from kdjax.training.state import create_state, variables
+from kdjax.training.step import Run, many_steps, one_step, train_step
+from kdjax.types import BadInput, LossFn, Model, PyTree, TrainState
+
+log = logging.getLogger("kdjax.train")
+
+
+@dataclass(frozen=True)
+class Common:
+    """The flags of every experiment that trains."""
+
+    workdir: str = field("", "folder for everything the run leaves", identity=False)
+    dataset: str = field("digits", "digits (embedded), or a prepared TFDS set such as mnist, cifar10")
+    data_dir: str = field("", "where TFDS sets are prepared (default $TFDS_DATA_DIR)", identity=False)
+    train_split: str = field("train[:80%]", "split to train on")
+    validation_split: str = field("train[80%:]", "split that chooses; empty for none")
+    test_split: str = field("test", "split that is reported")
+    image_size: int = field(0, "resize images to this height and width; 0 as stored", low=0)
+    seeds: int = field(5, "runs, numbered from 0", low=1, smoke=2)
+    batch_size: int = field(64, "examples per step, over all devices", low=1)
+    optimizer: str = field("adam", "Optax optimizer", choices=optimizers.OPTIMIZERS)
+    schedule: str = field("constant", "learning-rate schedule", choices=optimizers.SCHEDULES)
+    warmup_steps: int = field(0, "steps of linear warm-up", low=0)
+    momentum: float = field(0.0, "of sgd and rmsprop", low=0.0, high=0.999999)
+    weight_decay: float = field(0.0, "decoupled for adamw and its kin, L2 otherwise", low=0.0)
+    grad_clip: float = field(0.0, "largest global gradient norm; 0 for none", low=0.0)
+    parallel: str = field("jit", "wrapper of the step over all devices", choices=("jit", "pmap"))
+    loop: str = field(
+        "auto", "scan many steps in one call, or call each from Python", choices=("auto", "scan", "step")
+    )
+    steps_per_call: int = field(1000, "most steps in one scan; SIGTERM waits for no more", low=1)
+    device_data_gb: float = field(
+        2.0, "data up to this size lives on the device; larger is streamed", low=0.0
+    )
+    keep: int = field(2, "newest checkpoints to keep, beside the best by validation", low=1)
+    checkpoint_every: int = field(10, "epochs between checkpoints", low=1)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The data and devices of one experiment."""
+
+    config: Common
+    train: Examples
+    validation: Examples | None
+    test: Examples
+    mesh: Any
+    recorder: Recorder
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What a model must fit: classes and image shape."""
+        return {"num_classes": self.train.num_classes, "image_shape": self.train.image_shape()}
+
+
+def open_study(config: Common, workdir: Path) -> Study:
+    """Load the splits and find the devices; every mistake in flags about data is found here."""
+
+    def get(split: str) -> Examples:
+        return load(config.dataset, split, data_dir=config.data_dir, image_size=config.image_size)
+
+    study = Study(
+        config,
+        train=get(config.train_split),
+        validation=get(config.validation_split) if config.validation_split else None,
+        test=get(config.test_split),
+        mesh=parallel.data_mesh(),
+        recorder=Recorder(workdir),
+    )
+    # Refuses a batch that is larger than the data, or that the devices cannot share.
+    pipeline.batches(np.arange(len(study.train), dtype=np.int32), config.batch_size, study.mesh.size)
+    sizes = {
+        name: len(s) for name in ("train", "validation", "test") if (s := getattr(study, name)) is not None
+    }
+    log.info("%s: %s", config.dataset, ", ".join(f"{n} {name}" for name, n in sizes.items()))
+    return study
+
+
+def chooses_scan(loop: str, params: PyTree) -> bool:
+    """Scan, unless XLA's CPU backend would run convolutions inside it, where each step is slower than when called alone.
+
+    The rule is fixed rather than timed at start, because the two forms may differ in the last bit and a resumed run must
+    repeat the form it began with; `experiments/benchmark_speed.py` holds the measurement behind it.
+    """
+    if loop != "auto":
+        return loop == "scan"
+    convolutions = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
+    return not (convolutions and jax.default_backend() == "cpu")
+
+
+def predict(
+    study: Study, model: Model, weights: PyTree, source: Examples, *, batch_size: int = 1000
+) -> np.ndarray:
+    """A model's logits for every example of a source, in order."""
+    return Predictor(model.apply, study.mesh)(weights, _eval_batches(study, source, batch_size))
+
+
+def _eval_batches(study: Study, source: Examples, batch_size: int) -> Iterator[Mapping[str, Any]]:
+    devices = study.mesh.size
+    size = max(min(batch_size, len(source)) // devices, 1) * devices
+    order = np.arange(len(source), dtype=np.int32)
+    order = order if len(order) >= size else np.resize(order, size)
+    index, mask = pipeline.batches(order, size, devices)
+    mask.reshape(-1)[len(source) :] = 0
+    rows = (pipeline.take(source, i, m) for i, m in zip(index, mask, strict=True))
+    return rows if isinstance(source, Source) else pipeline.prefetch(rows)
+
+
+def train(
+    study: Study,
+    workdir: Path,
+    run: str,
+    model: Model,
+    loss_fn: LossFn,
+    *,
+    seed: int,
+    epochs: int,
+    hparams: Mapping[str, float],
+    source: Examples | None = None,
+    examples_per_epoch: int | None = None,
+    frozen: PyTree = None,
+) -> TrainState:
+    """Train `model` to the end, or go on from where the same command was stopped.
+
+    Args:
+        study: data and devices.
+        workdir: of the experiment; checkpoints go to `checkpoints/<run>`.
+        run: a name such as `student/seed-0`.
+        model: what is trained.
+        loss_fn: a recipe's.
+        seed: of initialisation, data order and every draw.
+        epochs: passes.
+        hparams: traced scalars, `learning_rate` among them.
+        source: what to train on; `study.train` by default.
+        examples_per_epoch: more places in an epoch than examples, to give a small source as many steps as a large one.
+        frozen: for `TrainState.frozen`.
+    """
+    config, mesh = study.config, study.mesh
+    source = source or study.train
+    places = examples_per_epoch or len(source)
+    steps = -(-places // config.batch_size)
+    rate = optimizers.schedule(config.schedule, total_steps=steps * epochs, warmup_steps=config.warmup_steps)
+    tx = optimizers.optimizer(
+        config.optimizer,
+        learning_rate=rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        grad_clip=config.grad_clip,
+    )
+    state = create_state(model, tx, jax.random.key(seed), hparams=hparams)
+    state = parallel.replicate(state.replace(frozen=frozen), mesh)
+
+    resident = (
+        isinstance(source, Source)
+        and sum(a.nbytes for a in source.arrays.values()) <= config.device_data_gb * 1e9
+    )
+    scan = resident and chooses_scan(config.loop, state.params)
+    data = parallel.replicate({k: v for k, v in source.arrays.items()}, mesh) if resident else {}
+
+    def make(axis_name: str | None) -> Run:
+        step = train_step(loss_fn, tx, axis_name=axis_name)
+        return many_steps(step) if scan else one_step(step)
+
+    def chunks(epoch: int, first: int) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
+        order = pipeline.epoch_order(len(source), seed=seed, epoch=epoch, length=places)
+        index, mask = pipeline.batches(order, config.batch_size, mesh.size)
+        if scan:
+            cuts = -(-steps // config.steps_per_call)
+            size = -(-steps // cuts)
+            for at in range(0, steps, size):
+                if at >= first:
+                    yield (
+                        len(index[at : at + size]),
+                        {"index": index[at : at + size], "mask": mask[at : at + size]},
+                    )
+        elif resident:
+            yield from ((1, {"index": index[s], "mask": mask[s]}) for s in range(first, steps))
+        else:
+            yield from pipeline.prefetch(
+                (1, pipeline.take(source, index[s], mask[s])) for s in range(first, steps)
+            )
+
+    evaluate = None
+    if (held_out := study.validation) is not None:
+        forward, labels = Predictor(model.apply, mesh), held_out.labels()
+
+        def evaluate(state: TrainState) -> dict[str, float]:
+            logits = forward(variables(state), _eval_batches(study, held_out, 1000))
+            scores = classification(logits, labels)
+            return {f"validation_{name}": scores[name] for name in ("accuracy", "nll")}
+
+    checkpoints = workdir / "checkpoints" / run
+    bar = tqdm(total=epochs, desc=run, unit="epoch", disable=not sys.stderr.isatty(), leave=False)
+
+    def on_start(done: int) -> None:
+        study.recorder.begin(run, done)
+        bar.update(done)
+
+    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+        study.recorder.write(run, epoch, metrics)
+        shown = " ".join(f"{k} {v:.4g}" for k, v in metrics.items())
+        log.debug("%s epoch %d/%d %s", run, epoch, epochs, shown)
+        bar.update()
+
+    best = "validation_accuracy" if study.validation is not None else ""
+    with Checkpointer(checkpoints, keep=config.keep, best=best) as checkpointer, bar:
+        state = fit(
+            state,
+            parallel.wrap(config.parallel, make, mesh, batch_axis=1 if scan else 0),
+            data=data,
+            chunks=chunks,
+            epochs=epochs,
+            steps_per_epoch=steps,
+            checkpointer=checkpointer,
+            checkpoint_every=config.checkpoint_every,
+            evaluate=evaluate,
+            on_start=on_start,
+            on_epoch=on_epoch,
+            name=run,
+        )
+    study.recorder.end(run)
+    log.info("%s: %d parameters, %d epochs of %d steps", run, parameter_count(state.params), epochs, steps)
+    return state
+
+
+def save_model(workdir: Path, **description: Any) -> None:
+    """Write model.json: what `create` needs to build the network whose checkpoints lie in this folder."""
+    (workdir / "model.json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def load_teachers(
+    study: Study, path: str, *, argument: str = "teacher"
+) -> tuple[Model, list[PyTree], dict[str, Any]]:
+    """A network trained by `experiments.train_teacher`: the model, its variables seed by seed, and its description.
+
+    Raises:
+        BadInput: no such run, an unfinished one, or one for other classes or images than this study's.
+    """
+    folder = Path(path).expanduser()
+    runs = sorted((folder / "checkpoints").glob("teacher/seed-*"), key=lambda p: int(p.name.split("-")[1]))
+    if not (folder / "model.json").exists() or not runs:
+        raise BadInput(
+            f"--{argument}={path}: accepted is the --workdir of a finished experiments.train_teacher run."
+        )
+    description = json.loads((folder / "model.json").read_text())
+    wanted = study.shape
+    for name, mine in (("num_classes", wanted["num_classes"]), ("image_shape", list(wanted["image_shape"]))):
+        if description[name] != mine:
+            raise BadInput(
+                f"--{argument}={path}: the teacher has {name} {description[name]}, the data set "
+                f"{study.config.dataset!r} has {mine}; accepted is a teacher of the same."
+            )
+    model = create(**{**description, "hidden": tuple(description["hidden"]), "image_shape": tuple(description["image_shape"])})  # fmt: skip
+    weights = []
+    for run in runs:
+        params, model_state = model.init(jax.random.key(0))
+        with Checkpointer(run) as checkpointer:
+            weights.append(checkpointer.restore_variables(params, model_state))
+    return model, weights, description
+
+
+def names_of(config: Any) -> list[str]:
+    """The fields of a Config, in order."""
+    return [f.name for f in dataclasses.fields(config)]

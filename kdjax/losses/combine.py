@@ -1,0 +1,68 @@
+"""Losses by the name that a flag gives."""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from kdjax.losses import response
+from kdjax.types import BadInput
+
+_FAMILIES = (response,)
+_GIVEN_BY_THE_CALLER = ("student", "teacher", "labels", "temperature", "where")
+
+
+def _losses() -> dict[str, Callable[..., Any]]:
+    """Every public function, defined in a family itself, whose second parameter is `teacher`."""
+    return {
+        f"{module.__name__.rpartition('.')[2]}.{name}": function
+        for module in _FAMILIES
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if not name.startswith("_")
+        and function.__module__ == module.__name__
+        and list(inspect.signature(function).parameters)[1:2] == ["teacher"]
+    }
+
+
+def names() -> list[str]:
+    """The names that `resolve` knows, sorted.
+
+    >>> names()[:3]
+    ['response.centred_logit_mse', 'response.dist', 'response.dkd']
+    """
+    return sorted(_losses())
+
+
+def resolve(name: str, /, **hyper: Any) -> Callable[..., Any]:
+    """The loss called `name`, its own hyper-parameters bound.
+
+    Args:
+        name: one of `names()`.
+        **hyper: the loss's own keywords, such as `alpha`; `labels`, `temperature`, `where` belong to each call.
+
+    Returns:
+        A `Loss`.
+
+    Raises:
+        BadInput: a name or a keyword that does not exist; the message lists those that do.
+
+    >>> resolve("response.dkd", beta=2.0).keywords
+    {'beta': 2.0}
+    """
+    losses = _losses()
+    if name not in losses:
+        raise BadInput(f"loss name {name!r}: expected one of {', '.join(losses)}{_nearest(name, list(losses))}")
+    accepted = [p for p in inspect.signature(losses[name]).parameters if p not in _GIVEN_BY_THE_CALLER]
+    for key, value in hyper.items():
+        if key in _GIVEN_BY_THE_CALLER:
+            raise BadInput(f"{key}={value!r}: {name} takes it at each call; it cannot be bound")
+        if key not in accepted:
+            wanted = f"expected one of {', '.join(accepted)}" if accepted else "it has no keywords of its own"
+            raise BadInput(f"{key}={value!r}: not a keyword of {name}; {wanted}{_nearest(key, accepted)}")
+    return functools.partial(losses[name], **hyper)
+
+
+def _nearest(word: str, words: list[str]) -> str:
+    near = difflib.get_close_matches(word, words, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

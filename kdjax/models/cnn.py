@@ -1,0 +1,39 @@
+"""A small convolutional network without pooling or normalisation."""
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from kdjax.models.dropout import Dropout
+from kdjax.types import Outputs
+
+
+class CNN(nn.Module):
+    """Blocks of 3 x 3 convolution with stride 2 and ReLU, each halving height and width; then one dense layer.
+
+    Strides and not max pooling, whose backward pass is slow in XLA on CPU.
+
+    Features: `block1`, `block2` ..., each `[B, h, w, channels]` after its ReLU, and `embedding`, the last one flattened.
+
+    Attributes:
+        hidden: channels of the blocks.
+        num_classes: number of logits.
+        dropout: rate on the embedding.
+        input_dropout: rate on the pixels.
+    """
+
+    hidden: tuple[int, ...]
+    num_classes: int
+    dropout: float = 0.0
+    input_dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "batch height width channels"], *, train: bool) -> Outputs:
+        x = Dropout(self.input_dropout)(image, train=train)
+        features = {}
+        for number, channels in enumerate(self.hidden, start=1):
+            x = jax.nn.relu(nn.Conv(channels, (3, 3), strides=2, name=f"conv{number}")(x))
+            features[f"block{number}"] = x
+        features["embedding"] = x = x.reshape(x.shape[0], -1)
+        x = Dropout(self.dropout)(x, train=train)
+        return Outputs(nn.Dense(self.num_classes, name="logits")(x), features)

@@ -1,0 +1,102 @@
+"""Optax optimizers and schedules by name, at unit learning rate.
+
+The step multiplies Optax's updates by `state.hparams["learning_rate"]`, a traced scalar. So an optimizer here is built with
+a schedule whose peak is 1, and one compiled program serves every learning rate. This is exact for optimizers whose
+updates are proportional to the learning rate; the names below are those, and a test checks each against Optax itself.
+"""
+
+import difflib
+from typing import Any
+
+import optax
+
+from kdjax.types import BadInput
+
+# Decay decoupled from the gradient is the optimizer's own; for the others it is added to the gradient (L2), as the
+# CIFAR recipes of the field do with SGD.
+DECOUPLED = ("adamw", "lamb", "lion", "nadamw", "adan")
+COUPLED = ("adabelief", "adagrad", "adam", "adamax", "amsgrad", "nadam", "radam", "rmsprop", "sgd", "yogi")
+MOMENTUM = ("rmsprop", "sgd")
+OPTIMIZERS = tuple(sorted(DECOUPLED + COUPLED))
+SCHEDULES = ("constant", "cosine", "linear", "step")
+
+
+def unknown(argument: str, value: str, valid: tuple[str, ...]) -> BadInput:
+    """The error for a name that does not exist, with the nearest one that does."""
+    close = difflib.get_close_matches(value, valid, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return BadInput(f"{argument}={value!r} is unknown.{hint} Accepted: {', '.join(valid)}.")
+
+
+def schedule(
+    name: str,
+    *,
+    total_steps: int,
+    warmup_steps: int = 0,
+    milestones: tuple[float, ...] = (0.625, 0.75, 0.875),
+) -> optax.Schedule:
+    """A learning-rate schedule with peak 1.
+
+    Args:
+      name: one of `SCHEDULES`. `cosine` and `linear` end at 0; `step` divides by 10 at each milestone.
+      total_steps: updates in the run.
+      warmup_steps: linear rise from 0 before the schedule proper.
+      milestones: fractions of the run at which `step` drops; the default is 150, 180 and 210 of 240 epochs.
+    """
+    if name not in SCHEDULES:
+        raise unknown("schedule", name, SCHEDULES)
+    if not 0 <= warmup_steps < max(total_steps, 1):
+        raise BadInput(
+            f"warmup_steps={warmup_steps}: accepted are 0 to {total_steps - 1}, less than the run's steps."
+        )
+    rest = total_steps - warmup_steps
+    body = {
+        "constant": lambda: optax.constant_schedule(1.0),
+        "cosine": lambda: optax.cosine_decay_schedule(1.0, rest),
+        "linear": lambda: optax.linear_schedule(1.0, 0.0, rest),
+        "step": lambda: optax.piecewise_constant_schedule(
+            1.0, {max(int(total_steps * m) - warmup_steps, 1): 0.1 for m in milestones}
+        ),
+    }[name]()
+    if not warmup_steps:
+        return body
+    return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup_steps), body], [warmup_steps])
+
+
+def optimizer(
+    name: str,
+    *,
+    learning_rate: optax.ScalarOrSchedule = 1.0,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    grad_clip: float = 0.0,
+) -> optax.GradientTransformation:
+    """An Optax optimizer by name.
+
+    Args:
+      name: one of `OPTIMIZERS`.
+      learning_rate: number or schedule; leave at unit scale when the step multiplies by a traced rate.
+      momentum: heavy-ball coefficient in [0, 1), for sgd and rmsprop only.
+      weight_decay: decoupled for `DECOUPLED`, otherwise added to the gradient.
+      grad_clip: largest global norm of the gradient; 0 does not clip.
+
+    Raises:
+      BadInput: an unknown name, a value out of range, or momentum for an optimizer that has its own.
+    """
+    if name not in OPTIMIZERS:
+        raise unknown("optimizer", name, OPTIMIZERS)
+    if not 0 <= momentum < 1:
+        raise BadInput(f"momentum={momentum}: accepted are numbers in [0, 1).")
+    if momentum and name not in MOMENTUM:
+        raise BadInput(f"momentum={momentum} with optimizer={name!r}: only {', '.join(MOMENTUM)} take it.")
+    if weight_decay < 0 or grad_clip < 0:
+        raise BadInput(f"weight_decay={weight_decay}, grad_clip={grad_clip}: neither may be negative.")
+    own: dict[str, Any] = {}
+    if momentum:
+        own["momentum"] = momentum
+    if name in DECOUPLED:
+        own["weight_decay"] = weight_decay
+    parts = [optax.clip_by_global_norm(grad_clip)] if grad_clip else []
+    if weight_decay and name in COUPLED:
+        parts.append(optax.add_decayed_weights(weight_decay))
+    return optax.chain(*parts, getattr(optax, name)(learning_rate, **own))

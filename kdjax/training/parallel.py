@@ -1,0 +1,106 @@
+"""One step body, two wrappers. The only file that mentions meshes and pmap.
+
+Both take and return the same values, and agree on the same global batch. Where they legitimately differ:
+
+- dropout and augmentation: jit draws one mask for the global batch (the same on any number of devices); pmap folds the device's
+  number into the key, so its masks depend on how many devices there are;
+- BatchNorm: under jit its statistics are those of the global batch; under pmap each device normalises with its own
+  part unless the module is given `axis_name="data"`, and the running averages are averaged over devices;
+- losses that couple examples (DIST's intra-class term) see the global batch under jit and the device's part under pmap.
+
+JAX keeps pmap in maintenance, built on jit and shard_map; it is here for those who ask for it, and can be deleted without
+touching a recipe.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from kdjax.training.step import Rows, Run, Step, Sums
+from kdjax.types import BadInput, PyTree, TrainState
+
+AXIS = "data"
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with one axis, `data`, over the given devices (all of them by default)."""
+    return Mesh(np.asarray(devices or jax.devices()), (AXIS,))
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Put a tree, whole, on every device of the mesh. The copies are new: donating them harms nobody."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: jax.device_put(x, sharding, may_alias=False), tree)
+
+
+def shard(tree: PyTree, mesh: Mesh, *, axis: int = 0) -> PyTree:
+    """Split a tree of host arrays over the mesh along one axis, each device receiving only its part."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS)))
+
+
+def jit_step(run: Run, mesh: Mesh, *, batch_axis: int = 0) -> Run:
+    """Data-parallel by sharding: the state on every device, rows split along `batch_axis`. The state is donated."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, AXIS))
+
+    @partial(jax.jit, donate_argnums=0, in_shardings=(whole, whole, whole, split), out_shardings=whole)
+    def compiled(state: TrainState, frozen: PyTree, data: Any, rows: Any) -> tuple[TrainState, Sums]:
+        new, metrics = run(state.replace(frozen=frozen), data, rows)
+        return new.replace(frozen=None), metrics
+
+    return _keep_frozen(compiled, prepare=lambda rows: rows)
+
+
+def pmap_step(run: Run, devices: Sequence[jax.Device] | None = None, *, batch_axis: int = 0) -> Run:
+    """The same by pmap; `run` must have been built with `axis_name=AXIS`. State and metrics stay unreplicated values."""
+    used = list(devices or jax.devices())
+
+    @partial(
+        jax.pmap,
+        axis_name=AXIS,
+        devices=used,
+        in_axes=(None, None, None, 0),
+        out_axes=None,
+        donate_argnums=0,
+    )
+    def compiled(state: TrainState, frozen: PyTree, data: Any, rows: Any) -> tuple[TrainState, Sums]:
+        new, metrics = run(state.replace(frozen=frozen), data, rows)
+        return new.replace(frozen=None), metrics
+
+    def by_device(x: Any) -> np.ndarray:
+        x = np.asarray(x)
+        shape = (
+            *x.shape[:batch_axis],
+            len(used),
+            x.shape[batch_axis] // len(used),
+            *x.shape[batch_axis + 1 :],
+        )
+        return np.moveaxis(x.reshape(shape), batch_axis, 0)
+
+    return _keep_frozen(compiled, prepare=lambda rows: jax.tree.map(by_device, rows))
+
+
+def _keep_frozen(compiled: Callable[..., Any], prepare: Callable[[Rows], Any]) -> Run:
+    # Teachers are passed beside the donated state, so that two students may share one teacher's arrays.
+    def call(state: TrainState, data: Mapping[str, Array], rows: Rows) -> tuple[TrainState, Sums]:
+        new, metrics = compiled(state.replace(frozen=None), state.frozen, data, prepare(rows))
+        return new.replace(frozen=state.frozen), metrics
+
+    return call
+
+
+def wrap(parallel: str, make: Callable[[str | None], Run], mesh: Mesh, *, batch_axis: int = 0) -> Run:
+    """Choose a wrapper by name. `make(axis_name)` builds the body, since pmap's body must name its axis."""
+    if parallel == "jit":
+        return jit_step(make(None), mesh, batch_axis=batch_axis)
+    if parallel == "pmap":
+        return pmap_step(make(AXIS), list(mesh.devices.flat), batch_axis=batch_axis)
+    raise BadInput(f"parallel={parallel!r}: accepted are jit and pmap.")
+
+
+__all__ = ["AXIS", "Step", "data_mesh", "jit_step", "pmap_step", "replicate", "shard", "wrap"]

@@ -1,0 +1,35 @@
+"""A model's logits for a whole data set, every example once."""
+
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from kdjax.training.parallel import replicate, shard
+from kdjax.training.step import eval_step
+from kdjax.types import ApplyFn, Batch, PyTree
+
+
+class Predictor:
+    """A compiled forward pass in evaluation mode, batches split over the devices of a mesh."""
+
+    def __init__(self, apply: ApplyFn, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._step = jax.jit(eval_step(apply))
+
+    def __call__(self, variables: PyTree, batches: Iterable[Batch]) -> np.ndarray:
+        """Logits of the real rows, in order.
+
+        Args:
+            variables: the model's.
+            batches: with `image [B, ...]` and `mask [B]`; B is a multiple of the number of devices.
+
+        Returns:
+            `[N, K]` float32, N the sum of the masks.
+        """
+        variables = replicate(variables, self._mesh)
+        parts = [
+            (self._step(variables, shard(b["image"], self._mesh)), np.asarray(b["mask"]) > 0) for b in batches
+        ]
+        return np.concatenate([np.asarray(logits)[real] for logits, real in parts])

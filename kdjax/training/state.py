@@ -1,0 +1,48 @@
+"""Make a `TrainState`."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from kdjax.types import Model, PyTree, TrainState
+
+
+def create_state(
+    model: Model,
+    tx: optax.GradientTransformation,
+    key: Array,
+    *,
+    hparams: Mapping[str, float],
+    frozen: PyTree = None,
+) -> TrainState:
+    """Initialise a model and its optimizer.
+
+    Args:
+      model: the pure functions to train.
+      tx: an Optax transformation of *unit* learning rate (see `training.optimizers`).
+      key: PRNG key; one half initialises the parameters, the other drives the steps.
+      hparams: scalars that are traced, `learning_rate` at least.
+      frozen: what the step reads and never writes, for instance teachers' variables.
+
+    Returns:
+      A state at step 0 whose arrays are its own: donating it destroys nothing of the caller's.
+    """
+    init_key, run_key = jax.random.split(key)
+    params, model_state = jax.jit(model.init)(init_key)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        model_state=model_state,
+        opt_state=tx.init(params),
+        key=run_key,
+        hparams={name: jnp.asarray(value, jnp.float32) for name, value in hparams.items()},
+        frozen=frozen,
+    )
+
+
+def variables(state: TrainState) -> PyTree:
+    """The state's `{"params": ..., **model_state}`, as an `ApplyFn` takes them."""
+    return {"params": state.params, **state.model_state}

@@ -1,0 +1,90 @@
+"""One step body for every way of running it."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from kdjax.training.metrics import Sums, reduce
+from kdjax.types import ApplyFn, Batch, LossFn, PyTree, TrainState
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
+Rows = Mapping[str, Array]
+"""What changes from step to step: `index [B]` and `mask [B]` into data that is on the device, or a whole `Batch`."""
+Run = Callable[[TrainState, Mapping[str, Array], Rows], tuple[TrainState, Sums]]
+
+
+def train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Step:
+    """Build `(state, batch) -> (state, metrics)`: differentiate the masked global mean, update, count.
+
+    The mean divides by the number of real examples on *all* devices, so it depends neither on padding nor on how a batch
+    was split. With `axis_name` the body runs per device (pmap) and sums over that axis; without, it sees the global batch.
+
+    Metrics are those of the recipe, and `loss` and `grad_norm`.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        key = jax.random.fold_in(state.key, state.step)
+        if axis_name:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        mask = batch["mask"]
+        everywhere = (lambda x: jax.lax.psum(x, axis_name)) if axis_name else (lambda x: x)
+        count = jnp.maximum(everywhere(jnp.sum(mask)), 1)
+
+        def mean_loss(params: PyTree) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+            losses, (model_state, metrics) = loss_fn(params, state, batch, key)
+            # `where` and not a product: a padded row may hold anything, NaN times zero included.
+            return jnp.sum(jnp.where(mask > 0, losses, 0)) / count, (model_state, {"loss": losses, **metrics})
+
+        (_, (model_state, per_example)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        grads = everywhere(grads)
+        if axis_name:
+            model_state = jax.lax.pmean(model_state, axis_name)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        rate = state.hparams["learning_rate"]
+        updates = jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates)
+        metrics = reduce(per_example, mask, axis_name=axis_name)
+        metrics["grad_norm"] = (optax.global_norm(grads), jnp.ones(()))
+        new = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            model_state=model_state,
+            opt_state=opt_state,
+        )
+        return new, metrics
+
+    return step
+
+
+def assemble(data: Mapping[str, Array], rows: Rows) -> Batch:
+    """Make the batch that `rows` stands for; bytes become float32 in [0, 1] here, on the device."""
+    batch = {name: column[rows["index"]] for name, column in data.items()} | dict(rows)
+    if batch["image"].dtype == jnp.uint8:
+        batch["image"] = batch["image"].astype(jnp.float32) * jnp.float32(1 / 255)
+    return batch
+
+
+def one_step(step: Step) -> Run:
+    """`(state, data, rows) -> (state, metrics)` for rows with axes [B]."""
+    return lambda state, data, rows: step(state, assemble(data, rows))
+
+
+def many_steps(step: Step) -> Run:
+    """The same for rows with axes [S, B]: S steps in one call; metrics come back with a leading axis S."""
+
+    def run(state: TrainState, data: Mapping[str, Array], rows: Rows) -> tuple[TrainState, Sums]:
+        return jax.lax.scan(lambda s, r: step(s, assemble(data, r)), state, rows)
+
+    return run
+
+
+def eval_step(apply: ApplyFn) -> Callable[[PyTree, Array], Array]:
+    """Build `(variables, image) -> logits [B, K]`, in evaluation mode; uint8 images are taken as bytes of [0, 1]."""
+
+    def step(variables: PyTree, image: Array) -> Array:
+        image = image.astype(jnp.float32) * jnp.float32(1 / 255) if image.dtype == jnp.uint8 else image
+        return apply(variables, image, train=False, key=None)[0].logits
+
+    return step

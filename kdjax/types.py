@@ -1,0 +1,86 @@
+"""The nouns of kdjax. Every other file is written in these words, and in no others.
+
+Shapes: B examples, H x W pixels, C channels, K classes. Images are float32 in [0, 1], channels last.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jaxtyping import Array, Float
+
+PyTree = Any
+
+Batch = Mapping[str, Array]
+"""Arrays that share their first axis. `image [B, H, W, C]` float32 in [0, 1]; `label [B]` int32, where -1 is an example
+whose label is not known; `mask [B]` float32, 1 for a real example and 0 for padding; optional `index [B]` int32, the
+example's place in its data set, `domain [B]`, and `teacher_logits [B, K]`, answers computed once beforehand."""
+
+Metrics = dict[str, Array]
+"""Metric name to one number per example, `[B]`. The train step masks and reduces, once."""
+
+
+class BadInput(ValueError):
+    """What a user typed or handed over cannot be used. The message names the argument, the value and what is accepted."""
+
+
+class Outputs(NamedTuple):
+    """All that a model says about a batch.
+
+    `logits [B, K]` before any softmax or temperature; `features` by name, each `[B, ...]`.
+    """
+
+    logits: Array
+    features: dict[str, Array] = {}  # noqa: RUF012 - a NamedTuple's default is never written to
+
+
+class ApplyFn(Protocol):
+    """Pure: variables `{"params": ..., **model_state}` and images to `Outputs` and the new model state."""
+
+    def __call__(
+        self, variables: PyTree, image: Array, *, train: bool, key: Array | None
+    ) -> tuple[Outputs, PyTree]: ...
+
+
+class Model(NamedTuple):
+    """A model as two pure functions: `init(key) -> (params, model_state)` and its `ApplyFn`."""
+
+    init: Callable[[Array], tuple[PyTree, PyTree]]
+    apply: ApplyFn
+
+
+class Loss(Protocol):
+    """Pure: student first, teacher second, one number per example; hyper-parameters by keyword."""
+
+    def __call__(
+        self, student: Array, teacher: Array, *, where: Array | None = None, **hyper: Any
+    ) -> Float[Array, " batch"]: ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that training reads and writes.
+
+    `step`: updates made so far; it alone says where in the data the run is. `key`: never split, only folded with the
+    step, so that a resumed run draws what the uninterrupted one would have drawn. `hparams`: traced scalars (learning
+    rate, temperature, alpha ...): changing one does not recompile. `frozen`: what the step reads and never writes
+    (teachers); it is not checkpointed with the student.
+    """
+
+    step: Array
+    params: PyTree
+    model_state: PyTree
+    opt_state: PyTree
+    key: Array
+    hparams: dict[str, Array]
+    frozen: PyTree
+
+    def replace(self, **changes: Any) -> "TrainState":
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+
+LossFn = Callable[[PyTree, TrainState, Batch, Array], tuple[Array, tuple[PyTree, Metrics]]]
+"""What a recipe returns: `(params, state, batch, key) -> ([B], (model_state, {metric: [B]}))`."""
