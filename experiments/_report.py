@@ -63,9 +63,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None
     """Learning curves by role (`role/seed-i`): mean over seeds with a band of one sd; validation where there is one."""
     roles = sorted({r["run"].split("/")[0] for r in rows})
     metrics = [m for m in ("train_loss", "validation_accuracy") if any(m in r for r in rows)]
-    fig, axes = plt.subplots(
-        1, len(metrics), figsize=(5.2 * len(metrics), 3.6), squeeze=False, layout="constrained"
-    )
+    fig, axes = plt.subplots(1, len(metrics), figsize=(5.2 * len(metrics), 3.6), squeeze=False, layout="constrained")
     for ax, metric in zip(axes[0], metrics, strict=True):
         for role in roles:
             by_epoch: dict[int, list[float]] = {}
@@ -90,9 +88,7 @@ def comparison(scores: Mapping[str, Sequence[float]], path: Path, *, title: str)
     fig, ax = plt.subplots(figsize=(1.8 + 1.6 * len(scores), 3.8), layout="constrained")
     values = [np.asarray(v) * 100 for v in scores.values()]
     for i, v in enumerate(values):
-        ax.errorbar(
-            i + 0.18, v.mean(), yerr=v.std(ddof=1) if len(v) > 1 else 0, fmt="s", capsize=4, color="black"
-        )
+        ax.errorbar(i + 0.18, v.mean(), yerr=v.std(ddof=1) if len(v) > 1 else 0, fmt="s", capsize=4, color="black")
         ax.plot([i] * len(v), v, "o", alpha=0.7)
     if len({len(v) for v in values[1:]}) == 1:
         for points in zip(*values[1:], strict=True):

@@ -26,9 +26,7 @@ def start(config_class: type[Any], body: Callable[[Any, Path], None]) -> None:
     def main(argv: list[str]) -> None:
         try:
             if len(argv) > 1:
-                raise BadInput(
-                    f"unexpected argument {argv[1]!r}; accepted are flags only, such as --workdir=DIR."
-                )
+                raise BadInput(f"unexpected argument {argv[1]!r}; accepted are flags only, such as --workdir=DIR.")
             config = configs.from_flags(config_class)
             workdir = configs.claim(config, config.workdir)
             _log_to(workdir / "log.txt")

@@ -51,13 +51,9 @@ class Common:
     weight_decay: float = field(0.0, "decoupled for adamw and its kin, L2 otherwise", low=0.0)
     grad_clip: float = field(0.0, "largest global gradient norm; 0 for none", low=0.0)
     parallel: str = field("jit", "wrapper of the step over all devices", choices=("jit", "pmap"))
-    loop: str = field(
-        "auto", "scan many steps in one call, or call each from Python", choices=("auto", "scan", "step")
-    )
+    loop: str = field("auto", "scan many steps in one call, or call each from Python", choices=("auto", "scan", "step"))
     steps_per_call: int = field(1000, "most steps in one scan; SIGTERM waits for no more", low=1)
-    device_data_gb: float = field(
-        2.0, "data up to this size lives on the device; larger is streamed", low=0.0
-    )
+    device_data_gb: float = field(2.0, "data up to this size lives on the device; larger is streamed", low=0.0)
     keep: int = field(2, "newest checkpoints to keep, beside the best by validation", low=1)
     checkpoint_every: int = field(10, "epochs between checkpoints", low=1)
 
@@ -95,9 +91,7 @@ def open_study(config: Common, workdir: Path) -> Study:
     )
     # Refuses a batch that is larger than the data, or that the devices cannot share.
     pipeline.batches(np.arange(len(study.train), dtype=np.int32), config.batch_size, study.mesh.size)
-    sizes = {
-        name: len(s) for name in ("train", "validation", "test") if (s := getattr(study, name)) is not None
-    }
+    sizes = {name: len(s) for name in ("train", "validation", "test") if (s := getattr(study, name)) is not None}
     log.info("%s: %s", config.dataset, ", ".join(f"{n} {name}" for name, n in sizes.items()))
     return study
 
@@ -114,9 +108,7 @@ def chooses_scan(loop: str, params: PyTree) -> bool:
     return not (convolutions and jax.default_backend() == "cpu")
 
 
-def predict(
-    study: Study, model: Model, weights: PyTree, source: Examples, *, batch_size: int = 1000
-) -> np.ndarray:
+def predict(study: Study, model: Model, weights: PyTree, source: Examples, *, batch_size: int = 1000) -> np.ndarray:
     """A model's logits for every example of a source, in order."""
     return Predictor(model.apply, study.mesh)(weights, _eval_batches(study, source, batch_size))
 
@@ -177,8 +169,7 @@ def train(
     state = parallel.replicate(state.replace(frozen=frozen), mesh)
 
     resident = (
-        isinstance(source, Source)
-        and sum(a.nbytes for a in source.arrays.values()) <= config.device_data_gb * 1e9
+        isinstance(source, Source) and sum(a.nbytes for a in source.arrays.values()) <= config.device_data_gb * 1e9
     )
     scan = resident and chooses_scan(config.loop, state.params)
     data = parallel.replicate({k: v for k, v in source.arrays.items()}, mesh) if resident else {}
@@ -202,9 +193,7 @@ def train(
         elif resident:
             yield from ((1, {"index": index[s], "mask": mask[s]}) for s in range(first, steps))
         else:
-            yield from pipeline.prefetch(
-                (1, pipeline.take(source, index[s], mask[s])) for s in range(first, steps)
-            )
+            yield from pipeline.prefetch((1, pipeline.take(source, index[s], mask[s])) for s in range(first, steps))
 
     evaluate = None
     if (held_out := study.validation) is not None:
@@ -254,9 +243,7 @@ def save_model(workdir: Path, **description: Any) -> None:
     (workdir / "model.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
-def load_teachers(
-    study: Study, path: str, *, argument: str = "teacher"
-) -> tuple[Model, list[PyTree], dict[str, Any]]:
+def load_teachers(study: Study, path: str, *, argument: str = "teacher") -> tuple[Model, list[PyTree], dict[str, Any]]:
     """A network trained by `experiments.train_teacher`: the model, its variables seed by seed, and its description.
 
     Raises:
@@ -265,9 +252,7 @@ def load_teachers(
     folder = Path(path).expanduser()
     runs = sorted((folder / "checkpoints").glob("teacher/seed-*"), key=lambda p: int(p.name.split("-")[1]))
     if not (folder / "model.json").exists() or not runs:
-        raise BadInput(
-            f"--{argument}={path}: accepted is the --workdir of a finished experiments.train_teacher run."
-        )
+        raise BadInput(f"--{argument}={path}: accepted is the --workdir of a finished experiments.train_teacher run.")
     description = json.loads((folder / "model.json").read_text())
     wanted = study.shape
     for name, mine in (("num_classes", wanted["num_classes"]), ("image_shape", list(wanted["image_shape"]))):

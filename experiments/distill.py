@@ -39,9 +39,7 @@ class Config(_train.Common):
     workdir: str = field(
         "runs/distill", "folder for everything the run leaves", identity=False, smoke="runs/smoke/distill"
     )
-    teacher: str = field(
-        "", "workdir of a finished train_teacher run; empty trains a teacher here, one per seed"
-    )
+    teacher: str = field("", "workdir of a finished train_teacher run; empty trains a teacher here, one per seed")
     teacher_model: str = field("mlp", "teacher's network", choices=models.names())
     teacher_hidden: tuple[int, ...] = field((256, 256), "teacher's widths or channels", low=1, smoke=(16,))
     teacher_dropout: float = field(0.2, "teacher's dropout rate", low=0.0, high=0.99)
@@ -70,9 +68,7 @@ def parse_loss_args(text: str) -> dict[str, float]:
         try:
             found[name.strip()] = float(value)
         except ValueError:
-            raise BadInput(
-                f"--loss_args={text!r}: accepted are name=number pairs, such as alpha=1,beta=2."
-            ) from None
+            raise BadInput(f"--loss_args={text!r}: accepted are name=number pairs, such as alpha=1,beta=2.") from None
     return found
 
 
@@ -100,8 +96,7 @@ def main(config: Config, workdir: Path) -> None:
 
     # Every source is made before training starts, so that a wrong --labels is found now.
     transfers = [
-        hide_labels(study.train, config.labels, seed) if config.labels else study.train
-        for seed in range(config.seeds)
+        hide_labels(study.train, config.labels, seed) if config.labels else study.train for seed in range(config.seeds)
     ]
     rate = {"learning_rate": config.learning_rate}
     results: dict[str, list[dict[str, Any]]] = {"teacher": [], "student alone": [], "student distilled": []}
@@ -116,9 +111,7 @@ def main(config: Config, workdir: Path) -> None:
         )  # fmt: skip
         hparams = {**rate, "temperature": config.temperature, "alpha": config.alpha}
         if config.teacher_outputs == "cached":
-            source: Examples = transfer.with_column(
-                "teacher_logits", _train.predict(study, teacher, answers, transfer)
-            )
+            source: Examples = transfer.with_column("teacher_logits", _train.predict(study, teacher, answers, transfer))
             recipe, frozen = distill(student.apply, cached(), loss), None
         else:
             source, recipe, frozen = transfer, distill(student.apply, live(teacher.apply), loss), answers
@@ -158,9 +151,7 @@ def train_teacher(study: _train.Study, workdir: Path, teacher: Model, config: Co
     return variables(state)
 
 
-def report(
-    config: Config, workdir: Path, study: _train.Study, results: dict[str, list[dict[str, Any]]]
-) -> None:
+def report(config: Config, workdir: Path, study: _train.Study, results: dict[str, list[dict[str, Any]]]) -> None:
     """Table, figures, results.json."""
     text = _report.table(results, COLUMNS)
     found: dict[str, Any] = dict(results)
@@ -169,9 +160,7 @@ def report(
         difference = paired_difference(accuracy["student distilled"], accuracy["student alone"])
         found["distilled minus alone"] = difference
         text += "\n\n" + _report.gain("distilled minus alone", difference)
-    title = (
-        f"{config.dataset}, {config.labels or 'all'} labels, T={config.temperature:g}, alpha={config.alpha:g}"
-    )
+    title = f"{config.dataset}, {config.labels or 'all'} labels, T={config.temperature:g}, alpha={config.alpha:g}"
     _report.curves(study.recorder.rows(), workdir / "curves.png", title=title)
     _report.comparison(accuracy, workdir / "comparison.png", title=title)
     _report.save_results(workdir, found, text)

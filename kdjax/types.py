@@ -5,14 +5,18 @@ Shapes: B examples, H x W pixels, C channels, K classes. Images are float32 in [
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
 PyTree = Any
 
-Batch = Mapping[str, Array]
+AnyArray = Array | np.ndarray
+"""On a device or on the host."""
+
+Batch = Mapping[str, AnyArray]
 """Arrays that share their first axis. `image [B, H, W, C]` float32 in [0, 1]; `label [B]` int32, where -1 is an example
 whose label is not known; `mask [B]` float32, 1 for a real example and 0 for padding; optional `index [B]` int32, the
 example's place in its data set, `domain [B]`, and `teacher_logits [B, K]`, answers computed once beforehand."""
@@ -35,6 +39,7 @@ class Outputs(NamedTuple):
     features: dict[str, Array] = {}  # noqa: RUF012 - a NamedTuple's default is never written to
 
 
+@runtime_checkable
 class ApplyFn(Protocol):
     """Pure: variables `{"params": ..., **model_state}` and images to `Outputs` and the new model state."""
 
@@ -50,6 +55,7 @@ class Model(NamedTuple):
     apply: ApplyFn
 
 
+@runtime_checkable
 class Loss(Protocol):
     """Pure: student first, teacher second, one number per example; hyper-parameters by keyword."""
 

@@ -60,7 +60,7 @@ def cached(
 
 
 def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         arrays = {name: file[name] for name in shapes}
     for name, shape in shapes.items():
         if arrays[name].shape != shape:

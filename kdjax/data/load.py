@@ -25,9 +25,7 @@ def load(
         BadInput: the set or the split cannot be had; the message says what to do.
     """
     if not split:
-        raise BadInput(
-            'split="" means none: there is nothing to load; accepted: train, test, train[:80%] ...'
-        )
+        raise BadInput('split="" means none: there is nothing to load; accepted: train, test, train[:80%] ...')
     if image_size < 0:
         raise BadInput(f"image_size={image_size}; accepted: 0 (as stored) or a size in pixels")
     if dataset == "digits":

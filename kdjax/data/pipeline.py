@@ -18,7 +18,7 @@ def epoch_order(n: int, *, seed: int, epoch: int, length: int | None = None) -> 
     """The order in which an epoch visits `n` examples: a pure function of (seed, epoch).
 
     With `length` above `n`, fresh permutations follow one another, cut to `length`, so that a few labelled examples can
-    be given as many steps as many unlabelled ones; no example is then seen twice more often than another plus one.
+    be given as many steps as many unlabelled ones; the examples' counts then differ by at most one.
 
     Args:
         n: number of examples.
@@ -67,9 +67,7 @@ def batches(
         raise BadInput(f"multiple_of={multiple_of}; accepted: at least 1")
     if batch_size % multiple_of:
         near = -(-batch_size // multiple_of) * multiple_of
-        raise BadInput(
-            f"batch_size={batch_size}; accepted: a multiple of {multiple_of} devices, such as {near}"
-        )
+        raise BadInput(f"batch_size={batch_size}; accepted: a multiple of {multiple_of} devices, such as {near}")
     padding = -len(order) % batch_size
     index = np.concatenate([order, np.repeat(order[:1], padding)])
     mask = np.concatenate([np.ones(len(order), np.float32), np.zeros(padding, np.float32)])

@@ -49,9 +49,7 @@ def find(dataset: str, data_dir: str) -> Prepared:
     """
     asked = _NAME.fullmatch(dataset)
     if asked is None:
-        raise BadInput(
-            f"dataset={dataset!r}; accepted: digits, NAME, NAME/CONFIG, NAME:1.2.3 or NAME/CONFIG:1.2.3"
-        )
+        raise BadInput(f"dataset={dataset!r}; accepted: digits, NAME, NAME/CONFIG, NAME:1.2.3 or NAME/CONFIG:1.2.3")
     name, config, version = asked["name"], asked["config"], asked["version"]
     every = prepared_sets(data_dir)
     wanted = (f"{name}/{config}",) if config else (name,)
@@ -85,7 +83,10 @@ def not_prepared(dataset: str, data_dir: str, every: list[Prepared]) -> str:
     if known and name not in known:
         near = difflib.get_close_matches(name, sorted({"digits", *known, *(one.name for one in every)}), n=3)
         meant = f"; did you mean {' or '.join(near)}?" if near else ""
-        return f"dataset={dataset!r} is neither prepared in {root(data_dir)} nor known to TFDS{meant}. Prepared there: {here}."
+        return (
+            f"dataset={dataset!r} is neither prepared in {root(data_dir)} nor known to TFDS{meant}. "
+            f"Prepared there: {here}."
+        )
     return (
         f"dataset={dataset!r} is not prepared in {root(data_dir)} (prepared there: {here}). To download and prepare "
         f"it (only this needs TensorFlow), run\n  {command(dataset, data_dir)}"

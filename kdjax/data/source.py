@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar, runtime_checkable
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Integer, UInt8
+from jaxtyping import Bool, Int, Integer
 
 from kdjax.types import BadInput
 
@@ -31,6 +32,7 @@ class Examples(Protocol):
 
 
 AnyExamples = TypeVar("AnyExamples", bound=Examples)
+AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +93,7 @@ def validate(source: Source) -> Source:
     """
     missing = {"image", "label"} - source.arrays.keys()
     if missing:
-        raise BadInput(
-            f"{source.name}: columns {sorted(source.arrays)}; accepted: image and label among them"
-        )
+        raise BadInput(f"{source.name}: columns {sorted(source.arrays)}; accepted: image and label among them")
     image, label = source.arrays["image"], source.arrays["label"]
     if len(label) == 0:
         raise BadInput(f"{source.name}: label has 0 rows; accepted: at least one example")
@@ -102,16 +102,12 @@ def validate(source: Source) -> Source:
     if image.ndim != 4:
         raise BadInput(f"{source.name}: image has shape {image.shape}; accepted: [N, H, W, C], a rank of 4")
     if image.dtype not in (np.uint8, np.float32):
-        raise BadInput(
-            f"{source.name}: image is {image.dtype}; accepted: uint8 (0..255) or float32 in [0, 1]"
-        )
+        raise BadInput(f"{source.name}: image is {image.dtype}; accepted: uint8 (0..255) or float32 in [0, 1]")
     low, high = image.min(), image.max()  # NaN spreads to both
     if image.dtype == np.float32 and not (low >= 0 and high <= 1):
         raise BadInput(f"{source.name}: image runs from {low} to {high}; accepted: float32 in [0, 1], no NaN")
     if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
-        raise BadInput(
-            f"{source.name}: label is {label.dtype} of shape {label.shape}; accepted: integers [N]"
-        )
+        raise BadInput(f"{source.name}: label is {label.dtype} of shape {label.shape}; accepted: integers [N]")
     if label.min() < -1 or label.max() >= source.num_classes:
         raise BadInput(
             f"{source.name}: label runs from {label.min()} to {label.max()}; accepted: 0 to "
@@ -120,9 +116,7 @@ def validate(source: Source) -> Source:
     return source
 
 
-def shuffled_rank(
-    label: Integer[np.ndarray, " examples"], rng: np.random.Generator
-) -> Int[np.ndarray, " examples"]:
+def shuffled_rank(label: Integer[np.ndarray, " examples"], rng: np.random.Generator) -> Int[np.ndarray, " examples"]:
     """Each example's place in a random order of its own class: 0 for one example of every class, then 1, and so on."""
     order = rng.permutation(len(label))
     by_class = order[np.argsort(label[order], kind="stable")]
@@ -155,9 +149,7 @@ def hide_labels(source: AnyExamples, keep: int, seed: int) -> AnyExamples:
         )
     rng = np.random.default_rng(seed)
     rank = shuffled_rank(label[known], rng)
-    favour = rng.permutation(source.num_classes)[
-        label[known]
-    ]  # which classes get one more, if keep is uneven
+    favour = rng.permutation(source.num_classes)[label[known]]  # which classes get one more, if keep is uneven
     kept = known[np.lexsort((favour, rank))[:keep]]
     hidden = np.full_like(label, -1)
     hidden[kept] = label[kept]
@@ -189,12 +181,11 @@ def _where(source: AnyExamples, kept: Bool[np.ndarray, " examples"], empty: str)
     return source.select(np.flatnonzero(kept))  # pyright: ignore[reportReturnType]
 
 
-def unit_interval(
-    image: UInt8[np.ndarray, "*shape"] | Float[np.ndarray, "*shape"],
-) -> Float[np.ndarray, "*shape"]:
+def unit_interval(image: AnyArray) -> AnyArray:
     """Stored images as float32 in [0, 1]: uint8 is multiplied by 1/255, float32 is returned as it is.
 
-    Multiplied and not divided, because XLA replaces a division by a constant so: both then agree bit for bit.
+    For numpy arrays and, on the device, for JAX arrays; multiplied and not divided, because XLA replaces a
+    division by a constant in this way: both then agree bit for bit.
 
     >>> unit_interval(np.array([0, 51, 255], np.uint8)).tolist()
     [0.0, 0.20000001788139343, 1.0]

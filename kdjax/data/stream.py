@@ -13,9 +13,7 @@ Record = tuple[bytes, int]
 """An encoded image (PNG, JPEG ...) and its label."""
 
 
-def decode(
-    encoded: Sequence[bytes], shape: tuple[int, int, int]
-) -> UInt8[np.ndarray, "batch height width channels"]:
+def decode(encoded: Sequence[bytes], shape: tuple[int, int, int]) -> UInt8[np.ndarray, "batch height width channels"]:
     """Encoded images as pixels of one shape, converted to grey or RGB and resized (bilinear) where they differ."""
     from PIL import Image
 

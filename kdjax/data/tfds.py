@@ -14,9 +14,7 @@ CHUNK = 1000
 """Records read at once while a whole set is decoded."""
 
 
-def load(
-    name: str, split: str, data_dir: str = "", image_size: int = 0, memory_gb: float = 4.0
-) -> Source | Stream:
+def load(name: str, split: str, data_dir: str = "", image_size: int = 0, memory_gb: float = 4.0) -> Source | Stream:
     """A prepared data set with the features `image` and `label`.
 
     Decoded images are kept in `kdjax.data.cache`, so that only the first load takes long (60,000 images of 28 x 28:
@@ -39,13 +37,12 @@ def load(
     builder = tfds.builder_from_directory(found.folder)
     _check_format(builder, found, data_dir)
     if base not in builder.info.splits:
-        raise BadInput(
-            f"split={split!r} of {name}; accepted: {', '.join(builder.info.splits)}, or a slice of one"
-        )
+        raise BadInput(f"split={split!r} of {name}; accepted: {', '.join(builder.info.splits)}, or a slice of one")
     shape = _image_shape(tfds, builder.info.features, found.name, image_size)
     examples = builder.info.splits[base].num_examples
     part = cut(examples)
-    records = builder.as_data_source(base, decoders={"image": tfds.decode.SkipDecoding()})
+    images = [key for key, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+    records = builder.as_data_source(base, decoders={key: tfds.decode.SkipDecoding() for key in images})
 
     def read(positions: Sequence[int]) -> Sequence[Record]:
         return [(row["image"], row["label"]) for row in records.__getitems__(positions)]
@@ -58,23 +55,16 @@ def load(
     # The whole split is decoded if it fits, so that train[:80%] and train[80%:] share one file of the cache.
     whole = slice(0, examples) if examples <= limit else part
     positions = range(examples)[whole]
-    size = "x".join(map(str, shape))
-    key = "-".join(
-        [
-            found.name.replace("/", "+"),
-            found.folder.name,
-            base,
-            f"{whole.start}:{whole.stop}".replace(":", "_"),
-        ]
-        + [size, cache.fingerprint(found.folder)]
-    )
+    size, stamp = "x".join(map(str, shape)), cache.fingerprint(found.folder)
+    name_and_version = f"{found.name.replace('/', '+')}-{found.folder.name}"
+    key = f"{name_and_version}-{base}-{whole.start}_{whole.stop}-{size}-{stamp}"
     arrays = cache.cached(
         key,
         {"image": (len(positions), *shape), "label": (len(positions),)},
         lambda: _decode_all(read, positions, shape),
     )
     inside = slice(part.start - whole.start, part.stop - whole.start)
-    return Source({name: array[inside] for name, array in arrays.items()}, classes, stream.name)
+    return Source({column: array[inside] for column, array in arrays.items()}, classes, stream.name)
 
 
 def _decode_all(read: Any, positions: range, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
@@ -91,20 +81,21 @@ def _check_format(builder: Any, found: prepared.Prepared, data_dir: str) -> None
     formats = [form.value for form in (info.file_format, *info.alternative_file_formats)]
     if "array_record" not in formats:
         raise BadInput(
-            f"dataset={found.name!r} is prepared in {found.folder} as {', '.join(formats)}; accepted: array_record, which "
-            f"is read without TensorFlow. Move that folder away, or choose another data_dir, and run\n"
+            f"dataset={found.name!r} is prepared in {found.folder} as {', '.join(formats)}; accepted: array_record, "
+            f"which is read without TensorFlow. Move that folder away, or choose another data_dir, and run\n"
             f"  {prepared.command(found.name, data_dir)}"
         )
 
 
 def _image_shape(tfds: Any, features: Any, name: str, image_size: int) -> tuple[int, int, int]:
     """Height, width and channels of what will be loaded; refuses what is not image classification."""
-    image, label = (features[key] if key in features else None for key in ("image", "label"))
-    if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
-        kinds = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
-        raise BadInput(
-            f"dataset={name!r} has features {kinds}; accepted: image (Image) and label (ClassLabel)"
-        )
+    given: dict[str, Any] = dict(features.items())
+    image: Any = given.get("image")
+    label: Any = given.get("label")
+    classified = isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel)
+    if not classified:
+        kinds = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in given.items())
+        raise BadInput(f"dataset={name!r} has features {kinds}; accepted: image (Image) and label (ClassLabel)")
     if image.np_dtype != np.uint8:
         raise BadInput(f"dataset={name!r} has images of {np.dtype(image.np_dtype)}; accepted: uint8")
     height, width, channels = image.shape
@@ -112,6 +103,7 @@ def _image_shape(tfds: Any, features: Any, name: str, image_size: int) -> tuple[
         height = width = image_size
     if not height or not width:
         raise BadInput(
-            f"image_size=0, but the images of {name} differ in size; accepted: a size in pixels to resize to, such as 64"
+            f"image_size=0, but the images of {name} differ in size; accepted: a size in pixels to resize to, "
+            f"such as 64"
         )
     return height, width, channels or 3

@@ -37,15 +37,17 @@ def split_target(
     """log[p_t, 1-p_t], and the log-distribution over the other classes, -inf at the target."""
     is_target = jax.nn.one_hot(target, log_p.shape[1], dtype=bool)
     log_target = jnp.take_along_axis(log_p, target[:, None], axis=1, mode="fill")
-    # Not log(1 - exp(log p_t)): that is -inf as soon as p_t rounds to 1.
+    # Not log(1 - exp(log p_t)): that is -inf as soon as p_t rounds to 1. And not log_p - log_rest: both may be -1e4
+    # or less, and float32 then leaves probabilities that miss a sum of 1 by 1e-3.
     log_rest = jax.nn.logsumexp(log_p, axis=1, keepdims=True, where=~is_target)
-    return jnp.concatenate([log_target, log_rest], axis=1), jnp.where(is_target, -jnp.inf, log_p - log_rest)
+    log_others = jax.nn.log_softmax(log_p, where=~is_target)
+    return jnp.concatenate([log_target, log_rest], axis=1), log_others
 
 
 def centre(x: Array, axis: int, keep: Bool[Array, "..."] | None = None) -> Array:
     """`x` minus its mean along `axis`; with `keep`, the mean is over what is kept and the rest is 0."""
     # Taking the first element away changes nothing but the rounding: what is constant becomes exactly 0.
-    x = x - jnp.take(x, jnp.array([0]), axis=axis)
+    x = x - jax.lax.slice_in_dim(x, 0, 1, axis=axis)
     if keep is None:
         return x - x.mean(axis, keepdims=True)
     count = jnp.maximum(keep.sum(axis, keepdims=True), 1)
@@ -53,14 +55,19 @@ def centre(x: Array, axis: int, keep: Bool[Array, "..."] | None = None) -> Array
 
 
 def norm(x: Array, axis: int) -> Array:
-    """Euclidean norm along `axis` whose gradient at 0 is 0 and not NaN."""
+    """Euclidean norm along `axis`, which it keeps, with gradient 0 and not NaN at 0."""
     square = jnp.sum(x * x, axis, keepdims=True)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+
+
+def divide(x: Array, scale: Array, eps: float) -> Array:
+    """x / (scale + eps), but 0 with gradient 0 where scale is 0. There the plain quotient has the gradient 1 / eps."""
+    flat = scale == 0
+    return jnp.where(flat, 0, x) / (jnp.where(flat, 1, scale) + eps)
 
 
 def pearson(a: Array, b: Array, axis: int, keep: Bool[Array, "..."] | None = None) -> Array:
     """Pearson correlation along `axis`; 0, with gradient 0, where either side is constant."""
     a, b = centre(a, axis, keep), centre(b, axis, keep)
-    scale = norm(a, axis) * norm(b, axis)
-    # Without the inner `where` a constant side would receive the gradient b / 1e-8.
-    return jnp.sum(jnp.where(scale > 0, a * b, 0) / (jnp.where(scale > 0, scale, 1) + PEARSON_EPS), axis)
+    covariance = jnp.sum(a * b, axis, keepdims=True)
+    return divide(covariance, norm(a, axis) * norm(b, axis), PEARSON_EPS).squeeze(axis)

@@ -203,7 +203,7 @@ def standardize(logits: Logits) -> Logits:
     """
     centred = _logits.centre(clean(logits, None), axis=-1)
     std = _logits.norm(centred, axis=-1) / max(logits.shape[-1] - 1, 1) ** 0.5
-    return jnp.where(std > 0, centred, 0) / (jnp.where(std > 0, std, 1) + _logits.STANDARDIZE_EPS)
+    return _logits.divide(centred, std, _logits.STANDARDIZE_EPS)
 
 
 def standardized_kl(

@@ -62,9 +62,7 @@ def create(
     for argument, rate in (("dropout", dropout), ("input_dropout", input_dropout)):
         if not 0 <= rate < 1:
             raise BadInput(f"{argument}={rate}; accepted: a rate in [0, 1)")
-    module = MODELS[name](
-        hidden=tuple(hidden), num_classes=num_classes, dropout=dropout, input_dropout=input_dropout
-    )
+    module = MODELS[name](hidden=tuple(hidden), num_classes=num_classes, dropout=dropout, input_dropout=input_dropout)
     return from_linen(module, image_shape, needs_key=max(dropout, input_dropout) > 0)
 
 
@@ -84,9 +82,7 @@ def from_linen(module: nn.Module, image_shape: tuple[int, int, int], *, needs_ke
         variables = module.init({"params": key}, jnp.zeros((1, *image_shape)), train=False)
         return variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
 
-    def apply(
-        variables: PyTree, image: jax.Array, *, train: bool, key: jax.Array | None
-    ) -> tuple[Outputs, PyTree]:
+    def apply(variables: PyTree, image: jax.Array, *, train: bool, key: jax.Array | None) -> tuple[Outputs, PyTree]:
         if image.shape[1:] != image_shape or not jnp.issubdtype(image.dtype, jnp.floating):
             raise BadInput(
                 f"image is {image.dtype} of shape {image.shape}; accepted: floats in [0, 1], [B, *{image_shape}]"

@@ -15,9 +15,7 @@ def as_outputs(result: Any) -> Outputs:
     return result if isinstance(result, Outputs) else Outputs(result)
 
 
-def from_nnx(
-    build: Callable[[nnx.Rngs], nnx.Module], outputs: Callable[[Any], Outputs] = as_outputs
-) -> Model:
+def from_nnx(build: Callable[[nnx.Rngs], nnx.Module], outputs: Callable[[Any], Outputs] = as_outputs) -> Model:
     """An NNX module, called as `module(image)`, as a `Model`.
 
     Its `nnx.Param`s become the parameters and its other variables (`nnx.BatchStat` ...) the model state, both as nested
@@ -41,9 +39,7 @@ def from_nnx(
         _, params, state, _ = split(build(nnx.Rngs(key)))
         return _to_dict(params), _to_dict(state)
 
-    def apply(
-        variables: PyTree, image: jax.Array, *, train: bool, key: jax.Array | None
-    ) -> tuple[Outputs, PyTree]:
+    def apply(variables: PyTree, image: jax.Array, *, train: bool, key: jax.Array | None) -> tuple[Outputs, PyTree]:
         if train and key is None and nnx.to_flat_state(like_rngs):
             raise BadInput("key=None while training a module with random streams; accepted: a PRNG key")
         state = {name: tree for name, tree in variables.items() if name != "params"}
@@ -57,7 +53,7 @@ def from_nnx(
 
 
 def _to_dict(state: Any) -> PyTree:
-    """An NNX state as nested dicts of arrays. Every key is text, also a place in a list, since checkpoints know no other."""
+    """An NNX state as nested dicts of arrays. Keys are text, also for places in lists: checkpoints know no others."""
     flat = {tuple(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
     return traverse_util.unflatten_dict(flat)
 
@@ -65,9 +61,7 @@ def _to_dict(state: Any) -> PyTree:
 def _to_state(like: Any, tree: PyTree) -> Any:
     """The NNX state of the form `like` with the arrays of `tree`."""
     flat = traverse_util.flatten_dict(tree)
-    found = [
-        (path, variable.replace(flat[tuple(map(str, path))])) for path, variable in nnx.to_flat_state(like)
-    ]
+    found = [(path, variable.replace(flat[tuple(map(str, path))])) for path, variable in nnx.to_flat_state(like)]
     return nnx.from_flat_state(found)
 
 

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kdjax.types import Metrics
+from kdjax.types import AnyArray, Metrics
 
 Sums = dict[str, tuple[Array, Array]]
 """Metric name to (sum over real examples, number of real examples); with a leading axis, one pair per step."""
 
 
-def reduce(per_example: Metrics, mask: Array, *, axis_name: str | None = None) -> Sums:
+def reduce(per_example: Metrics, mask: AnyArray, *, axis_name: str | None = None) -> Sums:
     """Sum each metric over the real examples of a batch, and over devices when `axis_name` is given.
 
     >>> sums = reduce({"loss": jnp.array([1.0, 3.0, 100.0])}, jnp.array([1.0, 1.0, 0.0]))

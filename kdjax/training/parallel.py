@@ -19,10 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
 
 from kdjax.training.step import Rows, Run, Step, Sums
-from kdjax.types import BadInput, PyTree, TrainState
+from kdjax.types import AnyArray, BadInput, PyTree, TrainState
 
 AXIS = "data"
 
@@ -87,7 +86,7 @@ def pmap_step(run: Run, devices: Sequence[jax.Device] | None = None, *, batch_ax
 
 def _keep_frozen(compiled: Callable[..., Any], prepare: Callable[[Rows], Any]) -> Run:
     # Teachers are passed beside the donated state, so that two students may share one teacher's arrays.
-    def call(state: TrainState, data: Mapping[str, Array], rows: Rows) -> tuple[TrainState, Sums]:
+    def call(state: TrainState, data: Mapping[str, AnyArray], rows: Rows) -> tuple[TrainState, Sums]:
         new, metrics = compiled(state.replace(frozen=None), state.frozen, data, prepare(rows))
         return new.replace(frozen=state.frozen), metrics
 

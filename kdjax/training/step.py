@@ -8,12 +8,12 @@ import optax
 from jaxtyping import Array
 
 from kdjax.training.metrics import Sums, reduce
-from kdjax.types import ApplyFn, Batch, LossFn, PyTree, TrainState
+from kdjax.types import AnyArray, ApplyFn, Batch, LossFn, PyTree, TrainState
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
-Rows = Mapping[str, Array]
+Rows = Mapping[str, AnyArray]
 """What changes from step to step: `index [B]` and `mask [B]` into data that is on the device, or a whole `Batch`."""
-Run = Callable[[TrainState, Mapping[str, Array], Rows], tuple[TrainState, Sums]]
+Run = Callable[[TrainState, Mapping[str, AnyArray], Rows], tuple[TrainState, Sums]]
 
 
 def train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Step:
@@ -46,7 +46,7 @@ def train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, axis_name: 
         rate = state.hparams["learning_rate"]
         updates = jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates)
         metrics = reduce(per_example, mask, axis_name=axis_name)
-        metrics["grad_norm"] = (optax.global_norm(grads), jnp.ones(()))
+        metrics["grad_norm"] = (optax.tree.norm(grads), jnp.ones(()))
         new = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
@@ -58,7 +58,7 @@ def train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, axis_name: 
     return step
 
 
-def assemble(data: Mapping[str, Array], rows: Rows) -> Batch:
+def assemble(data: Mapping[str, AnyArray], rows: Rows) -> Batch:
     """Make the batch that `rows` stands for; bytes become float32 in [0, 1] here, on the device."""
     batch = {name: column[rows["index"]] for name, column in data.items()} | dict(rows)
     if batch["image"].dtype == jnp.uint8:
@@ -74,7 +74,7 @@ def one_step(step: Step) -> Run:
 def many_steps(step: Step) -> Run:
     """The same for rows with axes [S, B]: S steps in one call; metrics come back with a leading axis S."""
 
-    def run(state: TrainState, data: Mapping[str, Array], rows: Rows) -> tuple[TrainState, Sums]:
+    def run(state: TrainState, data: Mapping[str, AnyArray], rows: Rows) -> tuple[TrainState, Sums]:
         return jax.lax.scan(lambda s, r: step(s, assemble(data, r)), state, rows)
 
     return run
@@ -83,7 +83,7 @@ def many_steps(step: Step) -> Run:
 def eval_step(apply: ApplyFn) -> Callable[[PyTree, Array], Array]:
     """Build `(variables, image) -> logits [B, K]`, in evaluation mode; uint8 images are taken as bytes of [0, 1]."""
 
-    def step(variables: PyTree, image: Array) -> Array:
+    def step(variables: PyTree, image: AnyArray) -> Array:
         image = image.astype(jnp.float32) * jnp.float32(1 / 255) if image.dtype == jnp.uint8 else image
         return apply(variables, image, train=False, key=None)[0].logits
 

@@ -77,7 +77,7 @@ def test_gradient_under_jit_reaches_every_parameter(net, key):
     assert jax.tree.structure(grads) == jax.tree.structure(variables["params"])
     flat = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(grads)}
     # A bias before BatchNorm has no gradient but rounding; every other parameter has one.
-    assert min(float(jnp.abs(leaf).max()) for name, leaf in flat.items() if name != "['first']['bias']") > 1e-3
+    assert min(float(np.abs(leaf).max()) for name, leaf in flat.items() if name != "['first']['bias']") > 1e-3
 
 
 def test_batch_statistics_move_when_training_only(net, key):

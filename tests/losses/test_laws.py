@@ -1,0 +1,195 @@
+"""Laws of every loss that can be named; a new loss is tested as soon as it exists."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kdjax.losses import combine
+
+NAMES = combine.names()
+BATCH, CLASSES = 6, 5
+ROWS = np.random.default_rng(0).normal(size=(2, BATCH, CLASSES)) * 2
+LABELS = jnp.array([0, 4, -1, 2, 2, 1])
+
+# What a loss is at student = teacher, as a function of the logits and the default T. Losses not named: 0.
+STATED = {
+    "response.soft_cross_entropy": lambda v, t: t**2 * -(jax.nn.softmax(v / t) * jax.nn.log_softmax(v / t)).sum(1),
+    "response.hard_label": lambda v, t: -jax.nn.log_softmax(v).max(1),
+}
+# Cross-entropy to a decision is smallest for an endlessly sure student, so student = teacher is no minimum of it.
+NO_MINIMUM = {"response.hard_label"}
+
+
+def default(name, parameter):
+    return inspect.signature(combine.resolve(name)).parameters[parameter].default
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def loss(name):
+    """The loss with known labels in place, so that only student, teacher and the law's own keyword are left."""
+    return functools.partial(combine.resolve(name), labels=LABELS)
+
+
+@pytest.fixture
+def student():
+    return jnp.asarray(ROWS[0], jnp.float32)
+
+
+@pytest.fixture
+def teacher():
+    return jnp.asarray(ROWS[1], jnp.float32)
+
+
+def gradients(loss, student, teacher, **kwargs):
+    return jax.grad(lambda s, t: loss(s, t, **kwargs).sum(), argnums=(0, 1))(student, teacher)
+
+
+def test_one_number_per_example(loss, student, teacher):
+    value = loss(student, teacher)
+    assert value.shape == (BATCH,)
+    assert value.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("s", "t"),
+    [
+        ([1e4, -1e4, -1e4, -1e4, -1e4], [-1e4, 1e4, -1e4, -1e4, -1e4]),
+        ([-1e4, 1e4, 1e4, 1e4, 1e4], [1e4, -1e4, 0, 0, 0]),
+        ([1e4, -1e4, 0, 0, 0], [1e4, -1e4, 0, 0, 0]),
+        ([1e4, 1e4, 1e4, 1e4, 1e4], [-1e4, -1e4, -1e4, -1e4, -1e4]),
+        ([0, 0, 0, 0, 0], [1e4, -1e4, 1e4, -1e4, 0]),
+    ],
+)
+def test_finite_at_huge_logits(loss, s, t):
+    student, teacher = jnp.tile(jnp.array(s, jnp.float32), (BATCH, 1)), jnp.tile(jnp.array(t, jnp.float32), (BATCH, 1))
+    student = student.at[0].set(jnp.roll(student[0], 1))  # so that the columns vary too
+    assert jnp.isfinite(loss(student, teacher)).all()
+    for gradient in gradients(loss, student, teacher):
+        assert jnp.isfinite(gradient).all()
+
+
+def test_nan_is_not_hidden(loss, student, teacher):
+    assert jnp.isnan(loss(student.at[1, 2].set(jnp.nan), teacher)[1])
+
+
+def test_jit_changes_nothing(loss, student, teacher):
+    np.testing.assert_allclose(jax.jit(loss)(student, teacher), loss(student, teacher), rtol=2e-5, atol=1e-6)
+
+
+def test_permuting_the_batch_permutes_the_result(name, loss, student, teacher):
+    order = jnp.array([3, 1, 5, 0, 4, 2])
+    permuted = combine.resolve(name)(student[order], teacher[order], labels=LABELS[order])
+    np.testing.assert_allclose(permuted, loss(student, teacher)[order], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "garbage"), [(jnp.bool_, jnp.nan), (jnp.float32, jnp.inf), (jnp.float32, 1e30)])
+def test_rows_left_out_change_nothing(name, student, teacher, dtype, garbage):
+    function = combine.resolve(name)
+    kept = jnp.array([0, 2, 3, 5])
+    out = jnp.array([1, 4])
+    where = jnp.array([1, 0, 1, 1, 0, 1]).astype(dtype)
+    dirty = [x.at[out].set(garbage) for x in (student, teacher)]
+    call = functools.partial(function, labels=LABELS.at[out].set(99), where=where)
+    alone = functools.partial(function, labels=LABELS[kept])
+
+    value = call(*dirty)
+    assert (value[out] == 0).all()
+    np.testing.assert_allclose(value[kept], alone(student[kept], teacher[kept]), rtol=1e-5, atol=1e-6)
+    expected = gradients(alone, student[kept], teacher[kept])
+    for got, want in zip(gradients(call, *dirty), expected, strict=True):
+        assert (got[out] == 0).all()
+        np.testing.assert_allclose(got[kept], want, rtol=2e-4, atol=1e-5)
+
+
+def test_nothing_kept_is_zero(loss, student, teacher):
+    nobody = jnp.zeros(BATCH, bool)
+    assert (loss(student, teacher, where=nobody) == 0).all()
+    for gradient in gradients(loss, student, teacher, where=nobody):
+        assert (gradient == 0).all()
+
+
+def test_value_at_student_equal_to_teacher(name, loss, teacher):
+    stated = STATED.get(name, lambda v, t: jnp.zeros(BATCH))
+    expected = stated(teacher, default(name, "temperature"))
+    np.testing.assert_allclose(loss(teacher, teacher), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - NO_MINIMUM))
+def test_student_equal_to_teacher_is_a_minimum(name, loss, teacher):
+    np.testing.assert_allclose(gradients(loss, teacher, teacher)[0], 0, atol=1e-4)
+    direction = jnp.asarray(np.random.default_rng(1).normal(size=(BATCH, CLASSES)), jnp.float32)
+    for size in (-1.0, -0.3, 0.3, 1.0):
+        assert (loss(teacher + size * direction, teacher) > loss(teacher, teacher) + 1e-4).all()
+
+
+def test_float32_agrees_with_float64(name, student, teacher):
+    function = combine.resolve(name)
+    single = function(student, teacher, labels=LABELS)
+    slopes = gradients(functools.partial(function, labels=LABELS), student, teacher)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(x), jnp.float64) for x in (student, teacher)]
+        labels = jnp.asarray(np.asarray(LABELS))
+        double = function(*wide, labels=labels)
+        assert double.dtype == jnp.float64
+        double_slopes = gradients(functools.partial(function, labels=labels), *wide)
+        expected, expected_slopes = np.asarray(double), [np.asarray(x) for x in double_slopes]
+    np.testing.assert_allclose(single, expected, rtol=1e-5, atol=1e-6)
+    for got, want in zip(slopes, expected_slopes, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_halves_are_computed_in_float32(loss, student, teacher, dtype):
+    halves = [x.astype(dtype) for x in (student, teacher)]
+    value = loss(*halves)
+    assert value.dtype == jnp.float32
+    # Equal and not just close: the rounding of the inputs is the only one that halves may cost.
+    np.testing.assert_array_equal(value, loss(*[x.astype(jnp.float32) for x in halves]))
+
+
+def test_vmap_over_temperature_is_a_loop(loss, student, teacher):
+    temperatures = jnp.array([0.5, 1.0, 4.0])
+    together = jax.vmap(lambda t: loss(student, teacher, temperature=t))(temperatures)
+    one_by_one = [loss(student, teacher, temperature=float(t)) for t in temperatures]
+    np.testing.assert_allclose(together, jnp.stack(one_by_one), rtol=1e-5, atol=1e-6)
+
+
+def test_vmap_over_own_hyper_parameters_is_a_loop(name, loss, student, teacher):
+    numbers = {"alpha", "beta", "gamma", "label_smoothing"} & set(inspect.signature(loss).parameters)
+    for hyper in sorted(numbers):
+        values = jnp.array([0.0, 0.3, 1.0])
+        together = jax.vmap(lambda x, hyper=hyper: loss(student, teacher, **{hyper: x}))(values)
+        one_by_one = [loss(student, teacher, **{hyper: float(x)}) for x in values]
+        np.testing.assert_allclose(together, jnp.stack(one_by_one), rtol=1e-5, atol=1e-6)
+        assert not np.allclose(together[0], together[1]), f"{name} does not use {hyper}"
+
+
+def test_a_batch_of_one_is_a_row_of_the_batch(name, loss, student, teacher):
+    if name == "response.dist":  # the one loss whose rows know of each other; its batch of one is in test_response
+        loss = functools.partial(loss, gamma=0.0)
+    alone = functools.partial(loss, labels=LABELS[:1])(student[:1], teacher[:1])
+    np.testing.assert_allclose(alone, loss(student, teacher)[:1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(BATCH, CLASSES + 1), (BATCH, 1), (1, CLASSES), (CLASSES,)])
+def test_a_message_names_both_shapes(name, student, shape):
+    # Unwrapped: in these tests jaxtyping refuses first, but a user has no checker.
+    function = inspect.unwrap(combine.resolve(name).func)
+    with pytest.raises(ValueError, match=r"student has shape \(6, 5\) and teacher") as info:
+        function(student, jnp.zeros(shape), labels=LABELS)
+    assert str(shape) in str(info.value)
+
+
+def test_a_mask_of_another_length_is_refused(name, student, teacher):
+    function = inspect.unwrap(combine.resolve(name).func)
+    with pytest.raises(ValueError, match=r"\(6, 5\) and where \(3,\)"):
+        function(student, teacher, labels=LABELS, where=jnp.ones(3, bool))

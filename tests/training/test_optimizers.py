@@ -1,0 +1,75 @@
+"""Optimizers by name equal Optax's own at every learning rate, though the rate is applied outside."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kdjax.training import optimizers
+from kdjax.types import BadInput
+
+PARAMS = {"w": jnp.array([[0.3, -0.2], [0.1, 0.4]]), "b": jnp.array([0.1, -0.1])}
+GRADS = [jax.tree.map(lambda x, i=i: jnp.sin(7 * x + i), PARAMS) for i in range(4)]
+
+
+def train(tx: optax.GradientTransformation, rate: float):
+    params, state = PARAMS, tx.init(PARAMS)
+    for grads in GRADS:
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, jax.tree.map(lambda u: rate * u, updates))
+    return params
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_unit_rate_times_lr_is_optax_at_lr(name):
+    ours, theirs = train(optimizers.optimizer(name), 0.03), train(optimizers.optimizer(name, learning_rate=0.03), 1.0)
+    plain = train(getattr(optax, name)(0.03, **({"weight_decay": 0.0} if name in optimizers.DECOUPLED else {})), 1.0)
+    for a, b, c in zip(*map(jax.tree.leaves, (ours, theirs, plain)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+        np.testing.assert_allclose(b, c, rtol=1e-6)
+
+
+def test_sgd_with_momentum_and_coupled_decay_is_the_cifar_recipe():
+    w, v = np.array([1.0, -2.0]), np.zeros(2)
+    tx = optimizers.optimizer("sgd", momentum=0.9, weight_decay=0.1)
+    params, state = jnp.asarray(w, jnp.float32), tx.init(jnp.asarray(w, jnp.float32))
+    for g in (np.array([0.5, 0.1]), np.array([-0.2, 0.3])):
+        v = 0.9 * v + g + 0.1 * w
+        w = w - 0.05 * v
+        updates, state = tx.update(jnp.asarray(g, jnp.float32), state, params)
+        params = params + 0.05 * updates
+    np.testing.assert_allclose(params, w, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", optimizers.SCHEDULES)
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_schedules_rise_to_one_and_never_above(name, warmup):
+    rate = optimizers.schedule(name, total_steps=100, warmup_steps=warmup)
+    values = np.array([rate(i) for i in range(100)])
+    assert values.max() == pytest.approx(1.0)
+    assert values.argmax() == warmup
+    ends = {"constant": 1.0, "cosine": 0.0, "linear": 0.0, "step": 1e-3}
+    assert float(rate(100)) == pytest.approx(ends[name], abs=1e-6)
+
+
+def test_clipping_bounds_the_global_norm():
+    tx = optimizers.optimizer("sgd", grad_clip=0.1)
+    updates, _ = tx.update(GRADS[0], tx.init(PARAMS), PARAMS)
+    assert float(optax.tree.norm(updates)) == pytest.approx(0.1, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: optimizers.optimizer("adm"), r"optimizer='adm'.*Did you mean 'adam'"),
+        (lambda: optimizers.optimizer("adam", momentum=0.9), r"momentum=0.9 with optimizer='adam'"),
+        (lambda: optimizers.optimizer("sgd", momentum=1.0), r"momentum=1.0"),
+        (lambda: optimizers.optimizer("sgd", weight_decay=-1.0), r"weight_decay=-1.0"),
+        (lambda: optimizers.schedule("cosin", total_steps=9), r"schedule='cosin'.*Did you mean 'cosine'"),
+        (lambda: optimizers.schedule("cosine", total_steps=9, warmup_steps=9), r"warmup_steps=9.*0 to 8"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(BadInput, match=message):
+        call()
