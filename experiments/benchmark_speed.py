@@ -1,0 +1,146 @@
+"""Seconds per epoch of the notebook's job, kdjax beside hand-written PyTorch, in one run.
+
+    python -m experiments.benchmark_speed          # needs the benchmarks extra
+
+Cost: about 10 minutes on two cores, which must be otherwise idle. Result: see the README's table.
+
+60,000 images of MNIST in memory, batch 64, Adam, float32, the same number of threads on both sides. Each side is one process that
+waits while the other works; the sides alternate, round after round, and a row is the median over rounds with its range. PyTorch is
+eager, once with its default Adam and once with `fused=True`. A second table compares the two forms of kdjax's loop, and a third the
+time from an empty process to the end of the first step, with an empty and with a filled compilation cache.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from experiments import _report, _run, _train
+from kdjax.config import field
+from kdjax.types import BadInput
+
+JOBS = ("student from labels", "student, teacher cached", "student, teacher in the step", "teacher")
+WORKERS = ("kdjax", "torch eager", "torch fused")
+
+
+@dataclass(frozen=True)
+class Config(_train.Common):
+    """Flags of this experiment."""
+
+    workdir: str = field("runs/speed", "folder of the run", identity=False, smoke="runs/smoke/speed")
+    dataset: str = field("mnist", "a set in memory", smoke="digits")
+    train_split: str = field("train", "what an epoch passes over")
+    rounds: int = field(5, "alternations", low=1, smoke=1)
+    threads: int = field(2, "threads of each side", low=1)
+    teacher_hidden: tuple[int, ...] = field((1200, 1200), "teacher's widths", low=1, smoke=(16,))
+    student_hidden: tuple[int, ...] = field((20,), "student's widths", low=1, smoke=(8,))
+    channels: tuple[int, ...] = field((16, 32), "of the small CNN of the loop table", low=1, smoke=(4,))
+    peers: bool = field(True, "measure PyTorch too", smoke=False)
+
+
+class Worker:
+    """A process that does one job when told and answers with its seconds."""
+
+    def __init__(self, name: str, config: Config, data: Path) -> None:
+        spec = {"name": name, "data": str(data), "threads": config.threads, "batch": config.batch_size,
+                "teacher": config.teacher_hidden, "student": config.student_hidden, "channels": config.channels}  # fmt: skip
+        command = [sys.executable, "-m", "experiments._speed", json.dumps(spec)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __call__(self, job: str) -> float:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(job, file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise BadInput(f"the worker for {job!r} ended; its error is above")
+        return float(answer)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+def start_up(data: Path, config: Config, cache: Path) -> float:
+    """Seconds from starting a process to the end of its first step."""
+    worker, begun = None, time.perf_counter()
+    os.environ["KDJAX_BENCHMARK_CACHE"] = str(cache)
+    worker = Worker("kdjax", config, data)
+    worker("first step")
+    seconds = time.perf_counter() - begun
+    worker.close()
+    del os.environ["KDJAX_BENCHMARK_CACHE"]
+    return seconds
+
+
+def rounds(workers: dict[str, Worker], jobs: dict[str, list[str]], count: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds of every job by every worker that has it, `count` times, alternating."""
+    seconds: dict[str, dict[str, list[float]]] = {job: {name: [] for name in names} for job, names in jobs.items()}
+    for job, names in jobs.items():
+        for name in names:  # compile and warm up
+            workers[name](job)
+        for _ in range(count):
+            for name in names:
+                seconds[job][name].append(workers[name](job))
+    return seconds
+
+
+def cell(values: list[float]) -> str:
+    """Median and range, in seconds."""
+    return f"{median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
+
+
+def ratio(peer: list[float], ours: list[float]) -> str:
+    """How many times longer the peer takes: the median of the rounds' ratios."""
+    return f"{median(p / o for p, o in zip(peer, ours, strict=True)):.2f}"
+
+
+def main(config: Config, workdir: Path) -> None:
+    """Measure, tabulate."""
+    import numpy as np
+
+    study = _train.open_study(config, workdir)
+    names = WORKERS if config.peers else WORKERS[:1]
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data.npz"
+        everything = np.arange(len(study.train))
+        np.savez(data, **study.train[everything])
+        starts = {"cold": start_up(data, config, Path(folder) / "xla")}
+        starts["warm"] = start_up(data, config, Path(folder) / "xla")
+        workers = {name: Worker(name, config, data) for name in names}
+        speed = rounds(workers, {job: list(names) for job in JOBS}, config.rounds)
+        kinds = ("mlp", "cnn")
+        loops = rounds(
+            workers, {f"{kind} {form}": ["kdjax"] for kind in kinds for form in ("scan", "step")}, config.rounds
+        )
+        for worker in workers.values():
+            worker.close()
+
+    lines = [
+        "| seconds per epoch | kdjax | torch eager | torch fused | eager / kdjax | fused / kdjax |",
+        "|---" * 6 + "|",
+    ]
+    for job, by in speed.items():
+        ours = by["kdjax"]
+        peers = [cell(by[n]) for n in names[1:]] or ["–", "–"]
+        ratios = [ratio(by[n], ours) for n in names[1:]] or ["–", "–"]
+        lines.append(f"| {job} | {cell(ours)} | " + " | ".join([*peers, *ratios]) + " |")
+    lines += ["", "| loop | scan, s | step from Python, s | step / scan |", "|---" * 4 + "|"]
+    for kind in kinds:
+        scan, step = (loops[f"{kind} {form}"]["kdjax"] for form in ("scan", "step"))
+        lines.append(f"| {kind} | {cell(scan)} | {cell(step)} | {ratio(step, scan)} |")
+    lines += [
+        "",
+        f"start-up to the first step: {starts['cold']:.1f} s cold, {starts['warm']:.1f} s with a warm compilation cache",
+    ]
+    results: dict[str, Any] = {"epochs": speed, "loops": loops, "start-up": starts}
+    _report.save_results(workdir, results, "\n".join(lines))
+
+
+if __name__ == "__main__":
+    _run.start(Config, main)
