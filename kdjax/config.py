@@ -23,8 +23,8 @@ def field(
     help: str,
     *,
     choices: Sequence[str] | None = None,
-    low: float | None = None,
-    high: float | None = None,
+    low: float | int | None = None,
+    high: float | int | None = None,
     smoke: Any = dataclasses.MISSING,
     identity: bool = True,
 ) -> Any:
@@ -58,13 +58,9 @@ def define_flags(config: type[Any], flag_values: flags.FlagValues = flags.FLAGS)
         elif m["choices"]:
             flags.DEFINE_enum(f.name, f.default, list(m["choices"]), m["help"], **how)
         elif isinstance(f.default, int):
-            flags.DEFINE_integer(
-                f.name, f.default, m["help"], lower_bound=m["low"], upper_bound=m["high"], **how
-            )
+            flags.DEFINE_integer(f.name, f.default, m["help"], lower_bound=m["low"], upper_bound=m["high"], **how)
         elif isinstance(f.default, float):
-            flags.DEFINE_float(
-                f.name, f.default, m["help"], lower_bound=m["low"], upper_bound=m["high"], **how
-            )
+            flags.DEFINE_float(f.name, f.default, m["help"], lower_bound=m["low"], upper_bound=m["high"], **how)
         elif isinstance(f.default, tuple):
             flags.DEFINE_list(f.name, [str(x) for x in f.default], m["help"] + " (comma-separated)", **how)
         else:
@@ -83,11 +79,7 @@ def from_flags(config: Callable[..., C], flag_values: flags.FlagValues = flags.F
     values: dict[str, Any] = {}
     for f in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
         value, m = flag_values[f.name].value, f.metadata
-        if (
-            flag_values["smoke"].value
-            and m["smoke"] is not dataclasses.MISSING
-            and not flag_values[f.name].present
-        ):
+        if flag_values["smoke"].value and m["smoke"] is not dataclasses.MISSING and not flag_values[f.name].present:
             value = m["smoke"]
         elif isinstance(f.default, tuple):
             value = tuple(_number(f.name, x, type(f.default[0]), m["low"], m["high"]) for x in value)
@@ -95,15 +87,13 @@ def from_flags(config: Callable[..., C], flag_values: flags.FlagValues = flags.F
     return config(**values)
 
 
-def _number(name: str, text: str, kind: type, low: float | None, high: float | None) -> Any:
+def _number(name: str, text: str, kind: type, low: float | int | None, high: float | int | None) -> Any:
     try:
         value = kind(text)
     except ValueError:
         raise BadInput(f"--{name}: {text!r} is not a {kind.__name__}.") from None
     if (low is not None and not value >= low) or (high is not None and not value <= high):
-        bounds = " and ".join(
-            b for b in (f">= {low}" * (low is not None), f"<= {high}" * (high is not None)) if b
-        )
+        bounds = " and ".join(b for b in (f">= {low}" * (low is not None), f"<= {high}" * (high is not None)) if b)
         raise BadInput(f"--{name}: {value} is out of range; accepted are values {bounds}.")
     return value
 

@@ -23,9 +23,7 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
             f"logits {logits.shape} and labels {labels.shape}: accepted are as many of both, and at least one."
         )
     predicted = logits.argmax(-1)
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        labels, predicted, average="macro", zero_division=0
-    )
+    precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
     log_q = log_softmax(logits.astype(np.float64), axis=-1)
     return {
         "accuracy": float(np.mean(predicted == labels)),
@@ -58,8 +56,5 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, *, bins: int = 15)
     q = np.exp(log_softmax(logits.astype(np.float64), axis=-1))
     confidence, right = q.max(-1), q.argmax(-1) == labels
     which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = [
-        abs(right[which == b].mean() - confidence[which == b].mean()) * np.mean(which == b)
-        for b in set(which)
-    ]
+    gaps = [abs(right[which == b].mean() - confidence[which == b].mean()) * np.mean(which == b) for b in set(which)]
     return float(sum(gaps))

@@ -8,7 +8,9 @@ from scipy import stats
 from kdjax.types import BadInput
 
 
-def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 0.95) -> dict[str, float]:
+def paired_difference(
+    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, *, level: float = 0.95
+) -> dict[str, float]:
     """Mean of a - b over paired runs, with its Student-t confidence interval.
 
     mean(d) +- t_{(1 + level)/2, n-1} * sd(d) / sqrt(n),  d_i = a_i - b_i,  sd with n - 1.
@@ -28,9 +30,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 
     (2.0, -0.4841, 4.4841)
     """
     if len(a) != len(b) or len(a) < 2:
-        raise BadInput(
-            f"a has {len(a)} runs and b has {len(b)}: accepted are as many of both, and at least 2."
-        )
+        raise BadInput(f"a has {len(a)} runs and b has {len(b)}: accepted are as many of both, and at least 2.")
     d = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     half = stats.t.ppf((1 + level) / 2, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
     return {

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.losses import response
-from kdjax.recipes.supervised import correct, forward
+from kdjax.recipes.supervised import Augment, augmented, correct
 from kdjax.types import ApplyFn, Batch, Loss, LossFn, Metrics, Outputs, PyTree, TrainState
 
 Teacher = Callable[[PyTree, Batch], Outputs]
@@ -15,7 +16,7 @@ Teacher = Callable[[PyTree, Batch], Outputs]
 
 def live(apply: ApplyFn) -> Teacher:
     """A teacher that is run in every step, in evaluation mode, on variables found in `state.frozen`."""
-    return lambda frozen, batch: apply(frozen, batch["image"], train=False, key=None)[0]
+    return lambda frozen, batch: apply(frozen, jnp.asarray(batch["image"]), train=False, key=None)[0]
 
 
 def cached() -> Teacher:
@@ -23,10 +24,10 @@ def cached() -> Teacher:
 
     Exact where inputs are not augmented: the same example gets the same answer every epoch.
     """
-    return lambda frozen, batch: Outputs(batch["teacher_logits"])
+    return lambda frozen, batch: Outputs(jnp.asarray(batch["teacher_logits"]))
 
 
-def distill(student: ApplyFn, teacher: Teacher, loss: Loss) -> LossFn:
+def distill(student: ApplyFn, teacher: Teacher, loss: Loss, *, augment: Augment | None = None) -> LossFn:
     """Weigh a teacher's answers against the labels.
 
     l = alpha * loss(student, teacher; temperature) + (1 - alpha) * cross_entropy(student, label)
@@ -46,15 +47,15 @@ def distill(student: ApplyFn, teacher: Teacher, loss: Loss) -> LossFn:
       Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, NIPS 2014 Deep Learning Workshop, section 2.
     """
 
-    def loss_fn(
-        params: PyTree, state: TrainState, batch: Batch, key: Array
-    ) -> tuple[Array, tuple[PyTree, Metrics]]:
+    def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
+        batch, key = augmented(batch, key, augment)
         # The one place where the gradient stops.
         target = jax.lax.stop_gradient(teacher(state.frozen, batch)).logits
-        outputs, model_state = forward(student, params, state, batch, key)
-        logits, label = outputs.logits, batch["label"]
+        variables = {"params": params, **state.model_state}
+        outputs, model_state = student(variables, jnp.asarray(batch["image"]), train=True, key=key)
+        logits, label = outputs.logits, jnp.asarray(batch["label"])
         soft = loss(
-            logits, target, labels=label, temperature=state.hparams["temperature"], where=batch["mask"] > 0
+            logits, target, labels=label, temperature=state.hparams["temperature"], where=jnp.asarray(batch["mask"]) > 0
         )
         hard = response.cross_entropy(logits, label)
         alpha = state.hparams["alpha"]

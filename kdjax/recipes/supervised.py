@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.losses import response
-from kdjax.types import ApplyFn, Batch, LossFn, Metrics, Outputs, PyTree, TrainState
+from kdjax.types import ApplyFn, Batch, LossFn, Metrics, PyTree, TrainState
 
 Augment = Callable[[Array, Array], Array]
 """`(key, image) -> image`, on the device."""
@@ -25,28 +25,23 @@ def supervised(apply: ApplyFn, *, label_smoothing: float = 0.0, augment: Augment
       A `LossFn` with the metric `accuracy`.
     """
 
-    def loss_fn(
-        params: PyTree, state: TrainState, batch: Batch, key: Array
-    ) -> tuple[Array, tuple[PyTree, Metrics]]:
-        outputs, model_state = forward(apply, params, state, batch, key, augment)
-        losses = response.cross_entropy(outputs.logits, batch["label"], label_smoothing=label_smoothing)
-        return losses, (model_state, {"accuracy": correct(outputs.logits, batch["label"])})
+    def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
+        batch, key = augmented(batch, key, augment)
+        variables = {"params": params, **state.model_state}
+        outputs, model_state = apply(variables, jnp.asarray(batch["image"]), train=True, key=key)
+        labels = jnp.asarray(batch["label"])
+        losses = response.cross_entropy(outputs.logits, labels, label_smoothing=label_smoothing)
+        return losses, (model_state, {"accuracy": correct(outputs.logits, labels)})
 
     return loss_fn
 
 
-def forward(
-    apply: ApplyFn,
-    params: PyTree,
-    state: TrainState,
-    batch: Batch,
-    key: Array,
-    augment: Augment | None = None,
-) -> tuple[Outputs, PyTree]:
-    """The model in training mode on a batch, augmented first if asked."""
+def augmented(batch: Batch, key: Array, augment: Augment | None) -> tuple[Batch, Array]:
+    """The batch with its images augmented, if asked, and the key that is left for the model."""
+    if augment is None:
+        return batch, key
     model_key, augment_key = jax.random.split(key)
-    image = augment(augment_key, batch["image"]) if augment else batch["image"]
-    return apply({"params": params, **state.model_state}, image, train=True, key=model_key)
+    return {**batch, "image": augment(augment_key, jnp.asarray(batch["image"]))}, model_key
 
 
 def correct(logits: Array, label: Array) -> Array:

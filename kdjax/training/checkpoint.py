@@ -70,9 +70,7 @@ class Checkpointer:
                 **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
                 meta=ocp.args.JsonSave({"sha256": digests, **(meta or {})}),
             ),
-            metrics={self.best: metrics[self.best]}
-            if self.best and metrics and self.best in metrics
-            else None,
+            metrics={self.best: metrics[self.best]} if self.best and metrics and self.best in metrics else None,
         )
 
     def restore(self, like: TrainState, *, best: bool = False) -> tuple[TrainState, dict[str, Any]] | None:
@@ -105,15 +103,11 @@ class Checkpointer:
         """
         found = self._newest_whole({"model": {"params": params, "model_state": model_state}}, best)
         if found is None:
-            raise BadInput(
-                f"checkpoint={str(self.directory)!r}: accepted is a folder with a whole checkpoint."
-            )
+            raise BadInput(f"checkpoint={str(self.directory)!r}: accepted is a folder with a whole checkpoint.")
         model = found[0]["model"]
         return {"params": model["params"], **model["model_state"]}
 
-    def _newest_whole(
-        self, like: dict[str, PyTree], best: bool
-    ) -> tuple[dict[str, PyTree], dict[str, Any]] | None:
+    def _newest_whole(self, like: dict[str, PyTree], best: bool) -> tuple[dict[str, PyTree], dict[str, Any]] | None:
         steps = sorted(self._manager.all_steps(), reverse=True)
         if best and (top := self._manager.best_step()) is not None:
             steps = [top, *(s for s in steps if s != top)]
@@ -121,9 +115,7 @@ class Checkpointer:
             try:
                 return self._read(step, like)
             except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
-                log.warning(
-                    "checkpoint %s/%d is damaged and set aside (%s)", self.directory, step, _short(error)
-                )
+                log.warning("checkpoint %s/%d is damaged and set aside (%s)", self.directory, step, _short(error))
                 self._set_aside(step)
         return None
 

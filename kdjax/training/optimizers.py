@@ -46,9 +46,7 @@ def schedule(
     if name not in SCHEDULES:
         raise unknown("schedule", name, SCHEDULES)
     if not 0 <= warmup_steps < max(total_steps, 1):
-        raise BadInput(
-            f"warmup_steps={warmup_steps}: accepted are 0 to {total_steps - 1}, less than the run's steps."
-        )
+        raise BadInput(f"warmup_steps={warmup_steps}: accepted are 0 to {total_steps - 1}, less than the run's steps.")
     rest = total_steps - warmup_steps
     body = {
         "constant": lambda: optax.constant_schedule(1.0),

@@ -29,7 +29,5 @@ class Predictor:
             `[N, K]` float32, N the sum of the masks.
         """
         variables = replicate(variables, self._mesh)
-        parts = [
-            (self._step(variables, shard(b["image"], self._mesh)), np.asarray(b["mask"]) > 0) for b in batches
-        ]
+        parts = [(self._step(variables, shard(b["image"], self._mesh)), np.asarray(b["mask"]) > 0) for b in batches]
         return np.concatenate([np.asarray(logits)[real] for logits, real in parts])

@@ -1,0 +1,92 @@
+"""Flags from a dataclass, JSON, and the claim on a working directory."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+from absl import flags
+
+from kdjax import config as configs
+from kdjax.config import field
+from kdjax.types import BadInput
+
+
+@dataclass(frozen=True)
+class Config:
+    """One field of each kind."""
+
+    workdir: str = field("w", "folder", identity=False)
+    name: str = field("adam", "a name", choices=("adam", "sgd"))
+    steps: int = field(3, "a count", low=1, smoke=1)
+    rate: float = field(0.1, "a number", low=0.0, high=1.0)
+    widths: tuple[int, ...] = field((20,), "widths", low=1, smoke=(2,))
+    flag: bool = field(False, "yes or no")
+
+
+def parse(*argv: str) -> Config:
+    values = flags.FlagValues()
+    configs.define_flags(Config, values)
+    values(["program", *argv])
+    return configs.from_flags(Config, values)
+
+
+def test_defaults_and_every_kind_of_flag():
+    assert parse() == Config()
+    typed = parse("--name=sgd", "--steps=5", "--rate=0.5", "--widths=1200,1200", "--flag", "--workdir=x")
+    assert typed == Config("x", "sgd", 5, 0.5, (1200, 1200), True)
+
+
+def test_smoke_shrinks_what_was_not_typed():
+    assert parse("--smoke") == Config(steps=1, widths=(2,))
+    assert parse("--smoke", "--steps=7").steps == 7
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--stepz=5", "Did you mean: steps"),
+        ("--name=sdg", "sdg.*adam|adam.*sgd"),
+        ("--steps=0", "steps=0|lower|>= 1|positive"),
+        ("--steps=two", "two"),
+        ("--rate=1.5", "1.5"),
+    ],
+)
+def test_a_wrong_flag_is_named(argument, message):
+    with pytest.raises(flags.Error, match=message):
+        parse(argument)
+
+
+@pytest.mark.parametrize(("value", "message"), [("20,x", "--widths: 'x' is not a int"), ("20,0", "--widths: 0 is out of range; accepted are values >= 1")])  # fmt: skip
+def test_a_wrong_member_of_a_list_is_named(value, message):
+    with pytest.raises(BadInput, match=message):
+        parse(f"--widths={value}")
+
+
+def test_flagfile(tmp_path):
+    (tmp_path / "f.txt").write_text("--steps=9\n# a comment\n--widths=1,2,3\n")
+    assert parse(f"--flagfile={tmp_path / 'f.txt'}") == Config(steps=9, widths=(1, 2, 3))
+
+
+def test_claim_writes_reads_and_refuses(tmp_path):
+    folder = tmp_path / "run"
+    assert configs.claim(Config(), folder) == folder
+    assert json.loads((folder / "config.json").read_text())["widths"] == [20]
+    configs.claim(Config(workdir="elsewhere"), folder)  # where the run lies is not what it is
+    with pytest.raises(BadInput) as error:
+        configs.claim(Config(steps=4, widths=(30,)), folder)
+    assert "--steps: 3 there, 4 now" in str(error.value)
+    assert "--widths: [20] there, [30] now" in str(error.value)
+    assert "--rate" not in str(error.value)
+    assert json.loads((folder / "config.json").read_text())["steps"] == 3
+
+
+def test_claim_on_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(BadInput, match=r"--workdir=.*file/run.*cannot be written"):
+        configs.claim(Config(), tmp_path / "file" / "run")
+
+
+def test_claim_on_a_broken_config(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(BadInput, match="is not JSON"):
+        configs.claim(Config(), tmp_path)
