@@ -52,7 +52,7 @@ def gains(
             distilled, alone = by_seed(key), by_seed(against)
             place = {"width": width, "labels": count, "temperature": temperature, "alpha": alpha, "epochs": epochs}
             rates = {"rate_distilled": best[key], "rate_alone": best[against]}
-            gain = paired_difference(distilled, alone) if len(alone) > 1 else {"mean": np.nan, "low": np.nan, "high": np.nan, "n": len(alone)}  # fmt: skip
+            gain = paired_difference(distilled, alone)
             out.append({**place, **rates, "distilled": distilled, "alone": alone, "gain": gain})
     return sorted(out, key=lambda c: (c["epochs"], c["temperature"], c["width"], c["labels"] or np.inf))
 
@@ -71,10 +71,18 @@ def table(cells: Sequence[Mapping[str, Any]]) -> str:
     for c in cells:
         mean, low, high = (100 * c["gain"][k] for k in ("mean", "low", "high"))
         mark = " (the notebook's cell)" if all(c[k] == v for k, v in NOTEBOOK.items()) else ""
-        lines.append(
-            f"| {c['epochs']} | {c['temperature']:g} | {c['width']} | {c['labels'] or 'all'} | {spread(c['alone'], scale=100)} | "
-            f"{spread(c['distilled'], scale=100)} | {mean:+.2f} | [{low:+.2f}, {high:+.2f}] | {sign(c)}{mark} |"
+        cells_of_row = (
+            c["epochs"],
+            f"{c['temperature']:g}",
+            c["width"],
+            c["labels"] or "all",
+            spread(c["alone"], scale=100),
+            spread(c["distilled"], scale=100),
+            f"{mean:+.2f}",
+            f"[{low:+.2f}, {high:+.2f}]",
+            f"{sign(c)}{mark}",
         )
+        lines.append("| " + " | ".join(map(str, cells_of_row)) + " |")
     counts = {s: sum(sign(c) == s for c in cells) for s in "+0-"}
     lines += ["", f"{len(cells)} cells: {counts['+']} above zero, {counts['0']} undecided, {counts['-']} below zero."]
     return "\n".join(lines)
@@ -84,7 +92,7 @@ def draw(cells: Sequence[Mapping[str, Any]], path: Path, *, dataset: str) -> Non
     """One panel per (epochs, T): width against labels, coloured by gain, the notebook's cell framed."""
     epochs, temperatures, widths = (sorted({c[k] for c in cells}) for k in ("epochs", "temperature", "width"))
     labels = sorted({c["labels"] for c in cells}, key=lambda n: n or np.inf)
-    top = max(1.0, *(abs(100 * c["gain"]["mean"]) for c in cells if np.isfinite(c["gain"]["mean"])), 1.0)
+    top = max(1.0, *(abs(100 * c["gain"]["mean"]) for c in cells))
     shape = (len(epochs), len(temperatures))
     size = (2.6 * shape[1] + 1.2, (0.45 * len(widths) + 1.2) * shape[0])
     fig, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained", sharex=True, sharey=True)

@@ -24,11 +24,13 @@ def start(config_class: type[Any], body: Callable[[Any, Path], None]) -> None:
     configs.define_flags(config_class)
 
     def main(argv: list[str]) -> None:
+        claimed: Path | None = None
         try:
             if len(argv) > 1:
                 raise BadInput(f"unexpected argument {argv[1]!r}; accepted are flags only, such as --workdir=DIR.")
             config = configs.from_flags(config_class)
-            workdir = configs.claim(config, config.workdir)
+            workdir, new = configs.claim(config, config.workdir)
+            claimed = workdir if new else None
             _log_to(workdir / "log.txt")
             # Compiled programs are kept between runs; the second start of an experiment skips compilation.
             jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/kdjax/xla").expanduser()))
@@ -37,6 +39,9 @@ def start(config_class: type[Any], body: Callable[[Any, Path], None]) -> None:
             log.info("jax %s on %d %s", jax.__version__, jax.device_count(), jax.devices()[0].device_kind)
             body(config, workdir)
         except BadInput as error:
+            # A mistake found before any training does not bind the folder: the corrected command may use it.
+            if claimed and not (claimed / "checkpoints").exists():
+                (claimed / "config.json").unlink()
             _fail(error, 2)
         except Diverged as error:
             _fail(error, 3)

@@ -97,10 +97,10 @@ def open_study(config: Common, workdir: Path) -> Study:
 
 
 def chooses_scan(loop: str, params: PyTree) -> bool:
-    """Scan, unless XLA's CPU backend would run convolutions inside it, where each step is slower than when called alone.
+    """Scan, unless XLA's CPU backend would run convolutions inside it: there a step is slower than when called alone.
 
-    The rule is fixed rather than timed at start, because the two forms may differ in the last bit and a resumed run must
-    repeat the form it began with; `experiments/benchmark_speed.py` holds the measurement behind it.
+    The rule is fixed rather than timed at start, because the two forms may differ in the last bit and a resumed run
+    must repeat the form it began with; `experiments/benchmark_speed.py` holds the measurement behind it.
     """
     if loop != "auto":
         return loop == "scan"
@@ -261,7 +261,8 @@ def load_teachers(study: Study, path: str, *, argument: str = "teacher") -> tupl
                 f"--{argument}={path}: the teacher has {name} {description[name]}, the data set "
                 f"{study.config.dataset!r} has {mine}; accepted is a teacher of the same."
             )
-    model = create(**{**description, "hidden": tuple(description["hidden"]), "image_shape": tuple(description["image_shape"])})  # fmt: skip
+    tuples = {name: tuple(description[name]) for name in ("hidden", "image_shape")}
+    model = create(**{**description, **tuples})
     weights = []
     for run in runs:
         params, model_state = model.init(jax.random.key(0))

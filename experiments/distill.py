@@ -145,9 +145,15 @@ def main(config: Config, workdir: Path) -> None:
 def train_teacher(study: _train.Study, workdir: Path, teacher: Model, config: Config, seed: int) -> PyTree:
     """This seed's own teacher, from all labels."""
     state = _train.train(
-        study, workdir, f"teacher/seed-{seed}", teacher, supervised(teacher.apply), seed=seed, epochs=config.teacher_epochs,
+        study,
+        workdir,
+        f"teacher/seed-{seed}",
+        teacher,
+        supervised(teacher.apply),
+        seed=seed,
+        epochs=config.teacher_epochs,
         hparams={"learning_rate": config.teacher_learning_rate},
-    )  # fmt: skip
+    )
     return variables(state)
 
 

@@ -1,16 +1,17 @@
 """Where does distillation pay? Gain over the student alone, against width, labels, temperature and epochs.
 
-    python -m experiments.distill_map
+    python -m experiments.distill_map --widths=10,20,100
     python -m experiments.distill_map --widths=800 --epochs=3 --temperatures=1,4 --alpha=1 --workdir=runs/map-800
 
-Cost: about 30 and 15 minutes on two cores. Result: see the README's map. The teacher is the notebook's, 784-1200-1200-10 with
-dropout 0.5, 3 epochs, all labels, one per seed. Both students start from the same parameters and make the same number of updates:
-the student alone repeats its labelled images; the distilled one sees every training image with the teacher's answers, and no label
-(alpha = 1), except in the column "all", where it also uses the labels with weight 1 - alpha.
+Cost: about 20 and 10 minutes on two cores. Result: see the README's map. The teacher is the notebook's,
+784-1200-1200-10 with dropout 0.5, 3 epochs, all labels, one per seed. Both students start from the same parameters and
+make the same number of updates: the student alone repeats its labelled images; the distilled one sees every training
+image with the teacher's answers, and no label (alpha = 1), except in the column "all", where it also uses the labels
+with weight 1 - alpha.
 
-Each cell compares both arms at their own best learning rate, chosen by seed 0 on the last 5,000 training images, which that run and
-its teacher did not train on; the 5 seeds then train on all images and are tested once. All members of a (width, arm, seed) train as
-one compiled program by vmap over traced hyper-parameters, with one data order, which is what pairs them.
+Each cell compares both arms at their own best learning rate, chosen by seed 0 on the last 5,000 training images, which
+that run and its teacher did not train on; the 5 seeds then train on all images and are tested once. All members of a
+(width, arm, seed) train as one compiled program by vmap over traced hyper-parameters, with one data order.
 """
 
 import json
@@ -46,6 +47,7 @@ Member = dict[str, float]
 class Config(_train.Common):
     """Flags of this experiment."""
 
+    seeds: int = field(5, "runs, numbered from 0", low=2, smoke=2)
     workdir: str = field("runs/map", "folder of the run", identity=False, smoke="runs/smoke/map")
     dataset: str = field("mnist", "a prepared TFDS set", smoke="digits")
     train_split: str = field("train", "all training images", smoke="train")
@@ -86,8 +88,10 @@ def train_members(
 def accuracies(model: Model, states: TrainState, images: np.ndarray, labels: np.ndarray) -> list[float]:
     """Each member's accuracy."""
     forward = jax.jit(jax.vmap(eval_step(model.apply), in_axes=(0, None)))
-    right = sum((np.asarray(forward(variables(states), images[i : i + 1000])).argmax(-1) == labels[i : i + 1000]).sum(1) for i in range(0, len(labels), 1000))  # fmt: skip
-    return (right / len(labels)).tolist()  # pyright: ignore[reportAttributeAccessIssue]
+    right = np.zeros(len(jax.tree.leaves(states.hparams)[0]))
+    for part in np.split(np.arange(len(labels)), range(1000, len(labels), 1000)):
+        right += (np.asarray(forward(variables(states), images[part])).argmax(-1) == labels[part]).sum(1)
+    return (right / len(labels)).tolist()
 
 
 def main(config: Config, workdir: Path) -> None:
@@ -102,50 +106,44 @@ def main(config: Config, workdir: Path) -> None:
     teacher = create("mlp", **study.shape, hidden=config.teacher_hidden, dropout=config.teacher_dropout)
     done = Done(workdir / "cells.jsonl")
 
-    def answered(source: Source, run: str, seed: int) -> Source:
-        rate = {"learning_rate": config.teacher_learning_rate}
+    def answered(source: Source, role: str, seed: int) -> Source:
+        """The source with the answers of a teacher of its own."""
+        rate, loss_fn = {"learning_rate": config.teacher_learning_rate}, supervised(teacher.apply)
+        run, epochs = f"{role}/seed-{seed}", config.teacher_epochs
         state = _train.train(
-            study, workdir, f"{run}/seed-{seed}", teacher, supervised(teacher.apply), seed=seed, epochs=config.teacher_epochs, hparams=rate, source=source,
-        )  # fmt: skip
+            study, workdir, run, teacher, loss_fn, seed=seed, epochs=epochs, hparams=rate, source=source
+        )
         return source.with_column("teacher_logits", _train.predict(study, teacher, variables(state), source))
 
-    def block(phase: str, width: int, arm: str, count: int, seed: int, source: Source, against: Source, members: list[Member]) -> None:  # fmt: skip
-        key = {"phase": phase, "width": width, "arm": arm, "labels": count, "seed": seed}
-        if done.has(key):
-            return
-        student = create("mlp", **study.shape, hidden=(width,))
-        subset = hide_labels(source, count, seed) if count else source
-        if arm == "alone":
-            loss_fn, subset = supervised(student.apply), labelled(subset)
-        else:
-            loss_fn = distill(student.apply, cached(), response.kl)
-        cells = []
-        for epoch, states in train_members(config, student, loss_fn, subset, members, seed=seed, places=len(source)):
-            scores = accuracies(student, states, against.arrays["image"], against.arrays["label"])
-            cells += [{**key, **m, "epochs": epoch, "accuracy": a} for m, a in zip(members, scores, strict=True)]
-        done.add(cells)
-        log.info("%s", key)
-
     def sweep(phase: str, seed: int, source: Source, against: Source, rates: Callable[..., Iterable[float]]) -> None:
+        """Both arms at every width, each at the learning rates that `rates` gives for it."""
         for width in config.widths:
+            student = create("mlp", **study.shape, hidden=(width,))
             soft = [
                 {"learning_rate": r, "temperature": t, "alpha": a}
                 for t in config.temperatures
                 for a in sorted({1.0, config.alpha})
                 for r in rates(width, "distilled", 0, t, a)
             ]
-            block(phase, width, "distilled", 0, seed, source, against, soft)
+            arms = [("distilled", 0, source, distill(student.apply, cached(), response.kl), soft)]
             for count in config.labels:
-                block(
-                    phase,
-                    width,
-                    "alone",
-                    count,
-                    seed,
-                    source,
-                    against,
-                    [{"learning_rate": r} for r in rates(width, "alone", count)],
-                )
+                known = labelled(hide_labels(source, count, seed)) if count else source
+                hard = [{"learning_rate": r} for r in rates(width, "alone", count)]
+                arms.append(("alone", count, known, supervised(student.apply), hard))
+            for arm, count, data, loss_fn, members in arms:
+                key = {"phase": phase, "width": width, "arm": arm, "labels": count, "seed": seed}
+                if done.has(key):
+                    continue
+                cells = []
+                for epoch, states in train_members(
+                    config, student, loss_fn, data, members, seed=seed, places=len(source)
+                ):
+                    scores = accuracies(student, states, against.arrays["image"], against.arrays["label"])
+                    cells += [
+                        {**key, **m, "epochs": epoch, "accuracy": a} for m, a in zip(members, scores, strict=True)
+                    ]
+                done.add(cells)
+                log.info("%s", key)
 
     sweep(
         "choose",

@@ -6,9 +6,10 @@ Cost: about 45 minutes on two cores. Result: see the README's table. The paper c
 of 800-800 units alone 146, distilled at T=20 74; distilled without any 3 in the transfer set 206, and 109 once the
 bias of class 3 is raised.
 
-The paper's transfer set is not jittered; the rows "jittered" are ours, student alone included, so that what jitter gives and what
-the teacher gives can be told apart. The paper tuned that bias on the test set. Here it is set without a test image or label: the bias is raised until the
-student calls as many of the training images a 3 as the training labels say there are.
+The paper's transfer set is not jittered; the rows "jittered" are ours, student alone included, so that what jitter
+gives and what the teacher gives can be told apart. The paper tuned that bias on the test set. Here it is set without a
+test image or label: the bias is raised until the student calls as many of the training images a 3 as the training
+labels say there are.
 """
 
 from dataclasses import dataclass
@@ -90,7 +91,8 @@ def main(config: Config, workdir: Path) -> None:
 
     # One teacher for all students, as in the paper: the spread is over students.
     loss_fn = supervised(teacher.apply, augment=jitter)
-    state = _train.train(study, workdir, "teacher/seed-0", teacher, loss_fn, seed=0, epochs=config.teacher_epochs, hparams=rate)  # fmt: skip
+    epochs = config.teacher_epochs
+    state = _train.train(study, workdir, "teacher/seed-0", teacher, loss_fn, seed=0, epochs=epochs, hparams=rate)
     weights = variables(state)
     score("teacher, jittered", _train.predict(study, teacher, weights, study.test), parameter_count(state.params))
 
@@ -130,7 +132,8 @@ def main(config: Config, workdir: Path) -> None:
         for ending in ("", ", jittered"):
             a, b = ([float(s["errors"]) for s in rows[role + ending]] for role in ("student alone", "distilled"))
             d = results[f"errors saved{ending}"] = paired_difference(a, b)
-            text += f"\n\nerrors saved by distillation{ending}: {d['mean']:.1f}, 95% interval [{d['low']:.1f}, {d['high']:.1f}]"
+            interval = f"95% interval [{d['low']:.1f}, {d['high']:.1f}]"
+            text += f"\n\nerrors saved by distillation{ending}: {d['mean']:.1f}, {interval}"
     _report.curves(study.recorder.rows(), workdir / "curves.png", title=f"{config.dataset}, T={config.temperature:g}")
     _report.comparison(
         {role: [s["accuracy"] for s in scores] for role, scores in rows.items()},

@@ -1,7 +1,7 @@
 """A frozen dataclass becomes absl flags, and JSON; nothing else.
 
-Each field is one flag. `field(default, help, choices=..., low=..., high=...)` says what it means and what is accepted, so that
-`--helpfull` is the manual and a wrong value is refused while flags are parsed.
+Each field is one flag. `field(default, help, choices=..., low=..., high=...)` says what it means and what is accepted,
+so that `--helpfull` is the manual and a wrong value is refused while flags are parsed.
 """
 
 import dataclasses
@@ -51,23 +51,24 @@ def field(
 
 def define_flags(config: type[Any], flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Define one absl flag per field of a Config class, and `--smoke`."""
+    how: dict[str, Any] = {"flag_values": flag_values}
     for f in dataclasses.fields(config):
-        m, how = f.metadata, {"flag_values": flag_values}
-        if isinstance(f.default, bool):
-            flags.DEFINE_boolean(f.name, f.default, m["help"], **how)
+        name, default, m = f.name, f.default, f.metadata
+        text: str = m["help"]
+        bounds = {"lower_bound": m["low"], "upper_bound": m["high"]}
+        if isinstance(default, bool):
+            flags.DEFINE_boolean(name, default, text, **how)
         elif m["choices"]:
-            flags.DEFINE_enum(f.name, f.default, list(m["choices"]), m["help"], **how)
-        elif isinstance(f.default, int):
-            flags.DEFINE_integer(f.name, f.default, m["help"], lower_bound=m["low"], upper_bound=m["high"], **how)
-        elif isinstance(f.default, float):
-            flags.DEFINE_float(f.name, f.default, m["help"], lower_bound=m["low"], upper_bound=m["high"], **how)
-        elif isinstance(f.default, tuple):
-            flags.DEFINE_list(f.name, [str(x) for x in f.default], m["help"] + " (comma-separated)", **how)
+            flags.DEFINE_enum(name, str(default), list(m["choices"]), text, **how)
+        elif isinstance(default, int):
+            flags.DEFINE_integer(name, default, text, **bounds, **how)
+        elif isinstance(default, float):
+            flags.DEFINE_float(name, default, text, **bounds, **how)
+        elif isinstance(default, tuple):
+            flags.DEFINE_list(name, [str(x) for x in default], f"{text} (comma-separated)", **how)
         else:
-            flags.DEFINE_string(f.name, f.default, m["help"], **how)
-    flags.DEFINE_boolean(
-        "smoke", False, "Shrink the run to seconds; its numbers mean nothing.", flag_values=flag_values
-    )
+            flags.DEFINE_string(name, str(default), text, **how)
+    flags.DEFINE_boolean("smoke", False, "Shrink the run to seconds; its numbers mean nothing.", **how)
 
 
 def from_flags(config: Callable[..., C], flag_values: flags.FlagValues = flags.FLAGS) -> C:
@@ -78,7 +79,8 @@ def from_flags(config: Callable[..., C], flag_values: flags.FlagValues = flags.F
     """
     values: dict[str, Any] = {}
     for f in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
-        value, m = flag_values[f.name].value, f.metadata
+        value: Any = flag_values[f.name].value
+        m = f.metadata
         if flag_values["smoke"].value and m["smoke"] is not dataclasses.MISSING and not flag_values[f.name].present:
             value = m["smoke"]
         elif isinstance(f.default, tuple):
@@ -103,8 +105,11 @@ def to_json(config: Any) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def claim(config: Any, workdir: str | os.PathLike[str]) -> Path:
+def claim(config: Any, workdir: str | os.PathLike[str]) -> tuple[Path, bool]:
     """Make `workdir` this config's own: write config.json, or find the same one there.
+
+    Returns:
+        The folder, and whether it was claimed just now.
 
     Raises:
       BadInput: the folder cannot be written, or holds another config; the message shows each difference.
@@ -113,27 +118,26 @@ def claim(config: Any, workdir: str | os.PathLike[str]) -> Path:
     file = path / "config.json"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
+        new_claim = not file.exists()
+        if new_claim:
             part = path / ".config.json.part"
             part.write_text(to_json(config))
             part.replace(file)
         old = json.loads(file.read_text())
     except json.JSONDecodeError as error:
         raise BadInput(
-            f"--workdir={workdir}: its config.json is not JSON ({error}); accepted is a run's own folder."
+            f"--workdir={workdir}: its config.json is not JSON ({error}); accepted: a run's folder."
         ) from None
     except OSError as error:
         raise BadInput(
-            f"--workdir={workdir}: cannot be written ({error.strerror}); accepted is a folder you own."
+            f"--workdir={workdir}: cannot be written ({error.strerror}); accepted: a folder of yours."
         ) from None
     new = json.loads(to_json(config))
     place = {f.name for f in dataclasses.fields(config) if not f.metadata.get("identity", True)}
-    names = sorted((old.keys() | new.keys()) - place)
-    changed = [
-        f"  --{n}: {old.get(n, '(absent)')!r} there, {new.get(n, '(absent)')!r} now"
-        for n in names
-        if old.get(n) != new.get(n)
-    ]
+    pairs = {n: (old.get(n, "(absent)"), new.get(n, "(absent)")) for n in sorted((old.keys() | new.keys()) - place)}
+    changed = [f"  --{name}: {was!r} there, {now!r} now" for name, (was, now) in pairs.items() if was != now]
     if changed:
-        raise BadInput(f"--workdir={workdir} holds a run with another config:\n" + "\n".join(changed) + "\nChoose another --workdir, or repeat the old flags.")  # fmt: skip
-    return path
+        listed = "\n".join(changed)
+        advice = "Choose another --workdir, or repeat the old flags."
+        raise BadInput(f"--workdir={workdir} holds a run with another config:\n{listed}\n{advice}")
+    return path, new_claim

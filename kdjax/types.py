@@ -3,7 +3,8 @@
 Shapes: B examples, H x W pixels, C channels, K classes. Images are float32 in [0, 1], channels last.
 """
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -26,7 +27,17 @@ Metrics = dict[str, Array]
 
 
 class BadInput(ValueError):
-    """What a user typed or handed over cannot be used. The message names the argument, the value and what is accepted."""
+    """What a user typed or handed over cannot be used; says the argument, the value and what is accepted."""
+
+
+def nearest(word: str, words: Iterable[str], *, most: int = 1) -> str:
+    """The end of an error message: `; did you mean adam?`, or nothing where no word is close.
+
+    >>> nearest("adm", ["adam", "sgd"]), nearest("lamb", ["sgd"])
+    ('; did you mean adam?', '')
+    """
+    close = difflib.get_close_matches(word, list(words), n=most)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 class Outputs(NamedTuple):

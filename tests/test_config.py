@@ -56,7 +56,10 @@ def test_a_wrong_flag_is_named(argument, message):
         parse(argument)
 
 
-@pytest.mark.parametrize(("value", "message"), [("20,x", "--widths: 'x' is not a int"), ("20,0", "--widths: 0 is out of range; accepted are values >= 1")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("20,x", "--widths: 'x' is not a int"), ("20,0", "--widths: 0 is out of range; accepted are values >= 1")],
+)
 def test_a_wrong_member_of_a_list_is_named(value, message):
     with pytest.raises(BadInput, match=message):
         parse(f"--widths={value}")
@@ -69,9 +72,9 @@ def test_flagfile(tmp_path):
 
 def test_claim_writes_reads_and_refuses(tmp_path):
     folder = tmp_path / "run"
-    assert configs.claim(Config(), folder) == folder
+    assert configs.claim(Config(), folder) == (folder, True)
     assert json.loads((folder / "config.json").read_text())["widths"] == [20]
-    configs.claim(Config(workdir="elsewhere"), folder)  # where the run lies is not what it is
+    assert configs.claim(Config(workdir="elsewhere"), folder) == (folder, False)  # where the run lies is not what it is
     with pytest.raises(BadInput) as error:
         configs.claim(Config(steps=4, widths=(30,)), folder)
     assert "--steps: 3 there, 4 now" in str(error.value)

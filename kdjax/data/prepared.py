@@ -1,6 +1,5 @@
 """Which data sets TFDS has prepared on this machine, and what to run for one that it has not."""
 
-import difflib
 import json
 import os
 import re
@@ -8,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdjax.types import BadInput
+from kdjax.types import BadInput, nearest
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
@@ -81,8 +80,7 @@ def not_prepared(dataset: str, data_dir: str, every: list[Prepared]) -> str:
     known = known_names()
     name = re.split("[/:]", dataset)[0]
     if known and name not in known:
-        near = difflib.get_close_matches(name, sorted({"digits", *known, *(one.name for one in every)}), n=3)
-        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        meant = nearest(name, sorted({"digits", *known, *(one.name for one in every)}), most=3)
         return (
             f"dataset={dataset!r} is neither prepared in {root(data_dir)} nor known to TFDS{meant}. "
             f"Prepared there: {here}."

@@ -23,7 +23,7 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
             f"logits {logits.shape} and labels {labels.shape}: accepted are as many of both, and at least one."
         )
     predicted = logits.argmax(-1)
-    precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
+    precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)  # pyright: ignore[reportArgumentType]
     log_q = log_softmax(logits.astype(np.float64), axis=-1)
     return {
         "accuracy": float(np.mean(predicted == labels)),

@@ -1,13 +1,12 @@
 """Losses by the name that a flag gives."""
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from kdjax.losses import response
-from kdjax.types import BadInput
+from kdjax.types import BadInput, nearest
 
 _FAMILIES = (response,)
 _GIVEN_BY_THE_CALLER = ("student", "teacher", "labels", "temperature", "where")
@@ -52,17 +51,12 @@ def resolve(name: str, /, **hyper: Any) -> Callable[..., Any]:
     """
     losses = _losses()
     if name not in losses:
-        raise BadInput(f"loss name {name!r}: expected one of {', '.join(losses)}{_nearest(name, list(losses))}")
+        raise BadInput(f"loss name {name!r}: expected one of {', '.join(losses)}{nearest(name, losses)}")
     accepted = [p for p in inspect.signature(losses[name]).parameters if p not in _GIVEN_BY_THE_CALLER]
     for key, value in hyper.items():
         if key in _GIVEN_BY_THE_CALLER:
             raise BadInput(f"{key}={value!r}: {name} takes it at each call; it cannot be bound")
         if key not in accepted:
             wanted = f"expected one of {', '.join(accepted)}" if accepted else "it has no keywords of its own"
-            raise BadInput(f"{key}={value!r}: not a keyword of {name}; {wanted}{_nearest(key, accepted)}")
+            raise BadInput(f"{key}={value!r}: not a keyword of {name}; {wanted}{nearest(key, accepted)}")
     return functools.partial(losses[name], **hyper)
-
-
-def _nearest(word: str, words: list[str]) -> str:
-    near = difflib.get_close_matches(word, words, n=1)
-    return f"; did you mean {near[0]}?" if near else ""

@@ -1,6 +1,5 @@
 """A network by name, as two pure functions. Flax stays behind this border."""
 
-import difflib
 from collections.abc import Callable
 
 import jax
@@ -9,7 +8,7 @@ from flax import linen as nn
 
 from kdjax.models.cnn import CNN
 from kdjax.models.mlp import MLP
-from kdjax.types import BadInput, Model, Outputs, PyTree
+from kdjax.types import BadInput, Model, Outputs, PyTree, nearest
 
 MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN}
 
@@ -50,9 +49,7 @@ def create(
     15910
     """
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
-        raise BadInput(f"name={name!r} is no model; accepted: {', '.join(names())}{meant}")
+        raise BadInput(f"name={name!r} is no model; accepted: {', '.join(names())}{nearest(name, MODELS)}")
     if num_classes < 2:
         raise BadInput(f"num_classes={num_classes}; accepted: at least 2")
     if len(image_shape) != 3 or min(image_shape) < 1:

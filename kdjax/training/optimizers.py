@@ -1,16 +1,15 @@
 """Optax optimizers and schedules by name, at unit learning rate.
 
-The step multiplies Optax's updates by `state.hparams["learning_rate"]`, a traced scalar. So an optimizer here is built with
-a schedule whose peak is 1, and one compiled program serves every learning rate. This is exact for optimizers whose
+The step multiplies Optax's updates by `state.hparams["learning_rate"]`, a traced scalar. So an optimizer here is built
+with a schedule whose peak is 1, and one compiled program serves every learning rate. This is exact for optimizers whose
 updates are proportional to the learning rate; the names below are those, and a test checks each against Optax itself.
 """
 
-import difflib
 from typing import Any
 
 import optax
 
-from kdjax.types import BadInput
+from kdjax.types import BadInput, nearest
 
 # Decay decoupled from the gradient is the optimizer's own; for the others it is added to the gradient (L2), as the
 # CIFAR recipes of the field do with SGD.
@@ -19,13 +18,6 @@ COUPLED = ("adabelief", "adagrad", "adam", "adamax", "amsgrad", "nadam", "radam"
 MOMENTUM = ("rmsprop", "sgd")
 OPTIMIZERS = tuple(sorted(DECOUPLED + COUPLED))
 SCHEDULES = ("constant", "cosine", "linear", "step")
-
-
-def unknown(argument: str, value: str, valid: tuple[str, ...]) -> BadInput:
-    """The error for a name that does not exist, with the nearest one that does."""
-    close = difflib.get_close_matches(value, valid, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return BadInput(f"{argument}={value!r} is unknown.{hint} Accepted: {', '.join(valid)}.")
 
 
 def schedule(
@@ -38,13 +30,13 @@ def schedule(
     """A learning-rate schedule with peak 1.
 
     Args:
-      name: one of `SCHEDULES`. `cosine` and `linear` end at 0; `step` divides by 10 at each milestone.
-      total_steps: updates in the run.
-      warmup_steps: linear rise from 0 before the schedule proper.
-      milestones: fractions of the run at which `step` drops; the default is 150, 180 and 210 of 240 epochs.
+        name: one of `SCHEDULES`. `cosine` and `linear` end at 0; `step` divides by 10 at each milestone.
+        total_steps: updates in the run.
+        warmup_steps: linear rise from 0 before the schedule proper.
+        milestones: fractions of the run at which `step` drops; the default is 150, 180 and 210 of 240 epochs.
     """
     if name not in SCHEDULES:
-        raise unknown("schedule", name, SCHEDULES)
+        raise BadInput(f"schedule={name!r}; accepted: {', '.join(SCHEDULES)}{nearest(name, SCHEDULES)}")
     if not 0 <= warmup_steps < max(total_steps, 1):
         raise BadInput(f"warmup_steps={warmup_steps}: accepted are 0 to {total_steps - 1}, less than the run's steps.")
     rest = total_steps - warmup_steps
@@ -72,17 +64,17 @@ def optimizer(
     """An Optax optimizer by name.
 
     Args:
-      name: one of `OPTIMIZERS`.
-      learning_rate: number or schedule; leave at unit scale when the step multiplies by a traced rate.
-      momentum: heavy-ball coefficient in [0, 1), for sgd and rmsprop only.
-      weight_decay: decoupled for `DECOUPLED`, otherwise added to the gradient.
-      grad_clip: largest global norm of the gradient; 0 does not clip.
+        name: one of `OPTIMIZERS`.
+        learning_rate: number or schedule; leave at unit scale when the step multiplies by a traced rate.
+        momentum: heavy-ball coefficient in [0, 1), for sgd and rmsprop only.
+        weight_decay: decoupled for `DECOUPLED`, otherwise added to the gradient.
+        grad_clip: largest global norm of the gradient; 0 does not clip.
 
     Raises:
-      BadInput: an unknown name, a value out of range, or momentum for an optimizer that has its own.
+          BadInput: an unknown name, a value out of range, or momentum for an optimizer that has its own.
     """
     if name not in OPTIMIZERS:
-        raise unknown("optimizer", name, OPTIMIZERS)
+        raise BadInput(f"optimizer={name!r}; accepted: {', '.join(OPTIMIZERS)}{nearest(name, OPTIMIZERS)}")
     if not 0 <= momentum < 1:
         raise BadInput(f"momentum={momentum}: accepted are numbers in [0, 1).")
     if momentum and name not in MOMENTUM:

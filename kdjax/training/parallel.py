@@ -2,19 +2,19 @@
 
 Both take and return the same values, and agree on the same global batch. Where they legitimately differ:
 
-- dropout and augmentation: jit draws one mask for the global batch (the same on any number of devices); pmap folds the device's
-  number into the key, so its masks depend on how many devices there are;
+- dropout and augmentation: jit draws one mask for the global batch (the same on any number of devices); pmap folds the
+  device's number into the key, so its masks depend on how many devices there are;
 - BatchNorm: under jit its statistics are those of the global batch; under pmap each device normalises with its own
   part unless the module is given `axis_name="data"`, and the running averages are averaged over devices;
 - losses that couple examples (DIST's intra-class term) see the global batch under jit and the device's part under pmap.
 
-JAX keeps pmap in maintenance, built on jit and shard_map; it is here for those who ask for it, and can be deleted without
-touching a recipe.
+JAX keeps pmap in maintenance, built on jit and shard_map; it is here for those who ask for it, and can be deleted
+without touching a recipe.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -24,9 +24,10 @@ from kdjax.training.step import Rows, Run, Step, Sums
 from kdjax.types import AnyArray, BadInput, PyTree, TrainState
 
 AXIS = "data"
+Device: TypeAlias = Any  # jax.Device is no class to type checkers
 
 
-def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def data_mesh(devices: Sequence[Device] | None = None) -> Mesh:
     """A mesh with one axis, `data`, over the given devices (all of them by default)."""
     return Mesh(np.asarray(devices or jax.devices()), (AXIS,))
 
@@ -55,8 +56,8 @@ def jit_step(run: Run, mesh: Mesh, *, batch_axis: int = 0) -> Run:
     return _keep_frozen(compiled, prepare=lambda rows: rows)
 
 
-def pmap_step(run: Run, devices: Sequence[jax.Device] | None = None, *, batch_axis: int = 0) -> Run:
-    """The same by pmap; `run` must have been built with `axis_name=AXIS`. State and metrics stay unreplicated values."""
+def pmap_step(run: Run, devices: Sequence[Device] | None = None, *, batch_axis: int = 0) -> Run:
+    """The same by pmap; `run` was built with `axis_name=AXIS`. State and metrics have no device axis."""
     used = list(devices or jax.devices())
 
     @partial(

@@ -10,7 +10,7 @@ from tensorboardX import SummaryWriter
 
 
 class Recorder:
-    """The rows of all runs of one working directory, one JSON object a line: `{"run": ..., "epoch": ..., metric: value}`."""
+    """The rows of all runs of one working directory, one JSON object a line: `{"run": ..., "epoch": ..., ...}`."""
 
     def __init__(self, workdir: str | os.PathLike[str]) -> None:
         self.workdir = Path(workdir)

@@ -19,8 +19,9 @@ Run = Callable[[TrainState, Mapping[str, AnyArray], Rows], tuple[TrainState, Sum
 def train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Step:
     """Build `(state, batch) -> (state, metrics)`: differentiate the masked global mean, update, count.
 
-    The mean divides by the number of real examples on *all* devices, so it depends neither on padding nor on how a batch
-    was split. With `axis_name` the body runs per device (pmap) and sums over that axis; without, it sees the global batch.
+    The mean divides by the number of real examples on *all* devices, so it depends neither on padding nor on how a
+    batch was split. With `axis_name` the body runs per device (pmap) and sums over that axis; without, it sees the
+    global batch.
 
     Metrics are those of the recipe, and `loss` and `grad_norm`.
     """
@@ -84,7 +85,8 @@ def eval_step(apply: ApplyFn) -> Callable[[PyTree, Array], Array]:
     """Build `(variables, image) -> logits [B, K]`, in evaluation mode; uint8 images are taken as bytes of [0, 1]."""
 
     def step(variables: PyTree, image: AnyArray) -> Array:
-        image = image.astype(jnp.float32) * jnp.float32(1 / 255) if image.dtype == jnp.uint8 else image
-        return apply(variables, image, train=False, key=None)[0].logits
+        pixels = jnp.asarray(image)
+        pixels = pixels.astype(jnp.float32) * jnp.float32(1 / 255) if pixels.dtype == jnp.uint8 else pixels
+        return apply(variables, pixels, train=False, key=None)[0].logits
 
     return step

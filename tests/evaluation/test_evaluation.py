@@ -64,7 +64,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 def test_pairing_removes_what_the_seeds_share():
     shared = np.array([0.0, 10.0, -5.0, 3.0])
-    d = paired_difference(shared + [1.0, 1.1, 0.9, 1.0], shared)
+    d = paired_difference(shared + np.array([1.0, 1.1, 0.9, 1.0]), shared)
     assert d["low"] > 0.8
     assert d["high"] < 1.2
 

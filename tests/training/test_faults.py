@@ -1,4 +1,4 @@
-"""Kills, damage and divergence: a run that went through them ends as one that did not, or says clearly why it cannot."""
+"""Kills, damage and divergence: a run that went through them ends as one that did not, or says why it cannot."""
 
 import logging
 import os
