@@ -8,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from experiments import distill
+from experiments import _train, distill
 from kdjax.losses import combine
 from kdjax.models import create
 from kdjax.training import optimizers
@@ -51,7 +53,7 @@ def test_every_experiment_runs_and_leaves_what_it_promises(name, tmp_path):
         assert left >= {"metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "comparison.png", "model.json"}
         assert list(tmp_path.glob("tensorboard/**/events*"))
         assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
-        assert json.loads((tmp_path / "results.json").read_text()).keys() >= {"teacher"}
+        assert any(role.startswith("teacher") for role in json.loads((tmp_path / "results.json").read_text()))
     # A file gets plain lines: no carriage returns of a progress bar.
     assert "\r" not in done.stderr
 
@@ -107,15 +109,14 @@ def test_a_trained_teacher_is_taken_and_one_for_other_classes_is_refused(tmp_pat
 
 
 def test_live_and_cached_teachers_and_both_wrappers_on_two_devices(tmp_path):
-    accuracies = []
-    for i, flags in enumerate(
-        (["--teacher_outputs=live"], ["--parallel=pmap"], ["--loop=step"], ["--device_data_gb=0"])
-    ):
-        smoke("distill", tmp_path / str(i), "--epochs=3", *flags, JAX_NUM_CPU_DEVICES="2")
+    nll = []
+    ways = ("--teacher_outputs=live", "--parallel=pmap", "--loop=step", "--device_data_gb=0")
+    for i, way in enumerate(ways):  # without dropout, which pmap draws differently
+        smoke("distill", tmp_path / str(i), "--epochs=3", "--teacher_dropout=0", way, JAX_NUM_CPU_DEVICES="2")
         results = json.loads((tmp_path / str(i) / "results.json").read_text())
-        accuracies.append([s["nll"] for s in results["student distilled"]])
-    for other in accuracies[1:]:
-        assert other == pytest.approx(accuracies[0], rel=1e-3)
+        nll.append([s["nll"] for s in results["student distilled"]])
+    for other in nll[1:]:
+        assert other == pytest.approx(nll[0], rel=1e-4)
 
 
 def test_flagfile_and_helpfull(tmp_path):
@@ -182,42 +183,43 @@ def test_divergence_is_one_clear_error(tmp_path):
     assert "last good checkpoint: none" in done.stderr
 
 
-def test_every_name_that_a_flag_takes_trains_in_one_process(tmp_path, monkeypatch):
-    """Losses, optimizers, schedules and models, each typed once."""
-    import jax
-
-    from experiments import _train, train_teacher
-
-    choices = [{"loss": n} for n in combine.names()]
-    choices += [{"optimizer": n} for n in optimizers.OPTIMIZERS] + [{"schedule": n} for n in optimizers.SCHEDULES]
-    choices += [{"student_model": n} for n in create.names()]
+def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch):
+    """Losses, optimizers, schedules and models, each typed at least once, as many at a time as there are kinds."""
+    kinds = {
+        "loss": combine.names(),
+        "optimizer": optimizers.OPTIMIZERS,
+        "schedule": optimizers.SCHEDULES,
+        "student_model": create.names(),
+    }
     tiny = {
         "seeds": 1,
         "epochs": 1,
-        "teacher_epochs": 1,
-        "teacher_hidden": (8,),
         "student_hidden": (4,),
-        "train_split": "train[:200]",
-        "validation_split": "",
-        "batch_size": 100,
+        "labels": 20,
+        "batch_size": 50,
+        "train_split": "train[:100]",
     }
-    monkeypatch.setattr(distill, "report", lambda *args: reported.append(args[-1]))
+    smoke("train_teacher", tmp_path / "t", "--epochs=1")
     reported: list[dict[str, list[dict[str, float]]]] = []
-    for i, choice in enumerate(choices):
-        folder = tmp_path / str(i)
-        folder.mkdir()
-        distill.main(distill.Config(workdir=str(folder), **{**tiny, **choice}), folder)
-    assert len(reported) == len(choices)
-    assert all(0 <= r["student distilled"][0]["accuracy"] <= 1 for r in reported)
-    assert _train.chooses_scan("auto", {"w": jax.numpy.zeros((3, 3, 1, 2))}) is False
-    assert train_teacher.Config().model in create.names()
+    monkeypatch.setattr(distill, "report", lambda *args: reported.append(args[-1]))
+    for i in range(max(map(len, kinds.values()))):
+        typed = {kind: names[i % len(names)] for kind, names in kinds.items()}
+        (tmp_path / str(i)).mkdir()
+        config = distill.Config(validation_split="", teacher=str(tmp_path / "t"), **tiny, **typed)
+        distill.main(config, tmp_path / str(i))
+        assert 0 <= reported[i]["student distilled"][0]["accuracy"] <= 1, typed
 
 
-def test_the_notebooks_networks_have_the_notebooks_sizes(tmp_path):
+def test_convolutions_are_not_scanned_on_a_cpu_unless_asked():
+    kernels = {"mlp": jnp.zeros((3, 2)), "cnn": jnp.zeros((3, 3, 1, 2))}
+    assert [_train.chooses_scan("auto", {"w": w}) for w in kernels.values()] == [True, False]
+    assert _train.chooses_scan("scan", {"w": kernels["cnn"]})
+    assert not _train.chooses_scan("step", {"w": kernels["mlp"]})
+
+
+def test_the_notebooks_networks_have_the_notebooks_sizes():
     for hidden, count in (("1200,1200", "2395210"), ("20", "15910")):
         widths = tuple(map(int, hidden.split(",")))
         model = create.create("mlp", num_classes=10, image_shape=(28, 28, 1), hidden=widths)
-        import jax
-
         params, _ = jax.eval_shape(model.init, jax.random.key(0))
         assert str(create.parameter_count(params)) == count

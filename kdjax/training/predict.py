@@ -1,14 +1,22 @@
 """A model's logits for a whole data set, every example once."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from kdjax.training.parallel import replicate, shard
 from kdjax.training.step import eval_step
-from kdjax.types import ApplyFn, Batch, PyTree
+from kdjax.types import AnyArray, ApplyFn, Batch, PyTree
+
+
+@functools.cache
+def _compiled(apply: ApplyFn) -> Callable[[PyTree, AnyArray], Array]:
+    # One program per model, however many predictors are made of it.
+    return jax.jit(eval_step(apply))
 
 
 class Predictor:
@@ -16,7 +24,7 @@ class Predictor:
 
     def __init__(self, apply: ApplyFn, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._step = jax.jit(eval_step(apply))
+        self._step = _compiled(apply)
 
     def __call__(self, variables: PyTree, batches: Iterable[Batch]) -> np.ndarray:
         """Logits of the real rows, in order.

@@ -94,7 +94,9 @@ def test_kill_9_in_the_middle_of_a_save(task, finished, tmp_path):
 
 def test_sigterm_saves_and_exits_and_the_next_run_goes_on(task, finished, tmp_path):
     process = start(tmp_path)
-    time.sleep(0.5)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "18").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
