@@ -31,12 +31,12 @@ def field(
     """A Config field.
 
     Args:
-      default: its value when the flag is not given; a tuple of numbers becomes a comma-separated flag.
-      help: one line for `--helpfull`.
-      choices: the accepted names.
-      low, high: the accepted range of a number, inclusive.
-      smoke: the value under `--smoke`, where it differs.
-      identity: False for what does not change results (where files lie): it may differ when a run is resumed.
+        default: its value when the flag is not given; a tuple of numbers becomes a comma-separated flag.
+        help: one line for `--helpfull`.
+        choices: the accepted names.
+        low, high: the accepted range of a number, inclusive.
+        smoke: the value under `--smoke`, where it differs.
+        identity: False for what does not change results (where files lie): it may differ when a run is resumed.
     """
     metadata = {
         "help": help,
@@ -75,7 +75,7 @@ def from_flags(config: Callable[..., C], flag_values: flags.FlagValues = flags.F
     """Build the Config from parsed flags; under `--smoke`, fields take their smoke value unless typed.
 
     Raises:
-      BadInput: a member of a comma-separated flag has the wrong type or range.
+        BadInput: a member of a comma-separated flag has the wrong type or range.
     """
     values: dict[str, Any] = {}
     for f in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
@@ -112,7 +112,7 @@ def claim(config: Any, workdir: str | os.PathLike[str]) -> tuple[Path, bool]:
         The folder, and whether it was claimed just now.
 
     Raises:
-      BadInput: the folder cannot be written, or holds another config; the message shows each difference.
+        BadInput: the folder cannot be written, or holds another config; the message shows each difference.
     """
     path = Path(workdir).expanduser()
     file = path / "config.json"

@@ -11,12 +11,12 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Accuracy, macro precision, recall and F1, negative log-likelihood, calibration error, and the count of errors.
 
     Args:
-      logits: `[N, K]`.
-      labels: `[N]` in [0, K).
+        logits: `[N, K]`.
+        labels: `[N]` in [0, K).
 
     Returns:
-      `accuracy`, `precision`, `recall`, `f1` in [0, 1] (macro averages over the classes present; a class that is never
-      predicted has precision 0); `nll` in nats; `ece` in [0, 1]; `errors`, a count; `examples`.
+        `accuracy`, `precision`, `recall`, `f1` in [0, 1] (macro averages over the classes present; a class that is
+        never predicted has precision 0); `nll` in nats; `ece` in [0, 1]; `errors`, a count; `examples`.
     """
     if len(logits) != len(labels) or not len(labels):
         raise BadInput(
@@ -43,15 +43,15 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray, *, bins: int = 15)
     Bins are equal in width over confidence, (0, 1/bins], (1/bins, 2/bins], ...
 
     Args:
-      logits: `[N, K]`.
-      labels: `[N]`.
-      bins: how many.
+        logits: `[N, K]`.
+        labels: `[N]`.
+        bins: how many.
 
     >>> calibration_error(np.log(np.array([[0.9, 0.1], [0.7, 0.3]])), np.array([0, 1])).__round__(6)
     0.4
 
     Reference:
-      Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks, ICML 2017, equation 3.
+        Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks, ICML 2017, equation 3.
     """
     q = np.exp(log_softmax(logits.astype(np.float64), axis=-1))
     confidence, right = q.max(-1), q.argmax(-1) == labels

@@ -16,14 +16,14 @@ def paired_difference(
     mean(d) +- t_{(1 + level)/2, n-1} * sd(d) / sqrt(n),  d_i = a_i - b_i,  sd with n - 1.
 
     Args:
-      a, b: one number per seed, in the same order of seeds.
-      level: coverage of the interval.
+        a, b: one number per seed, in the same order of seeds.
+        level: coverage of the interval.
 
     Returns:
-      `mean`, `low`, `high`, and `n`.
+        `mean`, `low`, `high`, and `n`.
 
     Raises:
-      BadInput: unequal lengths, or fewer than two pairs: one run says nothing about spread.
+        BadInput: unequal lengths, or fewer than two pairs: one run says nothing about spread.
 
     >>> d = paired_difference([2.0, 3.0, 4.0], [1.0, 1.0, 1.0])
     >>> round(d["mean"], 6), round(d["low"], 4), round(d["high"], 4)

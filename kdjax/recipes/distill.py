@@ -36,15 +36,16 @@ def distill(student: ApplyFn, teacher: Teacher, loss: Loss, *, augment: Augment 
     `state.hparams`, so they are traced.
 
     Args:
-      student: the model in training.
-      teacher: `live(apply)` or `cached()`.
-      loss: a response loss; T^2 is its own business.
+        student: the model in training.
+        teacher: `live(apply)` or `cached()`.
+        loss: a response loss; T^2 is its own business.
 
     Returns:
-      A `LossFn` with the metrics `distillation`, `cross_entropy` and `agreement` (with the teacher's top class).
+        A `LossFn` with the metrics `distillation`, `cross_entropy` and `agreement` (with the teacher's top class).
 
     Reference:
-      Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, NIPS 2014 Deep Learning Workshop, section 2.
+        Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, NIPS 2014 Deep Learning Workshop,
+        section 2.
     """
 
     def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:

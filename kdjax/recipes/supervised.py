@@ -17,12 +17,12 @@ def supervised(apply: ApplyFn, *, label_smoothing: float = 0.0, augment: Augment
     """Cross-entropy with the labels; an example whose label is -1 contributes nothing.
 
     Args:
-      apply: the model in training.
-      label_smoothing: share of the target spread evenly over the classes.
-      augment: applied to the images of each step, with a key of its own.
+        apply: the model in training.
+        label_smoothing: share of the target spread evenly over the classes.
+        augment: applied to the images of each step, with a key of its own.
 
     Returns:
-      A `LossFn` with the metric `accuracy`.
+        A `LossFn` with the metric `accuracy`.
     """
 
     def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:

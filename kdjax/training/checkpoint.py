@@ -27,9 +27,9 @@ class Checkpointer:
     """The checkpoints of one run, in one directory, numbered by step.
 
     Args:
-      directory: created if missing.
-      keep: how many of the newest to keep.
-      best: the metric whose highest value marks one more checkpoint to keep; "" keeps only the newest.
+        directory: created if missing.
+        keep: how many of the newest to keep.
+        best: the metric whose highest value marks one more checkpoint to keep; "" keeps only the newest.
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2, best: str = "") -> None:
@@ -80,8 +80,8 @@ class Checkpointer:
         one before it is tried.
 
         Args:
-          like: a state of the same structure; its `frozen` is kept.
-          best: take the best checkpoint by validation first.
+            like: a state of the same structure; its `frozen` is kept.
+            best: take the best checkpoint by validation first.
         """
         found = self._newest_whole(_items(like), best)
         if found is None:

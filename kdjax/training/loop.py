@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from kdjax.training import metrics as sums
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.step import Run
-from kdjax.types import TrainState
+from kdjax.types import PyTree, TrainState
 
 log = logging.getLogger(__name__)
 
@@ -63,56 +66,44 @@ def fit(
     """Train to the end of the last epoch, from the newest checkpoint if there is one.
 
     Args:
-      state: the initial state; its arrays may be donated.
-      run: `(state, data, rows) -> (state, metrics)`, compiled.
-      data: arrays on the device that rows index into; empty when rows are whole batches.
-      chunks: `(epoch, first_step) -> (number of steps, rows)`; the rows of one call of `run`, always cut at the same
-        places, so that a resumed run makes the same calls.
-      epochs: passes to make in all.
-      steps_per_epoch: steps of one pass.
-      checkpointer: where states go; none keeps nothing.
-      checkpoint_every: epochs between checkpoints; the last epoch always has one.
-      evaluate: metrics of a state on held-out data, once per epoch.
-      on_start: called with the number of whole epochs already done.
-      on_epoch: called with (epoch counted from 1, metrics).
-      name: for messages.
+        state: the initial state; its arrays may be donated.
+        run: `(state, data, rows) -> (state, metrics)`, compiled.
+        data: arrays on the device that rows index into; empty when rows are whole batches.
+        chunks: `(epoch, first_step) -> (number of steps, rows)`; the rows of one call of `run`, always cut at the same
+            places, so that a resumed run makes the same calls.
+        epochs: passes to make in all.
+        steps_per_epoch: steps of one pass.
+        checkpointer: where states go; none keeps nothing.
+        checkpoint_every: epochs between checkpoints; the last epoch always has one.
+        evaluate: metrics of a state on held-out data, once per epoch.
+        on_start: called with the number of whole epochs already done.
+        on_epoch: called with (epoch counted from 1, metrics).
+        name: for messages.
 
     Raises:
-      Diverged: a training metric is not finite; names step, metric and last good checkpoint.
-      Interrupted: after SIGTERM, once the state is saved.
+        Diverged: a training metric is not finite; names step, metric and last good checkpoint.
+        Interrupted: after SIGTERM, once the state is saved.
     """
-    total: dict[str, tuple[float, float]] = {}
-    if checkpointer and (found := checkpointer.restore(state)):
-        state, meta = found
-        total = {key: (s, c) for key, (s, c) in meta["sums"].items()}
-        log.info("%s: resumed at step %d of %d", name, int(state.step), epochs * steps_per_epoch)
-    step = int(state.step)
-    if on_start:
-        on_start(step // steps_per_epoch)
-
-    def settle(pending: tuple[int, sums.Sums] | None) -> None:
-        nonlocal total
-        if pending is None:
-            return
-        if bad := sums.first_not_finite(pending[1]):
-            last = checkpointer.newest() if checkpointer else "none"
-            raise Diverged(
-                f"{name}: {bad[1]} is not finite at step {pending[0] + bad[0] + 1}; last good checkpoint: {last}."
-            )
-        total = sums.add(total, pending[1])
-
     with until_sigterm() as stop:
+        total: dict[str, tuple[float, float]] = {}
+        if checkpointer and (found := checkpointer.restore(state)):
+            state, meta = found
+            total = {key: (s, c) for key, (s, c) in meta["sums"].items()}
+            log.info("%s: resumed at step %d of %d", name, int(state.step), epochs * steps_per_epoch)
+        step = int(state.step)
+        if on_start:
+            on_start(step // steps_per_epoch)
+
         for epoch in range(step // steps_per_epoch, epochs):
             pending = None
             for length, rows in chunks(epoch, step - epoch * steps_per_epoch):
                 state, out = run(state, data, rows)
                 # The previous call's metrics are read while this one computes.
-                settle(pending)
+                total = _settle(total, pending, checkpointer, name)
                 pending, step = (step, out), step + length
                 if stop.is_set() and step < (epoch + 1) * steps_per_epoch:
-                    settle(pending)
-                    _stop(state, checkpointer, total, name)
-            settle(pending)
+                    _stop(state, checkpointer, _settle(total, pending, checkpointer, name), name)
+            total = _settle(total, pending, checkpointer, name)
             row = {f"train_{key}": value for key, value in sums.means(total).items()}
             row |= {"step": step, **(evaluate(state) if evaluate else {})}
             total = {}
@@ -121,17 +112,47 @@ def fit(
             if on_epoch:
                 on_epoch(epoch + 1, row)
             if checkpointer and (last or (epoch + 1) % checkpoint_every == 0):
+                _check_finite(state, checkpointer, name)
                 checkpointer.save(state, metrics=row, meta={"sums": total})
-            if stop.is_set() and not last:
+            if stop.is_set():
                 _stop(state, checkpointer, total, name)
     if checkpointer:
         checkpointer.wait()
     return state
 
 
+def _settle(
+    total: dict[str, tuple[float, float]],
+    pending: tuple[int, sums.Sums] | None,
+    checkpointer: Checkpointer | None,
+    name: str,
+) -> dict[str, tuple[float, float]]:
+    """Add a call's metrics to the epoch's, once they are known to be finite."""
+    if pending is None:
+        return total
+    first, out = pending
+    if bad := sums.first_not_finite(out):
+        last = checkpointer.newest() if checkpointer else "none"
+        raise Diverged(f"{name}: {bad[1]} is not finite at step {first + bad[0] + 1}; last good checkpoint: {last}.")
+    return sums.add(total, out)
+
+
+@jax.jit
+def _all_finite(params: PyTree) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+
+
+def _check_finite(state: TrainState, checkpointer: Checkpointer, name: str) -> None:
+    # An update may overflow after metrics that were finite: such parameters must not become the newest checkpoint.
+    if not _all_finite(state.params):
+        last = checkpointer.newest()
+        raise Diverged(f"{name}: params is not finite at step {int(state.step)}; last good checkpoint: {last}.")
+
+
 def _stop(state: TrainState, checkpointer: Checkpointer | None, total: Mapping[str, Any], name: str) -> None:
     where = "no checkpointer: nothing is saved"
     if checkpointer:
+        _check_finite(state, checkpointer, name)
         checkpointer.save(state, metrics={}, meta={"sums": dict(total)})
         checkpointer.wait()
         where = f"saved at step {int(state.step)}; the same command goes on from there"

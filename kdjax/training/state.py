@@ -21,14 +21,14 @@ def create_state(
     """Initialise a model and its optimizer.
 
     Args:
-      model: the pure functions to train.
-      tx: an Optax transformation of *unit* learning rate (see `training.optimizers`).
-      key: PRNG key; one half initialises the parameters, the other drives the steps.
-      hparams: scalars that are traced, `learning_rate` at least.
-      frozen: what the step reads and never writes, for instance teachers' variables.
+        model: the pure functions to train.
+        tx: an Optax transformation of *unit* learning rate (see `training.optimizers`).
+        key: PRNG key; one half initialises the parameters, the other drives the steps.
+        hparams: scalars that are traced, `learning_rate` at least.
+        frozen: what the step reads and never writes, for instance teachers' variables.
 
     Returns:
-      A state at step 0 whose arrays are its own: donating it destroys nothing of the caller's.
+        A state at step 0 whose arrays are its own: donating it destroys nothing of the caller's.
     """
     init_key, run_key = jax.random.split(key)
     params, model_state = jax.jit(model.init)(init_key)

@@ -205,6 +205,25 @@ def test_nan_stops_with_step_metric_and_last_good_checkpoint(task, tmp_path, bad
         assert checkpointer.steps() == ([18] if good else [])
 
 
+def test_parameters_that_overflow_after_finite_metrics_are_not_saved(task, tmp_path):
+    inner, calls = task.run, 0
+
+    def overflowing(*args):
+        nonlocal calls
+        calls += 1
+        state, out = inner(*args)
+        if calls == 4:  # the end of the second epoch
+            state = state.replace(params=jax.tree.map(lambda x: x * jax.numpy.inf, state.params))
+        return state, out
+
+    task.run = overflowing
+    try:
+        with pytest.raises(Diverged, match=r"params is not finite at step 36; last good checkpoint: step 18"):
+            task.fit(tmp_path)
+    finally:
+        task.run = inner
+
+
 def test_records_of_a_killed_run_have_no_hole_and_no_double(tmp_path):
     recorder = Recorder(tmp_path)
     recorder.begin("a/seed-0", 0)
