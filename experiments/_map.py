@@ -54,7 +54,12 @@ def gains(
             rates = {"rate_distilled": best[key], "rate_alone": best[against]}
             gain = paired_difference(distilled, alone)
             out.append({**place, **rates, "distilled": distilled, "alone": alone, "gain": gain})
-    return sorted(out, key=lambda c: (c["epochs"], c["temperature"], c["width"], c["labels"] or np.inf))
+    return sorted(out, key=order)
+
+
+def order(cell: Mapping[str, Any]) -> tuple[float, ...]:
+    """The order of cells in the table."""
+    return cell["epochs"], cell["temperature"], cell["width"], cell["labels"] or np.inf
 
 
 def sign(cell: Mapping[str, Any]) -> str:

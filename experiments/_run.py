@@ -1,6 +1,8 @@
 """What every experiment's command shares: flags, working directory, log, and how it ends."""
 
 import logging
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,18 +31,21 @@ def start(config_class: type[Any], body: Callable[[Any, Path], None]) -> None:
             if len(argv) > 1:
                 raise BadInput(f"unexpected argument {argv[1]!r}; accepted are flags only, such as --workdir=DIR.")
             config = configs.from_flags(config_class)
+            if flags.FLAGS["smoke"].value and not flags.FLAGS["workdir"].present:
+                shutil.rmtree(config.workdir, ignore_errors=True)  # or a second smoke run would find all done
             workdir, new = configs.claim(config, config.workdir)
             claimed = workdir if new else None
             _log_to(workdir / "log.txt")
             # Compiled programs are kept between runs; the second start of an experiment skips compilation.
-            jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/kdjax/xla").expanduser()))
+            cache = Path(os.environ.get("KDJAX_CACHE", "~/.cache/kdjax")).expanduser()
+            jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
             log.info("%s", " ".join(sys.argv))
             log.info("jax %s on %d %s", jax.__version__, jax.device_count(), jax.devices()[0].device_kind)
             body(config, workdir)
         except BadInput as error:
             # A mistake found before any training does not bind the folder: the corrected command may use it.
-            if claimed and not (claimed / "checkpoints").exists():
+            if claimed and not any(p.name.isdigit() for p in claimed.glob("checkpoints/*/*/*")):
                 (claimed / "config.json").unlink()
             _fail(error, 2)
         except Diverged as error:
@@ -66,7 +71,13 @@ def _log_to(file: Path) -> None:
     line = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
     screen = logging.StreamHandler()
     screen.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)
-    for handler in (logging.FileHandler(file), screen):
+    try:
+        handlers = [logging.FileHandler(file), screen]
+    except OSError as error:
+        raise BadInput(
+            f"--workdir={file.parent}: cannot be written ({error.strerror}); accepted: a folder of yours."
+        ) from None
+    for handler in handlers:
         handler.setFormatter(line)
         logger.addHandler(handler)
     flags.FLAGS.stderrthreshold = "error"  # Orbax logs through absl, a dozen lines a checkpoint

@@ -1,20 +1,21 @@
 """Train one network on one data set: the glue between data, engine, checkpoints and records that experiments share."""
 
-import dataclasses
 import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from tqdm import tqdm
 
 from kdjax.config import field
-from kdjax.data import pipeline
+from kdjax.data import pipeline, splits
 from kdjax.data.load import load
 from kdjax.data.source import Examples, Source
 from kdjax.evaluation.classification import classification
@@ -32,8 +33,8 @@ log = logging.getLogger("kdjax.train")
 
 
 @dataclass(frozen=True)
-class Common:
-    """The flags of every experiment that trains."""
+class Data:
+    """The flags of every experiment that reads a data set."""
 
     workdir: str = field("", "folder for everything the run leaves", identity=False)
     dataset: str = field("digits", "digits (embedded), or a prepared TFDS set such as mnist, cifar10")
@@ -42,8 +43,14 @@ class Common:
     validation_split: str = field("train[80%:]", "split that chooses; empty for none")
     test_split: str = field("test", "split that is reported")
     image_size: int = field(0, "resize images to this height and width; 0 as stored", low=0)
-    seeds: int = field(5, "runs, numbered from 0", low=1, smoke=2)
     batch_size: int = field(64, "examples per step, over all devices", low=1)
+
+
+@dataclass(frozen=True)
+class Common(Data):
+    """The flags of every experiment that trains one network at a time."""
+
+    seeds: int = field(5, "runs, numbered from 0", low=1, smoke=2)
     optimizer: str = field("adam", "Optax optimizer", choices=optimizers.OPTIMIZERS)
     schedule: str = field("constant", "learning-rate schedule", choices=optimizers.SCHEDULES)
     warmup_steps: int = field(0, "steps of linear warm-up", low=0)
@@ -54,13 +61,13 @@ class Common:
     loop: str = field("auto", "scan many steps in one call, or call each from Python", choices=("auto", "scan", "step"))
     steps_per_call: int = field(1000, "most steps in one scan; SIGTERM waits for no more", low=1)
     device_data_gb: float = field(2.0, "data up to this size lives on the device; larger is streamed", low=0.0)
-    keep: int = field(2, "newest checkpoints to keep, beside the best by validation", low=1)
-    checkpoint_every: int = field(10, "epochs between checkpoints", low=1)
+    keep: int = field(2, "newest checkpoints to keep, beside the best by validation", low=1, identity=False)
+    checkpoint_every: int = field(10, "epochs between checkpoints", low=1, identity=False)
 
 
 @dataclass(frozen=True)
 class Study:
-    """The data and devices of one experiment."""
+    """The data and devices of one experiment, and how it trains."""
 
     config: Common
     train: Examples
@@ -81,6 +88,14 @@ def open_study(config: Common, workdir: Path) -> Study:
     def get(split: str) -> Examples:
         return load(config.dataset, split, data_dir=config.data_dir, image_size=config.image_size)
 
+    chosen = {name: getattr(config, name) for name in ("train_split", "validation_split", "test_split")}
+    for a, b in combinations(filter(chosen.get, chosen), 2):
+        (base, cut), (other, other_cut) = splits.parse(chosen[a]), splits.parse(chosen[b])
+        if base == other:
+            examples = len(get(base))
+            first, second = cut(examples), other_cut(examples)
+            if max(first.start, second.start) < min(first.stop, second.stop):
+                raise BadInput(f"--{a}={chosen[a]} and --{b}={chosen[b]} share examples; accepted: disjoint splits.")
     study = Study(
         config,
         train=get(config.train_split),
@@ -89,11 +104,26 @@ def open_study(config: Common, workdir: Path) -> Study:
         mesh=parallel.data_mesh(),
         recorder=Recorder(workdir),
     )
-    # Refuses a batch that is larger than the data, or that the devices cannot share.
-    pipeline.batches(np.arange(len(study.train), dtype=np.int32), config.batch_size, study.mesh.size)
+    check_batch(study, study.train)
     sizes = {name: len(s) for name in ("train", "validation", "test") if (s := getattr(study, name)) is not None}
     log.info("%s: %s", config.dataset, ", ".join(f"{n} {name}" for name, n in sizes.items()))
     return study
+
+
+def check_batch(study: Study, source: Examples) -> None:
+    """Refuse, before training, a batch that is larger than the data or that the devices cannot share."""
+    pipeline.batches(np.arange(len(source), dtype=np.int32), study.config.batch_size, study.mesh.size)
+
+
+def optimizer_of(config: Common, *, steps: int) -> optax.GradientTransformation:
+    """The optimizer and schedule that the flags ask for, for a run of so many steps; refuses what does not fit."""
+    return optimizers.optimizer(
+        config.optimizer,
+        learning_rate=optimizers.schedule(config.schedule, total_steps=steps, warmup_steps=config.warmup_steps),
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        grad_clip=config.grad_clip,
+    )
 
 
 def chooses_scan(loop: str, params: PyTree) -> bool:
@@ -154,17 +184,10 @@ def train(
         frozen: for `TrainState.frozen`.
     """
     config, mesh = study.config, study.mesh
-    source = source or study.train
+    source = study.train if source is None else source
     places = examples_per_epoch or len(source)
     steps = -(-places // config.batch_size)
-    rate = optimizers.schedule(config.schedule, total_steps=steps * epochs, warmup_steps=config.warmup_steps)
-    tx = optimizers.optimizer(
-        config.optimizer,
-        learning_rate=rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        grad_clip=config.grad_clip,
-    )
+    tx = optimizer_of(config, steps=steps * epochs)
     state = create_state(model, tx, jax.random.key(seed), hparams=hparams)
     state = parallel.replicate(state.replace(frozen=frozen), mesh)
 
@@ -172,7 +195,7 @@ def train(
         isinstance(source, Source) and sum(a.nbytes for a in source.arrays.values()) <= config.device_data_gb * 1e9
     )
     scan = resident and chooses_scan(config.loop, state.params)
-    data = parallel.replicate({k: v for k, v in source.arrays.items()}, mesh) if resident else {}
+    data = parallel.replicate(dict(source.arrays), mesh) if resident else {}
 
     def make(axis_name: str | None) -> Run:
         step = train_step(loss_fn, tx, axis_name=axis_name)
@@ -243,34 +266,31 @@ def save_model(workdir: Path, **description: Any) -> None:
     (workdir / "model.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
-def load_teachers(study: Study, path: str, *, argument: str = "teacher") -> tuple[Model, list[PyTree], dict[str, Any]]:
-    """A network trained by `experiments.train_teacher`: the model, its variables seed by seed, and its description.
+def load_teachers(study: Study, path: str) -> tuple[Model, list[PyTree]]:
+    """A network trained by `experiments.train_teacher`: the model, and its variables seed by seed.
 
     Raises:
         BadInput: no such run, an unfinished one, or one for other classes or images than this study's.
     """
     folder = Path(path).expanduser()
-    runs = sorted((folder / "checkpoints").glob("teacher/seed-*"), key=lambda p: int(p.name.split("-")[1]))
-    if not (folder / "model.json").exists() or not runs:
-        raise BadInput(f"--{argument}={path}: accepted is the --workdir of a finished experiments.train_teacher run.")
-    description = json.loads((folder / "model.json").read_text())
-    wanted = study.shape
-    for name, mine in (("num_classes", wanted["num_classes"]), ("image_shape", list(wanted["image_shape"]))):
-        if description[name] != mine:
+    try:
+        description = json.loads((folder / "model.json").read_text())
+        scores = json.loads((folder / "results.json").read_text())["teacher"]
+        tuples = {name: tuple(description[name]) for name in ("hidden", "image_shape")}
+    except (OSError, ValueError, KeyError):
+        accepted = "accepted is the --workdir of a finished experiments.train_teacher run"
+        raise BadInput(f"--teacher={path}: model.json or results.json is missing or damaged; {accepted}.") from None
+    for name, mine in study.shape.items():
+        theirs = tuples.get(name, description[name])
+        if theirs != mine:
             raise BadInput(
-                f"--{argument}={path}: the teacher has {name} {description[name]}, the data set "
-                f"{study.config.dataset!r} has {mine}; accepted is a teacher of the same."
+                f"--teacher={path}: the teacher has {name} {theirs}, the data set {study.config.dataset!r} has {mine}; "
+                "accepted is a teacher of the same."
             )
-    tuples = {name: tuple(description[name]) for name in ("hidden", "image_shape")}
     model = create(**{**description, **tuples})
+    like = jax.eval_shape(model.init, jax.random.key(0))
     weights = []
-    for run in runs:
-        params, model_state = model.init(jax.random.key(0))
-        with Checkpointer(run) as checkpointer:
-            weights.append(checkpointer.restore_variables(params, model_state))
-    return model, weights, description
-
-
-def names_of(config: Any) -> list[str]:
-    """The fields of a Config, in order."""
-    return [f.name for f in dataclasses.fields(config)]
+    for seed in range(len(scores)):
+        with Checkpointer(folder / "checkpoints" / "teacher" / f"seed-{seed}", read_only=True) as checkpointer:
+            weights.append(checkpointer.restore_variables(*like))
+    return model, weights

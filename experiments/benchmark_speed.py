@@ -11,6 +11,7 @@ forms of kdjax's loop; the last line is the time from starting a process to the 
 with a filled compilation cache.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -22,8 +23,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from experiments import _report, _run, _train
 from kdjax.config import field
+from kdjax.data.load import load
 from kdjax.types import BadInput
 
 JOBS = ("student from labels", "student, teacher cached", "student, teacher in the step", "teacher")
@@ -31,7 +35,7 @@ WORKERS = ("kdjax", "torch eager", "torch fused")
 
 
 @dataclass(frozen=True)
-class Config(_train.Common):
+class Config(_train.Data):
     """Flags of this experiment."""
 
     workdir: str = field("runs/speed", "folder of the run", identity=False, smoke="runs/smoke/speed")
@@ -70,7 +74,7 @@ class Worker:
 
 def start_up(data: Path, config: Config, cache: Path) -> float:
     """Seconds from starting a process to the end of its first step."""
-    worker, begun = None, time.perf_counter()
+    begun = time.perf_counter()
     os.environ["KDJAX_BENCHMARK_CACHE"] = str(cache)
     worker = Worker("kdjax", config, data)
     worker("first step")
@@ -104,14 +108,13 @@ def ratio(peer: list[float], ours: list[float]) -> str:
 
 def main(config: Config, workdir: Path) -> None:
     """Measure, tabulate."""
-    import numpy as np
-
-    study = _train.open_study(config, workdir)
+    if config.peers and importlib.util.find_spec("torch") is None:
+        raise BadInput("--peers: PyTorch is not installed; run pip install -e '.[benchmarks]', or give --nopeers.")
+    train = load(config.dataset, config.train_split, data_dir=config.data_dir, image_size=config.image_size)
     names = WORKERS if config.peers else WORKERS[:1]
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.npz"
-        everything = np.arange(len(study.train))
-        np.savez(data, **study.train[everything])
+        np.savez(data, **train[np.arange(len(train))])
         starts = {"cold": start_up(data, config, Path(folder) / "xla")}
         starts["warm"] = start_up(data, config, Path(folder) / "xla")
         workers = {name: Worker(name, config, data) for name in names}

@@ -13,12 +13,16 @@ images; student distilled sees every training image with the teacher's answers, 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from experiments import _report, _run, _train
 from kdjax.config import field
-from kdjax.data.source import Examples, hide_labels, labelled
+from kdjax.data.source import hide_labels, labelled
 from kdjax.evaluation.classification import classification
 from kdjax.evaluation.fidelity import fidelity
 from kdjax.evaluation.paired import paired_difference
@@ -27,7 +31,7 @@ from kdjax.models import create as models
 from kdjax.recipes.distill import cached, distill, live
 from kdjax.recipes.supervised import supervised
 from kdjax.training.state import variables
-from kdjax.types import BadInput, Model, PyTree
+from kdjax.types import BadInput, Loss, PyTree
 
 COLUMNS = ("accuracy", "precision", "recall", "f1", "nll", "ece", "agreement", "teacher_kl", "parameters")
 
@@ -39,7 +43,9 @@ class Config(_train.Common):
     workdir: str = field(
         "runs/distill", "folder for everything the run leaves", identity=False, smoke="runs/smoke/distill"
     )
-    teacher: str = field("", "workdir of a finished train_teacher run; empty trains a teacher here, one per seed")
+    teacher: str = field(
+        "", "workdir of a finished train_teacher run (other teacher_ flags are then unused); empty trains one per seed"
+    )
     teacher_model: str = field("mlp", "teacher's network", choices=models.names())
     teacher_hidden: tuple[int, ...] = field((256, 256), "teacher's widths or channels", low=1, smoke=(16,))
     teacher_dropout: float = field(0.2, "teacher's dropout rate", low=0.0, high=0.99)
@@ -75,86 +81,78 @@ def parse_loss_args(text: str) -> dict[str, float]:
 def main(config: Config, workdir: Path) -> None:
     """Teacher, alone, distilled; for each seed."""
     study = _train.open_study(config, workdir)
-    loss = combine.resolve(config.loss, **parse_loss_args(config.loss_args))
     student = models.create(
         config.student_model, **study.shape, hidden=config.student_hidden, dropout=config.student_dropout
     )
-    weights: list[PyTree] = []
+    given: list[PyTree] = []
     if config.teacher:
-        teacher, weights, _ = _train.load_teachers(study, config.teacher)
+        teacher, given = _train.load_teachers(study, config.teacher)
     else:
-        teacher = models.create(
-            config.teacher_model, **study.shape, hidden=config.teacher_hidden, dropout=config.teacher_dropout
-        )
-        _train.save_model(
-            workdir,
-            name=config.teacher_model,
-            **study.shape,
-            hidden=config.teacher_hidden,
-            dropout=config.teacher_dropout,
-        )
-
-    # Every source is made before training starts, so that a wrong --labels is found now.
+        described: dict[str, Any] = {**study.shape, "hidden": config.teacher_hidden, "dropout": config.teacher_dropout}
+        teacher = models.create(config.teacher_model, **described)
+        _train.save_model(workdir, name=config.teacher_model, **described)
+    # All that can be refused is refused here, before anything trains: labels, loss arguments, schedules.
     transfers = [
         hide_labels(study.train, config.labels, seed) if config.labels else study.train for seed in range(config.seeds)
     ]
+    loss = checked_loss(config, study.train.num_classes)
+    steps = -(-len(study.train) // config.batch_size)
+    for epochs in (config.epochs, config.teacher_epochs):
+        _train.optimizer_of(config, steps=steps * epochs)
+
+    train = partial(_train.train, study, workdir)
     rate = {"learning_rate": config.learning_rate}
+    soft = {**rate, "temperature": config.temperature, "alpha": config.alpha}
+    teaching = {"learning_rate": config.teacher_learning_rate}
+    labels = study.test.labels()
     results: dict[str, list[dict[str, Any]]] = {"teacher": [], "student alone": [], "student distilled": []}
     for seed, transfer in enumerate(transfers):
-        if config.teacher:
-            answers = weights[seed % len(weights)]
+        run, plain = f"seed-{seed}", partial(train, model=student, seed=seed, epochs=config.epochs)
+        if given:
+            answers = given[seed % len(given)]
         else:
-            answers = train_teacher(study, workdir, teacher, config, seed)
-        alone = _train.train(
-            study, workdir, f"alone/seed-{seed}", student, supervised(student.apply), seed=seed, epochs=config.epochs,
-            hparams=rate, source=labelled(transfer), examples_per_epoch=len(transfer),
-        )  # fmt: skip
-        hparams = {**rate, "temperature": config.temperature, "alpha": config.alpha}
+            loss_fn, epochs = supervised(teacher.apply), config.teacher_epochs
+            trained = train(f"teacher/{run}", teacher, loss_fn, seed=seed, epochs=epochs, hparams=teaching)
+            answers = variables(trained)
+        alone = plain(
+            run=f"alone/{run}",
+            loss_fn=supervised(student.apply),
+            hparams=rate,
+            source=labelled(transfer),
+            examples_per_epoch=len(transfer),
+        )
         if config.teacher_outputs == "cached":
-            source: Examples = transfer.with_column("teacher_logits", _train.predict(study, teacher, answers, transfer))
-            recipe, frozen = distill(student.apply, cached(), loss), None
+            said = _train.predict(study, teacher, answers, transfer)
+            source, recipe, frozen = transfer.with_column("teacher_logits", said), cached(), None
         else:
-            source, recipe, frozen = transfer, distill(student.apply, live(teacher.apply), loss), answers
-        distilled = _train.train(
-            study,
-            workdir,
-            f"distilled/seed-{seed}",
-            student,
-            recipe,
-            seed=seed,
-            epochs=config.epochs,
-            hparams=hparams,
+            source, recipe, frozen = transfer, live(teacher.apply), answers
+        distilled = plain(
+            run=f"distilled/{run}",
+            loss_fn=distill(student.apply, recipe, loss),
+            hparams=soft,
             source=source,
             frozen=frozen,
         )
-        said = _train.predict(study, teacher, answers, study.test)
-        for role, (model, state) in {
-            "teacher": (teacher, answers),
-            "student alone": (student, variables(alone)),
-            "student distilled": (student, variables(distilled)),
-        }.items():
-            logits = _train.predict(study, model, state, study.test)
-            scores = {
-                **classification(logits, study.test.labels()),
-                "parameters": models.parameter_count(state["params"]),
-            }
-            results[role].append(scores if role == "teacher" else {**scores, **fidelity(logits, said)})
+        reference = _train.predict(study, teacher, answers, study.test)
+        results["teacher"].append({**classification(reference, labels), "parameters": size(answers)})
+        for role, state in (("student alone", alone), ("student distilled", distilled)):
+            logits = _train.predict(study, student, variables(state), study.test)
+            scores = {**classification(logits, labels), **fidelity(logits, reference)}
+            results[role].append({**scores, "parameters": size(variables(state))})
     report(config, workdir, study, results)
 
 
-def train_teacher(study: _train.Study, workdir: Path, teacher: Model, config: Config, seed: int) -> PyTree:
-    """This seed's own teacher, from all labels."""
-    state = _train.train(
-        study,
-        workdir,
-        f"teacher/seed-{seed}",
-        teacher,
-        supervised(teacher.apply),
-        seed=seed,
-        epochs=config.teacher_epochs,
-        hparams={"learning_rate": config.teacher_learning_rate},
-    )
-    return variables(state)
+def checked_loss(config: Config, classes: int) -> Loss:
+    """The loss that the flags name, called once on shapes alone, so that its arguments are checked now."""
+    loss = combine.resolve(config.loss, **parse_loss_args(config.loss_args))
+    logits, labels = jnp.zeros((2, classes)), jnp.zeros(2, jnp.int32)
+    jax.eval_shape(lambda z, v, y: loss(z, v, labels=y, temperature=config.temperature), logits, logits, labels)
+    return loss
+
+
+def size(weights: PyTree) -> int:
+    """The number of parameters."""
+    return models.parameter_count(weights["params"])
 
 
 def report(config: Config, workdir: Path, study: _train.Study, results: dict[str, list[dict[str, Any]]]) -> None:

@@ -77,6 +77,7 @@ def main(config: Config, workdir: Path) -> None:
     if config.drop >= study.train.num_classes:
         raise BadInput(f"--drop={config.drop}: accepted are classes from 0 to {study.train.num_classes - 1}.")
     without = drop_classes(study.train, (config.drop,))
+    _train.check_batch(study, without)
     teacher = create("mlp", **study.shape, hidden=config.teacher_hidden, dropout=config.teacher_dropout)
     student = create("mlp", **study.shape, hidden=config.hidden)
     _train.save_model(workdir, name="mlp", **study.shape, hidden=config.teacher_hidden, dropout=config.teacher_dropout)

@@ -6,6 +6,7 @@ so that `--helpfull` is the manual and a wrong value is refused while flags are 
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,6 +86,12 @@ def from_flags(config: Callable[..., C], flag_values: flags.FlagValues = flags.F
             value = m["smoke"]
         elif isinstance(f.default, tuple):
             value = tuple(_number(f.name, x, type(f.default[0]), m["low"], m["high"]) for x in value)
+            if not value:
+                raise BadInput(
+                    f"--{f.name}= is empty; accepted: one or more values, such as {','.join(map(str, f.default))}."
+                )
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(f"--{f.name}={value}; accepted: finite numbers.")
         values[f.name] = value
     return config(**values)
 
@@ -94,7 +101,7 @@ def _number(name: str, text: str, kind: type, low: float | int | None, high: flo
         value = kind(text)
     except ValueError:
         raise BadInput(f"--{name}: {text!r} is not a {kind.__name__}.") from None
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
+    if not math.isfinite(value) or (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = " and ".join(b for b in (f">= {low}" * (low is not None), f"<= {high}" * (high is not None)) if b)
         raise BadInput(f"--{name}: {value} is out of range; accepted are values {bounds}.")
     return value

@@ -22,8 +22,9 @@ Batch = Mapping[str, AnyArray]
 whose label is not known; `mask [B]` float32, 1 for a real example and 0 for padding; optional `index [B]` int32, the
 example's place in its data set, `domain [B]`, and `teacher_logits [B, K]`, answers computed once beforehand."""
 
-Metrics = dict[str, Array]
-"""Metric name to one number per example, `[B]`. The train step masks and reduces, once."""
+Metrics = dict[str, Array | tuple[Array, Array]]
+"""Metric name to one number per example, `[B]`, or to such numbers and weights, both `[B]`, where not every example
+counts (a label that is not known). The train step masks and reduces, once."""
 
 
 class BadInput(ValueError):

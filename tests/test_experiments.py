@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,13 +20,15 @@ from kdjax.training import optimizers
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted(f.stem for f in (ROOT / "experiments").glob("[!_]*.py"))
+# Not the user's own; shared by these tests, so that a program is compiled once.
+CACHE = str(Path(tempfile.gettempdir()) / f"kdjax-test-cache-{os.getuid()}")
 LEFT = {"config.json", "results.json", "table.md", "log.txt"}
 TRAINS = {"train_teacher", "distill", "hinton2015"}
 
 
 def start(name: str, *flags: str, **env: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", f"experiments.{name}", *flags]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **env}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "KDJAX_CACHE": CACHE, **env}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -91,6 +94,29 @@ def test_a_run_stopped_by_sigterm_ends_as_one_that_was_not(tmp_path):
     assert by_run(rows) == by_run(tmp_path / "whole" / "metrics.jsonl")
 
 
+def test_kill_9_of_an_experiment_and_the_same_command_again(tmp_path):
+    flags = ("--smoke", "--seeds=1", "--epochs=200", "--checkpoint_every=5")
+    whole = call("distill", *flags, f"--workdir={tmp_path / 'whole'}")
+    process = start("distill", *flags, f"--workdir={tmp_path / 'cut'}")
+    rows = tmp_path / "cut" / "metrics.jsonl"
+    while process.poll() is None and not (rows.exists() and '"distilled/seed-0", "epoch": 9' in rows.read_text()):
+        time.sleep(0.002)
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+    again = call("distill", *flags, f"--workdir={tmp_path / 'cut'}")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == whole.stdout
+
+
+def test_an_unfinished_teacher_is_refused(tmp_path):
+    smoke("train_teacher", tmp_path / "t", "--epochs=1")
+    (tmp_path / "t" / "results.json").unlink()
+    refused = call("distill", "--smoke", f"--workdir={tmp_path / 'd'}", f"--teacher={tmp_path / 't'}")
+    assert refused.returncode == 2
+    assert "accepted is the --workdir of a finished experiments.train_teacher run" in refused.stderr
+
+
 def test_a_trained_teacher_is_taken_and_one_for_other_classes_is_refused(tmp_path):
     smoke("train_teacher", tmp_path / "t", "--epochs=3")
     done = smoke("distill", tmp_path / "d", f"--teacher={tmp_path / 't'}")
@@ -146,6 +172,10 @@ BAD = {
     "a batch larger than the data": (["--batch_size=5000"], "batch_size=5000"),
     "too many labels": (["--labels=5000"], "keep=5000"),
     "a teacher that is not there": (["--teacher=nowhere"], "--teacher=nowhere"),
+    "an argument of the loss out of range": (["--loss=response.jensen_shannon", "--loss_args=beta=1.5"], "beta=1.5"),
+    "a number that is none": (["--alpha=nan"], "--alpha=nan"),
+    "an empty list": (["--student_hidden="], "--student_hidden= is empty"),
+    "splits that share examples": (["--train_split=train"], "share examples"),
     "a stray argument": (["stray"], "unexpected argument 'stray'"),
     "momentum for adam": (["--momentum=0.9"], "momentum=0.9"),
     "a warm-up longer than the run": (["--warmup_steps=100000"], "warmup_steps=100000"),

@@ -22,6 +22,8 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         raise BadInput(
             f"logits {logits.shape} and labels {labels.shape}: accepted are as many of both, and at least one."
         )
+    if labels.min() < 0 or labels.max() >= logits.shape[-1]:
+        raise BadInput(f"labels run from {labels.min()} to {labels.max()}: accepted are 0 to {logits.shape[-1] - 1}.")
     predicted = logits.argmax(-1)
     precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)  # pyright: ignore[reportArgumentType]
     log_q = log_softmax(logits.astype(np.float64), axis=-1)

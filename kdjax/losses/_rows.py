@@ -3,6 +3,7 @@
 from numbers import Real
 from typing import Any, TypeAlias
 
+import chex
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
@@ -33,8 +34,13 @@ def check_shapes(student: Array, *, labels: Array | None = None, where: Mask = N
         raise BadInput(f"student has shape {student.shape}: expected two axes, the first is the batch")
     for name, other in {**alike, "labels": labels, "where": where}.items():
         expected = student.shape if name in alike else student.shape[:1]
-        if other is not None and other.shape != expected:
-            raise BadInput(f"student has shape {student.shape} and {name} {other.shape}: expected {expected}")
+        if other is None:
+            continue
+        try:
+            chex.assert_shape(other, expected)
+        except AssertionError:
+            message = f"student has shape {student.shape} and {name} {other.shape}: expected {expected}"
+            raise BadInput(message) from None
 
 
 def blank(x: Array, where: Mask) -> Array:

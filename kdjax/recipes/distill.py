@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.losses import response
-from kdjax.recipes.supervised import Augment, augmented, correct
+from kdjax.recipes.supervised import Augment, augmented, correct, known
 from kdjax.types import ApplyFn, Batch, Loss, LossFn, Metrics, Outputs, PyTree, TrainState
 
 Teacher = Callable[[PyTree, Batch], Outputs]
@@ -62,7 +62,7 @@ def distill(student: ApplyFn, teacher: Teacher, loss: Loss, *, augment: Augment 
         alpha = state.hparams["alpha"]
         metrics = {
             "distillation": soft,
-            "cross_entropy": hard,
+            "cross_entropy": (hard, known(label)),
             "agreement": correct(logits, target.argmax(-1)),
         }
         return alpha * soft + (1 - alpha) * hard, (model_state, metrics)

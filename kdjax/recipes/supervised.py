@@ -31,7 +31,7 @@ def supervised(apply: ApplyFn, *, label_smoothing: float = 0.0, augment: Augment
         outputs, model_state = apply(variables, jnp.asarray(batch["image"]), train=True, key=key)
         labels = jnp.asarray(batch["label"])
         losses = response.cross_entropy(outputs.logits, labels, label_smoothing=label_smoothing)
-        return losses, (model_state, {"accuracy": correct(outputs.logits, labels)})
+        return losses, (model_state, {"accuracy": (correct(outputs.logits, labels), known(labels))})
 
     return loss_fn
 
@@ -42,6 +42,11 @@ def augmented(batch: Batch, key: Array, augment: Augment | None) -> tuple[Batch,
         return batch, key
     model_key, augment_key = jax.random.split(key)
     return {**batch, "image": augment(augment_key, jnp.asarray(batch["image"]))}, model_key
+
+
+def known(label: Array) -> Array:
+    """1 where the label is known, `[B]`."""
+    return (label >= 0).astype(jnp.float32)
 
 
 def correct(logits: Array, label: Array) -> Array:

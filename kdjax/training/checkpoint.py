@@ -22,6 +22,8 @@ from kdjax.types import BadInput, PyTree, TrainState
 
 log = logging.getLogger(__name__)
 
+Items = dict[str, PyTree]
+
 
 class Checkpointer:
     """The checkpoints of one run, in one directory, numbered by step.
@@ -30,45 +32,54 @@ class Checkpointer:
         directory: created if missing.
         keep: how many of the newest to keep.
         best: the metric whose highest value marks one more checkpoint to keep; "" keeps only the newest.
+        read_only: change nothing, as for a teacher that somebody else may be writing.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2, best: str = "") -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], *, keep: int = 2, best: str = "", read_only: bool = False
+    ) -> None:
         if keep < 1:
             raise BadInput(f"keep={keep}: accepted are whole numbers from 1.")
         self.directory = Path(directory).absolute()
         self.best = best
+        self.read_only = read_only
+        if best and not read_only:
+            self._set_aside_unreadable_metrics()
         kept: list[Any] = [policies.LatestN(keep)]
         if best:
-            kept.append(policies.BestN(get_metric_fn=lambda metrics: metrics[best], n=1))
+            by_metric = policies.BestN(
+                get_metric_fn=lambda metrics: metrics[best], n=1, keep_checkpoints_without_metrics=False
+            )
+            kept.append(by_metric)
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 best_fn=(lambda metrics: metrics[best]) if best else None,
                 # A kill during a save leaves a temporary folder; without this it would stay forever.
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
             item_names=("model", "training", "meta"),
         )
 
     def save(
-        self,
-        state: TrainState,
-        *,
-        metrics: Mapping[str, float] | None = None,
-        meta: Mapping[str, Any] | None = None,
+        self, state: TrainState, *, metrics: Mapping[str, float] | None = None, meta: Mapping[str, Any] | None = None
     ) -> None:
         """Start saving; returns once the arrays are copied. The checkpoint appears whole or not at all."""
         step = int(state.step)
         if step in self._manager.all_steps():
             return
         items = _items(state)
-        digests = {name: _digest(tree) for name, tree in items.items()}
+        written = {
+            "sha256": {name: _digest(tree) for name, tree in items.items()},
+            "structure": {name: _structure(tree) for name, tree in items.items()},
+        }
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
-                meta=ocp.args.JsonSave({"sha256": digests, **(meta or {})}),
+                meta=ocp.args.JsonSave({**written, **(meta or {})}),
             ),
             metrics={self.best: metrics[self.best]} if self.best and metrics and self.best in metrics else None,
         )
@@ -82,6 +93,9 @@ class Checkpointer:
         Args:
             like: a state of the same structure; its `frozen` is kept.
             best: take the best checkpoint by validation first.
+
+        Raises:
+            BadInput: a checkpoint is whole but of another structure, or all are damaged.
         """
         found = self._newest_whole(_items(like), best)
         if found is None:
@@ -99,7 +113,7 @@ class Checkpointer:
             best: take the best checkpoint by validation first.
 
         Raises:
-            BadInput: there is no whole checkpoint.
+            BadInput: there is no whole checkpoint, or it is of another structure.
         """
         found = self._newest_whole({"model": {"params": params, "model_state": model_state}}, best)
         if found is None:
@@ -107,27 +121,42 @@ class Checkpointer:
         model = found[0]["model"]
         return {"params": model["params"], **model["model_state"]}
 
-    def _newest_whole(self, like: dict[str, PyTree], best: bool) -> tuple[dict[str, PyTree], dict[str, Any]] | None:
+    def _newest_whole(self, like: Items, best: bool) -> tuple[Items, dict[str, Any]] | None:
         steps = sorted(self._manager.all_steps(), reverse=True)
         if best and (top := self._manager.best_step()) is not None:
             steps = [top, *(s for s in steps if s != top)]
         for step in steps:
             try:
                 return self._read(step, like)
+            except (BadInput, MemoryError):
+                raise
             except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
                 log.warning("checkpoint %s/%d is damaged and set aside (%s)", self.directory, step, _short(error))
-                self._set_aside(step)
+                if not self.read_only:
+                    self._set_aside(step)
+        if steps:  # to start again from nothing is the user's decision
+            raise BadInput(
+                f"checkpoint={str(self.directory)!r}: all of {steps} are damaged; accepted: a whole one, or none."
+            )
         return None
 
-    def _read(self, step: int, like: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[str, Any]]:
+    def _read(self, step: int, like: Items) -> tuple[Items, dict[str, Any]]:
+        read = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        meta = dict(read["meta"])
+        digests, structures = meta.pop("sha256"), meta.pop("structure")
+        for name, tree in like.items():
+            if structures[name] != (wanted := _structure(tree)):
+                differ = sorted(set(structures[name].items()) ^ set(wanted.items()))
+                raise BadInput(
+                    f"checkpoint={str(self.directory / str(step))!r}: {name} was saved with another structure "
+                    f"({len(differ)} differences, the first at {differ[0]}); accepted: the same model and optimizer."
+                )
         targets = {
             name: ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
             for name, tree in like.items()
         }
-        read = self._manager.restore(step, args=ocp.args.Composite(**targets, meta=ocp.args.JsonRestore()))
-        meta = dict(read["meta"])
-        digests = meta.pop("sha256")
-        items = {name: read[name] for name in like}
+        arrays = self._manager.restore(step, args=ocp.args.Composite(**targets))
+        items = {name: arrays[name] for name in like}
         for name, tree in items.items():
             if digests[name] != _digest(tree):
                 raise ValueError(f"item {name} does not have the SHA-256 it was saved with")
@@ -135,10 +164,20 @@ class Checkpointer:
 
     def _set_aside(self, step: int) -> None:
         # A damaged folder must go, or the same step could never be saved again.
-        source, target = self.directory / str(step), self.directory / f"damaged-{step}"
-        shutil.rmtree(target, ignore_errors=True)
-        source.rename(target)
+        _rename_damaged(self.directory / str(step))
         self._manager.reload()
+
+    def _set_aside_unreadable_metrics(self) -> None:
+        # Orbax reads all metrics to know the best, and stops at the first that it cannot read.
+        for file in self.directory.glob("*/metrics/metrics"):
+            step = file.parents[1]
+            try:
+                good = step.name.isdigit() is False or self.best in json.loads(file.read_text())
+            except (ValueError, OSError):
+                good = False
+            if not good:
+                log.warning("checkpoint %s is damaged and set aside (its metrics cannot be read)", step)
+                _rename_damaged(step)
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, oldest first."""
@@ -162,7 +201,7 @@ class Checkpointer:
         self._manager.close()
 
 
-def _items(state: TrainState) -> dict[str, PyTree]:
+def _items(state: TrainState) -> Items:
     # Two items, so that a teacher's variables can be read without knowing what trained them.
     training = {"step": state.step, "opt_state": state.opt_state, "hparams": state.hparams}
     return {
@@ -171,14 +210,24 @@ def _items(state: TrainState) -> dict[str, PyTree]:
     }
 
 
+def _structure(tree: PyTree) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
 def _digest(tree: PyTree) -> str:
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if getattr(leaf, "is_fully_addressable", True):
-            array = np.ascontiguousarray(leaf)
-            digest.update(f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode())
-            digest.update(array.tobytes())
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
+
+
+def _rename_damaged(step: Path) -> None:
+    target = step.with_name(f"damaged-{step.name}")
+    shutil.rmtree(target, ignore_errors=True)
+    step.rename(target)
 
 
 def _short(error: Exception) -> str:

@@ -111,7 +111,7 @@ def fit(
             # The row first: a kill between the two then leaves a row too many, which the resumed run replaces.
             if on_epoch:
                 on_epoch(epoch + 1, row)
-            if checkpointer and (last or (epoch + 1) % checkpoint_every == 0):
+            if checkpointer and (last or stop.is_set() or (epoch + 1) % checkpoint_every == 0):
                 _check_finite(state, checkpointer, name)
                 checkpointer.save(state, metrics=row, meta={"sums": total})
             if stop.is_set():
@@ -153,7 +153,7 @@ def _stop(state: TrainState, checkpointer: Checkpointer | None, total: Mapping[s
     where = "no checkpointer: nothing is saved"
     if checkpointer:
         _check_finite(state, checkpointer, name)
-        checkpointer.save(state, metrics={}, meta={"sums": dict(total)})
+        checkpointer.save(state, meta={"sums": dict(total)})
         checkpointer.wait()
         where = f"saved at step {int(state.step)}; the same command goes on from there"
     message = f"{name}: SIGTERM; {where}"

@@ -16,11 +16,17 @@ Sums = dict[str, tuple[Array, Array]]
 def reduce(per_example: Metrics, mask: AnyArray, *, axis_name: str | None = None) -> Sums:
     """Sum each metric over the real examples of a batch, and over devices when `axis_name` is given.
 
+    A metric with weights counts its weights, so that its mean is over the examples that it speaks of.
+
     >>> sums = reduce({"loss": jnp.array([1.0, 3.0, 100.0])}, jnp.array([1.0, 1.0, 0.0]))
     >>> float(sums["loss"][0]), float(sums["loss"][1])
     (4.0, 2.0)
     """
-    sums = {name: (jnp.sum(jnp.where(mask > 0, x, 0)), jnp.sum(mask)) for name, x in per_example.items()}
+    sums: Sums = {}
+    for name, metric in per_example.items():
+        values, weights = metric if isinstance(metric, tuple) else (metric, jnp.ones_like(metric))
+        kept = jnp.where(mask > 0, weights, 0)
+        sums[name] = (jnp.sum(jnp.where(kept > 0, values * kept, 0)), jnp.sum(kept))
     return jax.lax.psum(sums, axis_name) if axis_name else sums
 
 

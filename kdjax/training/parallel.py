@@ -4,8 +4,8 @@ Both take and return the same values, and agree on the same global batch. Where 
 
 - dropout and augmentation: jit draws one mask for the global batch (the same on any number of devices); pmap folds the
   device's number into the key, so its masks depend on how many devices there are;
-- BatchNorm: under jit its statistics are those of the global batch; under pmap each device normalises with its own
-  part unless the module is given `axis_name="data"`, and the running averages are averaged over devices;
+- BatchNorm, which counts padded rows too: under jit its statistics are those of the global batch; under pmap each
+  device normalises with its own part unless the module is given `axis_name="data"`, and running averages are averaged;
 - losses that couple examples (DIST's intra-class term) see the global batch under jit and the device's part under pmap.
 
 JAX keeps pmap in maintenance, built on jit and shard_map; it is here for those who ask for it, and can be deleted

@@ -31,6 +31,7 @@ class Recorder:
             file.write(json.dumps({"run": run, "epoch": epoch, **metrics}) + "\n")
         for name, value in metrics.items():
             self._events[run].add_scalar(name, value, epoch)
+        self._events[run].flush()
 
     def end(self, run: str) -> None:
         """Close a run's events."""

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array
 
 from kdjax.training.metrics import Sums, reduce
-from kdjax.types import AnyArray, ApplyFn, Batch, LossFn, PyTree, TrainState
+from kdjax.types import AnyArray, ApplyFn, Batch, LossFn, Metrics, PyTree, TrainState
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 Rows = Mapping[str, AnyArray]
@@ -34,9 +34,10 @@ def train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, axis_name: 
         everywhere = (lambda x: jax.lax.psum(x, axis_name)) if axis_name else (lambda x: x)
         count = jnp.maximum(everywhere(jnp.sum(mask)), 1)
 
-        def mean_loss(params: PyTree) -> tuple[Array, tuple[PyTree, dict[str, Array]]]:
+        def mean_loss(params: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
             losses, (model_state, metrics) = loss_fn(params, state, batch, key)
-            # `where` and not a product: a padded row may hold anything, NaN times zero included.
+            # `where` and not a product. Padding must still be finite, as the pipeline's is (it repeats an example):
+            # the gradient of what is left out is zero times what stood there.
             return jnp.sum(jnp.where(mask > 0, losses, 0)) / count, (model_state, {"loss": losses, **metrics})
 
         (_, (model_state, per_example)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
@@ -62,9 +63,12 @@ def train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, axis_name: 
 def assemble(data: Mapping[str, AnyArray], rows: Rows) -> Batch:
     """Make the batch that `rows` stands for; bytes become float32 in [0, 1] here, on the device."""
     batch = {name: column[rows["index"]] for name, column in data.items()} | dict(rows)
-    if batch["image"].dtype == jnp.uint8:
-        batch["image"] = batch["image"].astype(jnp.float32) * jnp.float32(1 / 255)
-    return batch
+    return {**batch, "image": unit_interval(jnp.asarray(batch["image"]))}
+
+
+def unit_interval(image: Array) -> Array:
+    """Bytes as float32 in [0, 1], on the device; floats as they are."""
+    return image.astype(jnp.float32) * jnp.float32(1 / 255) if image.dtype == jnp.uint8 else image
 
 
 def one_step(step: Step) -> Run:
@@ -85,8 +89,6 @@ def eval_step(apply: ApplyFn) -> Callable[[PyTree, Array], Array]:
     """Build `(variables, image) -> logits [B, K]`, in evaluation mode; uint8 images are taken as bytes of [0, 1]."""
 
     def step(variables: PyTree, image: AnyArray) -> Array:
-        pixels = jnp.asarray(image)
-        pixels = pixels.astype(jnp.float32) * jnp.float32(1 / 255) if pixels.dtype == jnp.uint8 else pixels
-        return apply(variables, pixels, train=False, key=None)[0].logits
+        return apply(variables, unit_interval(jnp.asarray(image)), train=False, key=None)[0].logits
 
     return step

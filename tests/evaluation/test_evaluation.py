@@ -78,3 +78,9 @@ def test_too_few_or_unequal_runs_are_refused(lengths):
 def test_no_examples_are_refused():
     with pytest.raises(BadInput, match="at least one"):
         classification(np.zeros((0, 3)), np.zeros(0, int))
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_that_are_no_class_are_refused(label):
+    with pytest.raises(BadInput, match=f"labels run from .*{label}"):
+        classification(np.zeros((2, 3)), np.array([0, label]))

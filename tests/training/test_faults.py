@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,13 +11,16 @@ import time
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from kdjax.training import parallel
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.loop import Diverged, Interrupted
 from kdjax.training.record import Recorder
+from kdjax.training.state import create_state
 from kdjax.training.step import many_steps, train_step
+from kdjax.types import BadInput
 from tests.training.conftest import Task, same
 
 SCRIPT = textwrap.dedent(
@@ -70,24 +74,31 @@ def test_resuming_at_every_kind_of_place_is_bit_for_bit(task, finished, tmp_path
         assert same(whole.opt_state, finished.opt_state)
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.7, 1.1, 1.6])
-def test_kill_9_at_random_moments_then_resume(task, finished, tmp_path, delay):
-    # The delays fall before, between and during the four saves; each kill leaves what it leaves.
-    process = start(tmp_path)
-    time.sleep(delay)
+def kill_9(directory, moment) -> bool:
+    """Start a run and kill it at a moment; whether it was still running then."""
+    process = start(directory)
+    moment(process)
+    running = process.poll() is None
     process.kill()
     process.communicate()
+    return running
+
+
+def test_kill_9_again_and_again_at_random_moments(task, finished, tmp_path):
+    rng, cut = np.random.default_rng(0), 0
+    for _ in range(4):  # each run goes on from what the one before left
+        cut += kill_9(tmp_path, lambda process: time.sleep(rng.uniform(0.0, 1.5)))
+    assert cut >= 2, "the runs ended before they were killed"
     assert same(task.fit(tmp_path).params, finished.params)
 
 
 def test_kill_9_in_the_middle_of_a_save(task, finished, tmp_path):
-    process = start(tmp_path)
-    deadline = time.monotonic() + 60
     # Orbax writes a step under a temporary name and renames it: kill while the temporary name is there.
-    while not list(tmp_path.glob("*orbax-checkpoint-tmp*")) and time.monotonic() < deadline:
-        time.sleep(0.0005)
-    process.kill()
-    process.communicate()
+    def wait_for_a_save(process):
+        while process.poll() is None and not list(tmp_path.glob("*orbax-checkpoint-tmp*")):
+            time.sleep(0.0002)
+
+    assert kill_9(tmp_path, wait_for_a_save)
     assert same(task.fit(tmp_path).params, finished.params)
     assert not list(tmp_path.glob("*tmp*"))
 
@@ -152,6 +163,61 @@ def test_a_damaged_newest_checkpoint_falls_back_with_a_warning(task, finished, t
     assert "54 is damaged and set aside" in caplog.text
     assert same(task.fit(tmp_path).params, finished.params)
     assert (tmp_path / "damaged-54").is_dir()
+
+
+def test_whichever_file_is_truncated_the_state_is_a_whole_one(task, tmp_path):
+    def scored(folder):
+        return Checkpointer(folder, keep=3, best="score")
+
+    with scored(tmp_path / "good") as checkpointer:
+        for step in (1, 2):
+            checkpointer.save(task.state().replace(step=jax.numpy.int32(step)), metrics={"score": step / 10}, meta={})
+    files = [f.relative_to(tmp_path / "good") for f in (tmp_path / "good" / "2").rglob("*") if f.is_file()]
+    assert len(files) > 10
+    steps = set()
+    for i, file in enumerate(files):
+        shutil.copytree(tmp_path / "good", tmp_path / str(i))
+        truncate(tmp_path / str(i) / file)
+        with scored(tmp_path / str(i)) as checkpointer:
+            found = checkpointer.restore(task.state())
+        assert found is not None, file
+        assert same(found[0].params, task.state().params), file
+        steps.add(int(found[0].step))
+    assert steps == {1, 2}  # some files are only notes, and their loss costs nothing
+
+
+def test_another_structure_is_refused_and_nothing_is_set_aside(task, tmp_path):
+    task.fit(tmp_path, epochs=1)
+    other = create_state(task.model, optax.sgd(1.0), jax.random.key(0), hparams={"learning_rate": 0.1})
+    with Checkpointer(tmp_path) as checkpointer:
+        with pytest.raises(BadInput, match="training was saved with another structure"):
+            checkpointer.restore(other)
+        assert checkpointer.steps() == [18]
+
+
+def test_if_all_are_damaged_the_run_does_not_silently_start_again(task, tmp_path):
+    task.fit(tmp_path, epochs=1)
+    truncate(largest(tmp_path / "18" / "model"))
+    with pytest.raises(BadInput, match=r"all of \[18\] are damaged"):
+        task.fit(tmp_path)
+
+
+def test_a_read_only_checkpointer_changes_nothing(task, tmp_path):
+    task.fit(tmp_path, epochs=2)
+    truncate(largest(tmp_path / "36" / "model"))
+    before = sorted(tmp_path.rglob("*"))
+    state = task.state()
+    with Checkpointer(tmp_path, read_only=True) as checkpointer:
+        assert checkpointer.restore_variables(state.params, state.model_state)["params"].keys() == state.params.keys()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_checkpoints_without_a_metric_do_not_pile_up(task, tmp_path):
+    with Checkpointer(tmp_path, keep=1, best="score") as checkpointer:
+        for step, metrics in enumerate([{"score": 0.5}, None, None, {"score": 0.1}], start=1):
+            checkpointer.save(task.state().replace(step=jax.numpy.int32(step)), metrics=metrics)
+        checkpointer.wait()
+        assert checkpointer.steps() == [1, 4]
 
 
 def test_only_the_newest_and_the_best_are_kept(task, tmp_path):
