@@ -108,7 +108,8 @@ def draw(cells: Sequence[Mapping[str, Any]], path: Path, *, dataset: str) -> Non
         # A symmetric root scale: gains of tens of points with few labels must not hide losses of one point.
         shade = np.sign(gain) * np.sqrt(abs(gain) / top)
         image = ax.imshow([[shade]], extent=(x - 0.5, x + 0.5, y - 0.5, y + 0.5), cmap="RdBu", vmin=-1, vmax=1)
-        ax.text(x, y, f"{gain:+.1f}{'' if sign(c) != '0' else '°'}", ha="center", va="center", fontsize=7)
+        colour = "white" if abs(shade) > 0.75 else "black"
+        ax.text(x, y, f"{gain:+.1f}{'' if sign(c) != '0' else '°'}", ha="center", va="center", fontsize=7, color=colour)
         if all(c[k] == v for k, v in NOTEBOOK.items()):
             ax.add_patch(plt.Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, linewidth=2))
     for i, row in enumerate(axes):
