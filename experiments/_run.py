@@ -81,4 +81,5 @@ def _log_to(file: Path) -> None:
         handler.setFormatter(line)
         logger.addHandler(handler)
     flags.FLAGS.stderrthreshold = "error"  # Orbax logs through absl, a dozen lines a checkpoint
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    for noisy in ("absl", "jax"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
