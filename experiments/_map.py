@@ -114,6 +114,7 @@ def draw(cells: Sequence[Mapping[str, Any]], path: Path, *, dataset: str) -> Non
             ax.add_patch(plt.Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, linewidth=2))
     for i, row in enumerate(axes):
         for j, ax in enumerate(row):
+            ax.set_facecolor("0.8")
             ax.set(xlim=(-0.5, len(labels) - 0.5), ylim=(-0.5, len(widths) - 0.5), aspect="auto")
             ax.set_xticks(range(len(labels)), [f"{n:,}" if n else "all" for n in labels], fontsize=7)
             ax.set_yticks(range(len(widths)), [str(w) for w in widths], fontsize=7)
@@ -121,7 +122,8 @@ def draw(cells: Sequence[Mapping[str, Any]], path: Path, *, dataset: str) -> Non
     fig.supxlabel("labelled images of the student alone", fontsize=8)
     fig.supylabel("hidden units", fontsize=8)
     fig.suptitle(
-        f"{dataset}: points gained by distillation (° = 95% interval includes zero; frame = the notebook)", fontsize=9
+        f"{dataset}: points gained by distillation (° = interval includes zero; frame = the notebook; grey = not run)",
+        fontsize=9,
     )
     if image is not None:
         bar = fig.colorbar(image, ax=axes, shrink=0.7, ticks=[-1, -0.5, 0, 0.5, 1])

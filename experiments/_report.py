@@ -15,6 +15,12 @@ PERCENT = ("accuracy", "precision", "recall", "f1", "ece", "agreement")
 HEADS = {"f1": "F1", "nll": "NLL", "ece": "ECE", "teacher_kl": "KL to teacher"}
 
 
+def colour(role: str) -> str:
+    """The same colour for a role in every figure: teachers, students alone, distilled ones, and the rest."""
+    known = [i for i, word in enumerate(("teacher", "alone", "no-", "jittered", "distilled")) if word in role]
+    return f"C{known[-1] if known else 7}"
+
+
 def spread(values: Sequence[float], *, scale: float = 1.0, digits: int = 2) -> str:
     """`mean ± sd` over seeds, sd with n - 1; a lone value stands alone.
 
@@ -73,8 +79,10 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None
             x = sorted(by_epoch)
             mean = np.array([np.mean(by_epoch[e]) for e in x])
             sd = np.array([np.std(by_epoch[e], ddof=1) if len(by_epoch[e]) > 1 else 0 for e in x])
-            (line,) = ax.plot(x, mean, label=role, marker="." if len(x) < 8 else None)
-            ax.fill_between(x, mean - sd, mean + sd, color=line.get_color(), alpha=0.2, linewidth=0)
+            ax.plot(x, mean, label=role, color=colour(role), marker="." if len(x) < 8 else None)
+            ax.fill_between(x, mean - sd, mean + sd, color=colour(role), alpha=0.2, linewidth=0)
+        if metric == "train_loss":  # different losses have different units
+            ax.set_yscale("log")
         ax.set(xlabel="epoch", ylabel=metric.replace("_", " "))
         ax.grid(alpha=0.3)
     axes[0][-1].legend(frameon=False)
@@ -89,7 +97,7 @@ def comparison(scores: Mapping[str, Sequence[float]], path: Path, *, title: str)
     values = [np.asarray(v) * 100 for v in scores.values()]
     for i, v in enumerate(values):
         ax.errorbar(i + 0.18, v.mean(), yerr=v.std(ddof=1) if len(v) > 1 else 0, fmt="s", capsize=4, color="black")
-        ax.plot([i] * len(v), v, "o", alpha=0.7)
+        ax.plot([i] * len(v), v, "o", alpha=0.7, color=colour(list(scores)[i]))
     if len({len(v) for v in values[1:]}) == 1:
         for points in zip(*values[1:], strict=True):
             ax.plot(range(1, len(values)), points, color="grey", alpha=0.4, linewidth=0.8)

@@ -38,7 +38,9 @@ class Data:
 
     workdir: str = field("", "folder for everything the run leaves", identity=False)
     dataset: str = field("digits", "digits (embedded), or a prepared TFDS set such as mnist, cifar10")
-    data_dir: str = field("", "where TFDS sets are prepared (default $TFDS_DATA_DIR)", identity=False)
+    data_dir: str = field(
+        "", "where TFDS sets are prepared (default $TFDS_DATA_DIR, or ~/tensorflow_datasets)", identity=False
+    )
     train_split: str = field("train[:80%]", "split to train on")
     validation_split: str = field("train[80%:]", "split that chooses; empty for none")
     test_split: str = field("test", "split that is reported")
@@ -88,14 +90,10 @@ def open_study(config: Common, workdir: Path) -> Study:
     def get(split: str) -> Examples:
         return load(config.dataset, split, data_dir=config.data_dir, image_size=config.image_size)
 
-    chosen = {name: getattr(config, name) for name in ("train_split", "validation_split", "test_split")}
-    for a, b in combinations(filter(chosen.get, chosen), 2):
-        (base, cut), (other, other_cut) = splits.parse(chosen[a]), splits.parse(chosen[b])
-        if base == other:
-            examples = len(get(base))
-            first, second = cut(examples), other_cut(examples)
-            if max(first.start, second.start) < min(first.stop, second.stop):
-                raise BadInput(f"--{a}={chosen[a]} and --{b}={chosen[b]} share examples; accepted: disjoint splits.")
+    for a, b in combinations(("train_split", "validation_split", "test_split"), 2):
+        first, second = getattr(config, a), getattr(config, b)
+        if overlap(config, first, second):
+            raise BadInput(f"--{a}={first} and --{b}={second} share examples; accepted: disjoint splits.")
     study = Study(
         config,
         train=get(config.train_split),
@@ -108,6 +106,16 @@ def open_study(config: Common, workdir: Path) -> Study:
     sizes = {name: len(s) for name in ("train", "validation", "test") if (s := getattr(study, name)) is not None}
     log.info("%s: %s", config.dataset, ", ".join(f"{n} {name}" for name, n in sizes.items()))
     return study
+
+
+def overlap(config: Common, first: str, second: str) -> bool:
+    """Whether two splits of the data set share examples."""
+    (base, cut), (other, other_cut) = splits.parse(first), splits.parse(second)
+    if not base or base != other:
+        return False
+    examples = len(load(config.dataset, base, data_dir=config.data_dir, image_size=config.image_size))
+    a, b = cut(examples), other_cut(examples)
+    return max(a.start, b.start) < min(a.stop, b.stop)
 
 
 def check_batch(study: Study, source: Examples) -> None:
@@ -270,16 +278,20 @@ def load_teachers(study: Study, path: str) -> tuple[Model, list[PyTree]]:
     """A network trained by `experiments.train_teacher`: the model, and its variables seed by seed.
 
     Raises:
-        BadInput: no such run, an unfinished one, or one for other classes or images than this study's.
+        BadInput: no such run, an unfinished one, one for other classes or images than this study's, or one that learned
+            from this study's test images.
     """
     folder = Path(path).expanduser()
     try:
         description = json.loads((folder / "model.json").read_text())
+        learned = json.loads((folder / "config.json").read_text())
         scores = json.loads((folder / "results.json").read_text())["teacher"]
         tuples = {name: tuple(description[name]) for name in ("hidden", "image_shape")}
     except (OSError, ValueError, KeyError):
         accepted = "accepted is the --workdir of a finished experiments.train_teacher run"
-        raise BadInput(f"--teacher={path}: model.json or results.json is missing or damaged; {accepted}.") from None
+        raise BadInput(
+            f"--teacher={path}: model.json, config.json or results.json is missing or damaged; {accepted}."
+        ) from None
     for name, mine in study.shape.items():
         theirs = tuples.get(name, description[name])
         if theirs != mine:
@@ -287,6 +299,12 @@ def load_teachers(study: Study, path: str) -> tuple[Model, list[PyTree]]:
                 f"--teacher={path}: the teacher has {name} {theirs}, the data set {study.config.dataset!r} has {mine}; "
                 "accepted is a teacher of the same."
             )
+    test = study.config.test_split
+    if learned["dataset"] == study.config.dataset and overlap(study.config, learned["train_split"], test):
+        raise BadInput(
+            f"--teacher={path}: it learned from {learned['train_split']}, which shares examples with "
+            f"--test_split={test}; accepted is a teacher that has not seen them."
+        )
     model = create(**{**description, **tuples})
     like = jax.eval_shape(model.init, jax.random.key(0))
     weights = []

@@ -164,6 +164,11 @@ def report(config: Config, workdir: Path, study: _train.Study, results: dict[str
         difference = paired_difference(accuracy["student distilled"], accuracy["student alone"])
         found["distilled minus alone"] = difference
         text += "\n\n" + _report.gain("distilled minus alone", difference)
+    if (
+        config.teacher
+        and (teachers := len(list(Path(config.teacher).glob("checkpoints/teacher/seed-*")))) < config.seeds
+    ):
+        text += f"\n{teachers} teachers served {config.seeds} seeds in turn: the spread is that of the students."
     title = f"{config.dataset}, {config.labels or 'all'} labels, T={config.temperature:g}, alpha={config.alpha:g}"
     _report.curves(study.recorder.rows(), workdir / "curves.png", title=title)
     _report.comparison(accuracy, workdir / "comparison.png", title=title)

@@ -100,7 +100,7 @@ def _number(name: str, text: str, kind: type, low: float | int | None, high: flo
     try:
         value = kind(text)
     except ValueError:
-        raise BadInput(f"--{name}: {text!r} is not a {kind.__name__}.") from None
+        raise BadInput(f"--{name}: {text!r} is not of type {kind.__name__}.") from None
     if not math.isfinite(value) or (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = " and ".join(b for b in (f">= {low}" * (low is not None), f"<= {high}" * (high is not None)) if b)
         raise BadInput(f"--{name}: {value} is out of range; accepted are values {bounds}.")
@@ -121,6 +121,8 @@ def claim(config: Any, workdir: str | os.PathLike[str]) -> tuple[Path, bool]:
     Raises:
         BadInput: the folder cannot be written, or holds another config; the message shows each difference.
     """
+    if not str(workdir):
+        raise BadInput("--workdir= is empty; accepted: a folder, such as runs/mine.")
     path = Path(workdir).expanduser()
     file = path / "config.json"
     try:

@@ -58,7 +58,7 @@ def test_a_wrong_flag_is_named(argument, message):
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("20,x", "--widths: 'x' is not a int"), ("20,0", "--widths: 0 is out of range; accepted are values >= 1")],
+    [("20,x", "--widths: 'x' is not of type int"), ("20,0", "--widths: 0 is out of range; accepted are values >= 1")],
 )
 def test_a_wrong_member_of_a_list_is_named(value, message):
     with pytest.raises(BadInput, match=message):
@@ -93,6 +93,11 @@ def test_claim_on_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(BadInput, match=r"--workdir=.*file/run.*cannot be written"):
         configs.claim(Config(), tmp_path / "file" / "run")
+
+
+def test_an_empty_workdir_is_not_the_current_folder():
+    with pytest.raises(BadInput, match="--workdir= is empty"):
+        configs.claim(Config(), "")
 
 
 def test_claim_on_a_broken_config(tmp_path):

@@ -109,6 +109,15 @@ def test_kill_9_of_an_experiment_and_the_same_command_again(tmp_path):
     assert again.stdout == whole.stdout
 
 
+def test_a_teacher_that_saw_the_test_images_is_refused(tmp_path):
+    smoke(
+        "train_teacher", tmp_path / "t", "--epochs=1", "--train_split=test", "--validation_split=", "--test_split=train"
+    )
+    refused = call("distill", "--smoke", f"--workdir={tmp_path / 'd'}", f"--teacher={tmp_path / 't'}")
+    assert refused.returncode == 2
+    assert "it learned from test, which shares examples with --test_split=test" in refused.stderr
+
+
 def test_an_unfinished_teacher_is_refused(tmp_path):
     smoke("train_teacher", tmp_path / "t", "--epochs=1")
     (tmp_path / "t" / "results.json").unlink()
