@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kdjax.training.step import Rows, Run, Step, Sums
+from kdjax.training.step import Rows, Run, Sums
 from kdjax.types import AnyArray, BadInput, PyTree, TrainState
 
 AXIS = "data"
@@ -101,6 +101,3 @@ def wrap(parallel: str, make: Callable[[str | None], Run], mesh: Mesh, *, batch_
     if parallel == "pmap":
         return pmap_step(make(AXIS), list(mesh.devices.flat), batch_axis=batch_axis)
     raise BadInput(f"parallel={parallel!r}: accepted are jit and pmap.")
-
-
-__all__ = ["AXIS", "Step", "data_mesh", "jit_step", "pmap_step", "replicate", "shard", "wrap"]
