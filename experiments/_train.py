@@ -1,6 +1,5 @@
 """Train one network on one data set: the glue between data, engine, checkpoints and records that experiments share."""
 
-import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from kdjax.data import pipeline, splits
 from kdjax.data.load import load
 from kdjax.data.source import Examples, Source
 from kdjax.evaluation.classification import classification
-from kdjax.models.create import create, parameter_count
+from kdjax.models.create import parameter_count
 from kdjax.training import optimizers, parallel
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.loop import fit
@@ -267,48 +266,3 @@ def train(
     study.recorder.end(run)
     log.info("%s: %d parameters, %d epochs of %d steps", run, parameter_count(state.params), epochs, steps)
     return state
-
-
-def save_model(workdir: Path, **description: Any) -> None:
-    """Write model.json: what `create` needs to build the network whose checkpoints lie in this folder."""
-    (workdir / "model.json").write_text(json.dumps(description, indent=2) + "\n")
-
-
-def load_teachers(study: Study, path: str) -> tuple[Model, list[PyTree]]:
-    """A network trained by `experiments.train_teacher`: the model, and its variables seed by seed.
-
-    Raises:
-        BadInput: no such run, an unfinished one, one for other classes or images than this study's, or one that learned
-            from this study's test images.
-    """
-    folder = Path(path).expanduser()
-    try:
-        description = json.loads((folder / "model.json").read_text())
-        learned = json.loads((folder / "config.json").read_text())
-        scores = json.loads((folder / "results.json").read_text())["teacher"]
-        tuples = {name: tuple(description[name]) for name in ("hidden", "image_shape")}
-    except (OSError, ValueError, KeyError):
-        accepted = "accepted is the --workdir of a finished experiments.train_teacher run"
-        raise BadInput(
-            f"--teacher={path}: model.json, config.json or results.json is missing or damaged; {accepted}."
-        ) from None
-    for name, mine in study.shape.items():
-        theirs = tuples.get(name, description[name])
-        if theirs != mine:
-            raise BadInput(
-                f"--teacher={path}: the teacher has {name} {theirs}, the data set {study.config.dataset!r} has {mine}; "
-                "accepted is a teacher of the same."
-            )
-    test = study.config.test_split
-    if learned["dataset"] == study.config.dataset and overlap(study.config, learned["train_split"], test):
-        raise BadInput(
-            f"--teacher={path}: it learned from {learned['train_split']}, which shares examples with "
-            f"--test_split={test}; accepted is a teacher that has not seen them."
-        )
-    model = create(**{**description, **tuples})
-    like = jax.eval_shape(model.init, jax.random.key(0))
-    weights = []
-    for seed in range(len(scores)):
-        with Checkpointer(folder / "checkpoints" / "teacher" / f"seed-{seed}", read_only=True) as checkpointer:
-            weights.append(checkpointer.restore_variables(*like))
-    return model, weights

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import _report, _run, _train
+from experiments import _networks, _report, _run, _train
 from kdjax.config import field
 from kdjax.data.source import hide_labels, labelled
 from kdjax.evaluation.classification import classification
@@ -86,11 +86,11 @@ def main(config: Config, workdir: Path) -> None:
     )
     given: list[PyTree] = []
     if config.teacher:
-        teacher, given = _train.load_teachers(study, config.teacher)
+        teacher, given = _networks.load_teachers(study, config.teacher)
     else:
         described: dict[str, Any] = {**study.shape, "hidden": config.teacher_hidden, "dropout": config.teacher_dropout}
         teacher = models.create(config.teacher_model, **described)
-        _train.save_model(workdir, name=config.teacher_model, **described)
+        _networks.save_model(workdir, name=config.teacher_model, **described)
     # All that can be refused is refused here, before anything trains: labels, loss arguments, schedules.
     transfers = [
         hide_labels(study.train, config.labels, seed) if config.labels else study.train for seed in range(config.seeds)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments import _report, _run, _train
+from experiments import _networks, _report, _run, _train
 from kdjax.config import field
 from kdjax.data.augment import random_shift
 from kdjax.evaluation.classification import classification
@@ -51,7 +51,7 @@ def main(config: Config, workdir: Path) -> None:
         "input_dropout": config.input_dropout,
     }
     model = models.create(**description)
-    _train.save_model(workdir, **description)
+    _networks.save_model(workdir, **description)
     recipe = supervised(
         model.apply,
         label_smoothing=config.label_smoothing,

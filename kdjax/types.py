@@ -102,3 +102,80 @@ class TrainState:
 
 LossFn = Callable[[PyTree, TrainState, Batch, Array], tuple[Array, tuple[PyTree, Metrics]]]
 """What a recipe returns: `(params, state, batch, key) -> ([B], (model_state, {metric: [B]}))`."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What an attacker wants small, one number per example; every evaluation also says who is fooled by now.
+
+    `where [B]` marks the rows that are asked for: a counting or paid victim is not shown the others, and their numbers
+    mean nothing. `key` is for victims that draw random numbers. An objective is a pytree (weights and labels are its
+    leaves), so a compiled attack takes it as an argument.
+    """
+
+    def __call__(
+        self, image: Array, *, key: Array | None = None, where: Array | None = None
+    ) -> tuple[Array, Array]: ...
+
+
+class Estimate(NamedTuple):
+    """What an oracle found out at a point: `value [B]`, `success [B]`, and the slope `grad`, shaped like the point.
+
+    `mask` is 1 on the coordinates that were looked at and `curvature` the second derivative there; both None where
+    all were looked at, once. `queries [B]` int32: model evaluations spent.
+    """
+
+    value: Array
+    success: Array
+    grad: Array
+    queries: Array
+    mask: Array | None = None
+    curvature: Array | None = None
+
+
+class Oracle(Protocol):
+    """`(objective, key [B], point, origin, where=[B]) -> Estimate`, `origin` being where the attack began.
+
+    `queries` is the number of model evaluations that one call costs each example.
+    """
+
+    @property
+    def queries(self) -> int: ...
+
+    def __call__(self, objective: Objective, key: Array, point: Array, origin: Array, *, where: Array) -> Estimate: ...
+
+
+Projection = Callable[[Array, Array], Array]
+"""`(image, origin) -> image`: the nearest image, or one near it, in the threat set around the origin."""
+
+
+class Adversarial(NamedTuple):
+    """What an attack returns for every example, fooled or not.
+
+    `image [B, H, W, C]`; `value [B]` of the objective there; `success [B]` bool; `queries [B]` int32, model evaluations
+    spent, success checks included; `first_success [B]` int32, queries spent when the first success was known, -1 if
+    there was none.
+    """
+
+    image: Array
+    value: Array
+    success: Array
+    queries: Array
+    first_success: Array
+
+
+class Attack(Protocol):
+    """Pure: objective, one key per example `[B]`, clean images; it begins at `start` if given.
+
+    Rows outside `where` are returned as they came, at no query.
+    """
+
+    def __call__(
+        self,
+        objective: Objective,
+        key: Array,
+        image: Array,
+        start: Array | None = None,
+        *,
+        where: Array | None = None,
+    ) -> Adversarial: ...

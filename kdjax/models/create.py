@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from kdjax.models.cnn import CNN
+from kdjax.models.fast_cnn import FastCNN
 from kdjax.models.mlp import MLP
 from kdjax.types import BadInput, Model, Outputs, PyTree, nearest
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN}
+MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN, "fast_cnn": FastCNN}
 
 
 def names() -> tuple[str, ...]:
@@ -33,7 +34,7 @@ def create(
         name: one of `names()`.
         num_classes: number of logits, at least 2.
         image_shape: height, width and channels.
-        hidden: widths of an MLP's hidden layers; channels of a CNN's blocks.
+        hidden: widths of an MLP's hidden layers; channels of a CNN's blocks; of a fast CNN the last is a dense width.
         dropout: rate in the hidden layers of an MLP, on the embedding of a CNN; in [0, 1).
         input_dropout: rate on the pixels; in [0, 1).
 

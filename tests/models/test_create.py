@@ -13,7 +13,7 @@ from kdjax.models.create import create, from_linen, names, parameter_count
 from kdjax.types import BadInput, Outputs
 
 SHAPES = [(8, 8, 1), (28, 28, 1), (32, 32, 3)]
-HIDDEN = {"mlp": (20, 12), "cnn": (4, 6)}
+HIDDEN = {"mlp": (20, 12), "cnn": (4, 6), "fast_cnn": (4, 6, 12)}
 
 
 def make(name="mlp", image_shape=(8, 8, 1), **given):
@@ -63,7 +63,7 @@ class TestEveryModel:
         assert outputs.logits.shape == (5, 7)
         assert outputs.logits.dtype == jnp.float32
         assert state == {}
-        stem = {"mlp": "hidden", "cnn": "block"}[name]
+        stem = {"mlp": "hidden", "cnn": "block", "fast_cnn": "block"}[name]
         assert set(outputs.features) == {f"{stem}1", f"{stem}2", "embedding"}
         for number, width in enumerate(HIDDEN[name], start=1):
             feature = np.asarray(outputs.features[f"{stem}{number}"])

@@ -1,0 +1,329 @@
+"""The field's attacks, each one expression of the algebra, with its paper.
+
+Every function returns an `Attack`. Images are in [0, 1]; `epsilon` and step sizes are in pixel units. An objective
+decides what the attack is against and whether it is targeted; `OBJECTIVES` names the papers' choices.
+"""
+
+import optax
+from jaxtyping import Array
+
+from kdjax.attacks import compose, oracles, projections, sampling, search, spaces, starts, transforms
+from kdjax.attacks.apgd import scale_by_apgd
+from kdjax.attacks.deepfool import nearest_boundary
+from kdjax.attacks.projections import Radius
+from kdjax.types import Attack, BadInput, Oracle
+
+OBJECTIVES: dict[str, str] = dict.fromkeys(("cw", "deepfool", "noise", "spsa", "square", "zoo"), "margin")
+"""The objective of each attack's paper, where it is not `cross_entropy`."""
+
+
+def _steepest(norm: str) -> optax.GradientTransformation:
+    """The direction that goes farthest in a ball: the sign for linf, the unit vector for l2."""
+    if norm not in ("linf", "l2"):
+        raise BadInput(f"norm={norm!r}: accepted are linf, l2.")
+    return optax.scale_by_sign() if norm == "linf" else transforms.normalize(2)
+
+
+def fgsm(epsilon: Radius = 0.1, *, norm: str = "linf") -> Attack:
+    """x - epsilon sign(grad f), clipped to [0, 1]; norm l2: the unit slope instead of its sign. sign(0) = 0.
+
+    Reference:
+        Goodfellow, Shlens, Szegedy, Explaining and Harnessing Adversarial Examples, ICLR 2015, section 4.
+    """
+    return pgd(epsilon, steps=1, step_size=epsilon, norm=norm)
+
+
+def r_fgsm(epsilon: Radius = 0.1, *, alpha: Radius | None = None) -> Attack:
+    """x' = x + alpha sign(N(0, I)), then a step of epsilon - alpha; alpha = epsilon / 2 by default.
+
+    Reference:
+        Tramèr, Kurakin, Papernot, Goodfellow, Boneh, McDaniel, Ensemble Adversarial Training: Attacks and Defenses,
+        ICLR 2018, equation 7.
+    """
+    alpha = epsilon / 2 if alpha is None else alpha
+    return compose.iterate(
+        oracles.autodiff(),
+        optax.chain(optax.scale_by_sign(), optax.scale(-(epsilon - alpha))),
+        projections.ball("linf", epsilon),
+        steps=1,
+        start=starts.signed(alpha),
+    )
+
+
+def bim(epsilon: Radius = 0.1, *, steps: int = 10, step_size: Radius | None = None) -> Attack:
+    """FGSM in steps of epsilon / steps by default, projected each time.
+
+    Reference:
+        Kurakin, Goodfellow, Bengio, Adversarial Examples in the Physical World, ICLR 2017 workshop, section 2.2.
+    """
+    return pgd(epsilon, steps=steps, step_size=epsilon / steps if step_size is None else step_size)
+
+
+def pgd(
+    epsilon: Radius = 0.1,
+    *,
+    steps: int = 40,
+    step_size: Radius | None = None,
+    norm: str = "linf",
+    random_start: bool = False,
+    oracle: Oracle | None = None,
+    keep: compose.Keep = "last",
+) -> Attack:
+    """Projected gradient descent: the steepest step of the norm, then the ball, then the box.
+
+    Args:
+        epsilon: radius.
+        steps: how many.
+        step_size: 2.5 epsilon / steps by default, the papers' rule of thumb.
+        norm: linf or l2.
+        random_start: begin uniformly in the ball.
+        oracle: autodiff by default; with finite differences, PGD of a black box.
+        keep: the last image, as published, or the one of lowest value.
+
+    Reference:
+        Madry, Makelov, Schmidt, Tsipras, Vladu, Towards Deep Learning Models Resistant to Adversarial Attacks,
+        ICLR 2018, section 2.1.
+    """
+    if step_size is None:
+        step_size = 2.5 * epsilon / steps
+    return compose.iterate(
+        oracle or oracles.autodiff(),
+        optax.chain(_steepest(norm), optax.scale(-step_size)),
+        projections.ball(norm, epsilon),
+        steps=steps,
+        start=starts.uniform(norm, epsilon) if random_start else None,
+        keep=keep,
+    )
+
+
+def mi_fgsm(
+    epsilon: Radius = 0.1,
+    *,
+    steps: int = 10,
+    decay: float = 1.0,
+    diverse: float = 0.0,
+    kernel: int = 1,
+) -> Attack:
+    """Momentum: g <- decay g + grad / ||grad||_1, step epsilon / steps along its sign.
+
+    Args:
+        epsilon: radius, linf.
+        steps: how many.
+        decay: mu.
+        diverse: DI's probability of looking at a resized and padded image.
+        kernel: side of TI's Gaussian blur of the slope, odd; 1 for none.
+
+    Reference:
+        Dong, Liao, Pang, Su, Zhu, Hu, Li, Boosting Adversarial Attacks with Momentum, CVPR 2018, algorithm 1. DI: Xie
+        et al., CVPR 2019. TI: Dong et al., CVPR 2019.
+    """
+    oracle = oracles.autodiff()
+    if diverse:
+        oracle = oracles.seen_through(oracle, oracles.resize_and_pad(diverse))
+    blur = [transforms.smooth(kernel, kernel / 5)] if kernel > 1 else []
+    momentum = [transforms.normalize(1), optax.trace(decay), optax.scale_by_sign()]
+    return compose.iterate(
+        oracle,
+        optax.chain(*blur, *momentum, optax.scale(-epsilon / steps)),
+        projections.ball("linf", epsilon),
+        steps=steps,
+    )
+
+
+def apgd(epsilon: Radius = 0.1, *, steps: int = 100, norm: str = "linf", random_start: bool = True) -> Attack:
+    """Auto-PGD, parameter-free; with cross-entropy, DLR, or targeted DLR as its objective.
+
+    Reference:
+        Croce, Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks,
+        ICML 2020, algorithm 1.
+    """
+    threat = projections.ball(norm, epsilon)
+    return compose.iterate(
+        oracles.autodiff(),
+        scale_by_apgd(threat, epsilon=epsilon, norm=norm, steps=steps),
+        threat,
+        steps=steps,
+        start=starts.uniform(norm, epsilon) if random_start else None,
+        stop=compose.on_success(),
+        keep="value",
+    )
+
+
+def deepfool(*, steps: int = 50, overshoot: float = 0.02, norm: str = "l2") -> Attack:
+    """Step over the nearest linearised boundary, and 2 % farther, until the class changes.
+
+    Reference:
+        Moosavi-Dezfooli, Fawzi, Frossard, DeepFool, CVPR 2016, algorithm 2.
+    """
+    return compose.iterate(
+        nearest_boundary(norm),
+        optax.scale(-(1 + overshoot)),
+        steps=steps,
+        space=spaces.clipped,
+        stop=compose.on_success(),
+        keep="distance",
+    )
+
+
+def cw(
+    *, steps: int = 1000, learning_rate: float = 1e-2, search_steps: int = 9, initial_weight: float = 1e-3
+) -> Attack:
+    """Carlini and Wagner's L2: Adam in tanh space on |x - x0|^2 + c f(x), binary search on c. Objective: `margin`.
+
+    Reference:
+        Carlini, Wagner, Towards Evaluating the Robustness of Neural Networks, IEEE S&P 2017, section VI.A.
+    """
+    inner = compose.iterate(
+        oracles.autodiff(),
+        optax.chain(optax.scale_by_adam(), optax.scale(-learning_rate)),
+        steps=steps,
+        space=spaces.tanh_box,
+        stop=compose.on_plateau(max(steps // 10, 1)),
+        keep="distance",
+    )
+    return compose.search_weight(lambda c: compose.nearest(inner, c), steps=search_steps, initial=initial_weight)
+
+
+def zoo(
+    *,
+    update: str = "adam",
+    steps: int = 3000,
+    coordinates: int = 128,
+    learning_rate: float = 1e-2,
+    h: float = 1e-4,
+    search_steps: int = 9,
+    initial_weight: float = 1e-2,
+    box: str = "clip",
+    importance: bool = False,
+    sides: tuple[int, ...] = (),
+    image_shape: tuple[int, int, int] | None = None,
+    reset: bool = True,
+    budget: int | None = None,
+    chunk: int | None = None,
+    oracle: Oracle | None = None,
+) -> Attack:
+    """Zeroth-order optimisation: coordinate differences, an update for each coordinate, |x - x0|^2 + c f(x).
+
+    One step costs 2 `coordinates` + 1 queries: the paper counts coordinates, we count model evaluations. Objective:
+    `margin`, whose logit differences are the paper's differences of log-probabilities.
+
+    Args:
+        update: adam, newton, or hybrid (Newton where the curvature is not negative).
+        steps: most steps at each c; an example stops where 100 steps gained nothing.
+        coordinates: looked at in each step.
+        learning_rate: eta.
+        h: half the distance of a difference.
+        search_steps: constants c tried.
+        initial_weight: the first c.
+        box: clip (the authors' choice for MNIST) or tanh.
+        importance: prefer coordinates where the modifier is large nearby; needs `image_shape`.
+        sides: sides of coarse modifiers, coarse to fine, `steps` shared among them; empty: pixels.
+        image_shape: height, width, channels.
+        reset: forget moments at the first success.
+        budget: most queries per example and c.
+        chunk: probes per example evaluated at once.
+        oracle: another source of slopes; ZOO with autodiff is white-box coordinate-free Adam.
+
+    Reference:
+        Chen, Zhang, Sharma, Yi, Hsieh, ZOO: Zeroth Order Optimization Based Black-box Attacks to Deep Neural Networks
+        without Training Substitute Models, AISec 2017, algorithms 1 to 3.
+    """
+    updates = {
+        "adam": transforms.coordinate_adam,
+        "newton": transforms.coordinate_newton,
+        "hybrid": transforms.newton_or_adam,
+    }
+    if update not in updates:
+        raise BadInput(f"update={update!r}: accepted are {', '.join(updates)}.")
+    if box not in ("clip", "tanh"):
+        raise BadInput(f"box={box!r}: accepted are clip, tanh.")
+    if (importance or sides) and image_shape is None:
+        raise BadInput("importance and sides need image_shape=(height, width, channels).")
+    tx = transforms.fresh_after_success(updates[update]()) if reset else updates[update]()
+
+    def stage(side: int) -> Attack:
+        shape = image_shape if side == 0 or image_shape is None else (side, side, image_shape[2])
+        sample = sampling.important(coordinates, shape) if importance and shape else sampling.uniform(coordinates)
+        size = coordinates if shape is None else min(coordinates, shape[0] * shape[1] * shape[2])
+        plain = spaces.tanh_box if box == "tanh" else spaces.pixels
+        return compose.iterate(
+            oracle or oracles.coordinates(sample, size, h=h, curvature=update != "adam", chunk=chunk),
+            optax.chain(tx, optax.scale(-learning_rate)),
+            projections.box() if box == "clip" and not side else None,
+            steps=max(steps // max(len(sides), 1), 1),
+            space=spaces.coarse(side, side) if side else plain,
+            stop=compose.on_plateau(100),
+            keep="distance",
+            budget=budget,
+        )
+
+    stages = [stage(side) for side in sides or (0,)]
+
+    def at(weight: Array) -> Attack:
+        attack = compose.nearest(stages[0], weight)
+        for finer in stages[1:]:
+            attack = compose.then(attack, compose.nearest(finer, weight), by="distance")
+        return attack
+
+    return compose.search_weight(at, steps=search_steps, initial=initial_weight)
+
+
+def nes(
+    epsilon: Radius = 0.1, *, steps: int = 200, samples: int = 50, sigma: float = 1e-3, step_size: Radius | None = None,
+    budget: int | None = None, chunk: int | None = None,
+) -> Attack:  # fmt: skip
+    """PGD on slopes of natural evolution strategies, stopping when fooled.
+
+    Reference:
+        Ilyas, Engstrom, Athalye, Lin, Black-box Adversarial Attacks with Limited Queries and Information, ICML 2018.
+    """
+    return compose.iterate(
+        oracles.nes(samples, sigma=sigma, chunk=chunk),
+        optax.chain(optax.scale_by_sign(), optax.scale(-(epsilon / 10 if step_size is None else step_size))),
+        projections.ball("linf", epsilon),
+        steps=steps,
+        stop=compose.on_success(),
+        keep="value",
+        budget=budget,
+    )
+
+
+def spsa(
+    epsilon: Radius = 0.1, *, steps: int = 100, samples: int = 128, delta: float = 0.01, learning_rate: float = 0.01,
+    budget: int | None = None, chunk: int | None = None,
+) -> Attack:  # fmt: skip
+    """Adam on slopes of simultaneous perturbation, projected, stopping when fooled.
+
+    Reference:
+        Uesato, O'Donoghue, van den Oord, Kohli, Adversarial Risk and the Dangers of Evaluating Against Weak Attacks,
+        ICML 2018.
+    """
+    return compose.iterate(
+        oracles.spsa(samples, delta=delta, chunk=chunk),
+        optax.chain(optax.scale_by_adam(), optax.scale(-learning_rate)),
+        projections.ball("linf", epsilon),
+        steps=steps,
+        stop=compose.on_success(),
+        keep="value",
+        budget=budget,
+    )
+
+
+def square(epsilon: Radius = 0.1, *, queries: int = 5000, share: float = 0.8) -> Attack:
+    """Random search over squares at the edge of the ball, stopping when fooled.
+
+    Reference:
+        Andriushchenko, Croce, Flammarion, Hein, Square Attack, ECCV 2020.
+    """
+    return search.random_search(
+        search.squares(epsilon, share=share),
+        projections.ball("linf", epsilon),
+        queries=queries,
+        start=starts.stripes(epsilon),
+    )
+
+
+def noise(epsilon: Radius = 0.1, *, queries: int = 100, norm: str = "linf") -> Attack:
+    """Uniform draws from the ball: what chance alone breaks, the control of every other attack."""
+    draw = starts.uniform(norm, epsilon)
+    return search.random_search(search.anywhere(draw), projections.ball(norm, epsilon), queries=queries, start=draw)

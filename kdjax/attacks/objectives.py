@@ -1,0 +1,166 @@
+"""What an attacker wants small, and when it has won.
+
+Each function builds an objective of a victim and the labels; with `target` it wants the target class instead of any
+wrong one. Z are logits, y the label, t the target.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kdjax.attacks.victims import Victim
+from kdjax.losses import response
+from kdjax.types import BadInput
+
+Score = Callable[[Array, dict[str, Array]], tuple[Array, Array]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Scored:
+    """An `Objective` that scores a victim's logits: `score(logits [B, K], data) -> (value [B], success [B])`.
+
+    Attributes:
+        victim: who is asked.
+        data: per example: `label [B]`, and what else the score reads.
+        score: the formula.
+    """
+
+    victim: Victim
+    data: dict[str, Array]
+    score: Score = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, image: Array, *, key: Array | None = None, where: Array | None = None) -> tuple[Array, Array]:
+        return self.score(self.victim(image, key=key, where=where), self.data)
+
+    @property
+    def white_box(self) -> bool:
+        """Whether gradients may be taken."""
+        return self.victim.white_box
+
+
+def cross_entropy(victim: Victim, label: Array, *, target: Array | None = None) -> Scored:
+    """f = -CE(Z, y); targeted CE(Z, t).
+
+    In float32 its gradient is exactly 0 once the label's logit leads by 17: a saturated model then looks robust.
+    """
+    return Scored(victim, _data(label, target), _cross_entropy)
+
+
+def margin(victim: Victim, label: Array, *, target: Array | None = None, kappa: Array | float = 0.0) -> Scored:
+    """f = max(Z_y - max_{i != y} Z_i, -kappa); targeted max(max_{i != t} Z_i - Z_t, -kappa).
+
+    Success asks for the margin kappa as well. Differences of log-probabilities are the same numbers, so this is ZOO's
+    loss too.
+
+    Reference:
+        Carlini, Wagner, Towards Evaluating the Robustness of Neural Networks, IEEE S&P 2017, f_6; Chen, Zhang, Sharma,
+        Yi, Hsieh, ZOO, AISec 2017, equations 3 and 4.
+    """
+    floor = jnp.broadcast_to(-jnp.asarray(kappa, jnp.float32), label.shape)
+    return Scored(victim, {**_data(label, target), "floor": floor}, _margin)
+
+
+def dlr(victim: Victim, label: Array, *, target: Array | None = None) -> Scored:
+    """Difference of logits ratio, blind to shift and scale: f = (Z_y - max_{i != y} Z_i) / (Z_1st - Z_3rd).
+
+    Targeted: f = (Z_y - Z_t) / (Z_1st - (Z_3rd + Z_4th) / 2), the order being that of Z, largest first.
+
+    Raises:
+        BadInput: fewer than 3 classes, or 4 when targeted.
+
+    Reference:
+        Croce, Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks,
+        ICML 2020, equations 6 and 7 (signs turned: here small is good for the attacker).
+    """
+    return Scored(victim, _data(label, target), _dlr)
+
+
+def divergence(victim: Victim, label: Array, *, reference: Array) -> Scored:
+    """f = -KL(softmax(reference) || softmax(Z)): move the answer away from `reference [B, K]`, the clean logits.
+
+    Reference:
+        Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan, Theoretically Principled Trade-off between Robustness and Accuracy,
+        ICML 2019, equation 5 (the inner problem of TRADES).
+    """
+    return Scored(victim, {**_data(label, None), "reference": reference}, _divergence)
+
+
+def divided(victim: Victim, by: Array | float) -> Victim:
+    """The victim with its logits divided: undoes a temperature that saturates cross-entropy, and changes no answer."""
+    return Victim((victim, jnp.asarray(by, jnp.float32)), _divided, victim.white_box)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Penalised:
+    """|x - x0|^2 + c f(x): the nearest image that still fools, at the right c; `weight` is c `[B]`.
+
+    Reference:
+        Szegedy et al., Intriguing Properties of Neural Networks, ICLR 2014; Carlini, Wagner (2017), section V.
+    """
+
+    objective: Any
+    origin: Array
+    weight: Array
+
+    def __call__(self, image: Array, *, key: Array | None = None, where: Array | None = None) -> tuple[Array, Array]:
+        value, success = self.objective(image, key=key, where=where)
+        return jnp.sum((image - self.origin) ** 2, axis=tuple(range(1, image.ndim))) + self.weight * value, success
+
+    @property
+    def white_box(self) -> bool:
+        """Whether gradients may be taken."""
+        return self.objective.white_box
+
+
+def _data(label: Array, target: Array | None) -> dict[str, Array]:
+    data = {"label": jnp.asarray(label)}
+    return data if target is None else {**data, "target": jnp.asarray(target)}
+
+
+def _divided(variables: Any, image: Array, key: Array | None, where: Array | None) -> Array:
+    victim, by = variables
+    return victim(image, key=key, where=where) / by
+
+
+def _fooled(logits: Array, data: dict[str, Array]) -> Array:
+    top = jnp.argmax(logits, -1)
+    return top == data["target"] if "target" in data else top != data["label"]
+
+
+def _lead(logits: Array, cls: Array) -> Array:
+    """Z_cls - max_{i != cls} Z_i, `[B]`."""
+    own = jax.nn.one_hot(cls, logits.shape[-1], dtype=bool)
+    return jnp.sum(jnp.where(own, logits, 0), -1) - jnp.max(jnp.where(own, -jnp.inf, logits), -1)
+
+
+def _cross_entropy(logits: Array, data: dict[str, Array]) -> tuple[Array, Array]:
+    if "target" in data:
+        return response.cross_entropy(logits, data["target"]), _fooled(logits, data)
+    return -response.cross_entropy(logits, data["label"]), _fooled(logits, data)
+
+
+def _margin(logits: Array, data: dict[str, Array]) -> tuple[Array, Array]:
+    lead = -_lead(logits, data["target"]) if "target" in data else _lead(logits, data["label"])
+    return jnp.maximum(lead, data["floor"]), _fooled(logits, data) & (lead <= data["floor"])
+
+
+def _dlr(logits: Array, data: dict[str, Array]) -> tuple[Array, Array]:
+    need = 4 if "target" in data else 3
+    if logits.shape[-1] < need:
+        raise BadInput(f"dlr: {logits.shape[-1]} classes; accepted: {need} or more.")
+    order = jax.lax.top_k(logits, need)[0]
+    if "target" in data:
+        pick = [jnp.take_along_axis(logits, data[name][:, None], -1)[:, 0] for name in ("label", "target")]
+        return (pick[0] - pick[1]) / (order[:, 0] - order[:, 2:].mean(-1) + 1e-12), _fooled(logits, data)
+    return _lead(logits, data["label"]) / (order[:, 0] - order[:, 2] + 1e-12), _fooled(logits, data)
+
+
+def _divergence(logits: Array, data: dict[str, Array]) -> tuple[Array, Array]:
+    return -response.kl(logits, data["reference"], temperature=1.0), _fooled(logits, data)

@@ -1,0 +1,131 @@
+"""Attack a whole set of examples: the one place where inputs are checked and memory is bounded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax.attacks.objectives import Scored
+from kdjax.attacks.projections import lengths
+from kdjax.attacks.victims import Victim, look_like_probabilities
+from kdjax.types import Attack, BadInput
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What became of every example, in order, fooled or not.
+
+    Attributes:
+        image: `[N, H, W, C]`.
+        value: of the objective there, `[N]`.
+        success: `[N]` bool.
+        queries: model evaluations spent, success checks included, `[N]`.
+        first_success: queries spent when the first success was known, -1 for none, `[N]`.
+        distance: `linf`, `l2`, `l1`, `l0` of the perturbation, each `[N]`.
+    """
+
+    image: np.ndarray
+    value: np.ndarray
+    success: np.ndarray
+    queries: np.ndarray
+    first_success: np.ndarray
+    distance: dict[str, np.ndarray]
+
+
+def run(
+    attack: Attack,
+    victim: Victim,
+    image: np.ndarray,
+    label: np.ndarray,
+    *,
+    objective: Callable[..., Scored],
+    target: np.ndarray | None = None,
+    seed: int = 0,
+    chunk: int = 256,
+    on_device: bool | None = None,
+) -> Attacked:
+    """Run an attack over N examples, `chunk` at a time.
+
+    Each example has a key of its own, made of the seed and its place, so that `chunk` changes no result.
+
+    Args:
+        attack: any of the algebra.
+        victim: whom.
+        image: `[N, H, W, C]` in [0, 1], floats; or bytes, taken as 255ths.
+        label: `[N]`.
+        objective: `(victim, label, target=...) -> Objective`, such as `objectives.margin`.
+        target: `[N]`, the classes wanted, for a targeted attack.
+        seed: of every draw.
+        chunk: examples at once.
+        on_device: compile the whole attack as one program, or step from Python. By default the second on a CPU, where
+            loops around convolutions are 3 times slower (`experiments/benchmark_attacks.py`), else the first.
+
+    Raises:
+        BadInput: images outside the box, labels or targets that do not fit, a victim that answers with
+            probabilities or with what is not a number.
+    """
+    image, label = _checked(image, label, target)
+    if chunk < 1:
+        raise BadInput(f"chunk={chunk}: accepted are 1 or more.")
+    size = min(chunk, len(image))
+    if victim.variables:
+        _check_scores(np.asarray(victim(jnp.asarray(image[: min(size, 32)]))), label, target)
+    if on_device is None:
+        on_device = jax.default_backend() != "cpu"
+    call = jax.jit(attack) if on_device else attack
+    base = jax.random.key(seed)
+    parts = []
+    for at in range(0, len(image), size):
+        # A short last chunk is filled with rows that are not asked for, so that no second program is compiled.
+        rows = np.minimum(np.arange(at, at + size), len(image) - 1)
+        asked = np.arange(at, at + size) < len(image)
+        wanted = {} if target is None else {"target": jnp.asarray(target[rows])}
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, rows)
+        clean = jnp.asarray(image[rows])
+        found = call(objective(victim, jnp.asarray(label[rows]), **wanted), keys, clean, where=jnp.asarray(asked))
+        found = (*found, lengths(found.image - clean))
+        parts.append(jax.tree.map(lambda x: np.asarray(x)[asked], found))  # noqa: B023 - used at once
+    columns = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
+    result = Attacked(*columns)
+    if not np.isfinite(result.value).all():
+        where = int(np.flatnonzero(~np.isfinite(result.value))[0])
+        raise BadInput(f"the victim's answer to example {where} is not a number; accepted are finite logits.")
+    return result
+
+
+def _checked(image: np.ndarray, label: np.ndarray, target: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    image, label = np.asarray(image), np.asarray(label)
+    if image.ndim != 4 or not len(image):
+        raise BadInput(f"image has shape {image.shape}: accepted is [N, height, width, channels], N at least 1.")
+    image = image / np.float32(255) if image.dtype == np.uint8 else image.astype(np.float32)
+    low, high = float(image.min()), float(image.max())
+    if not (low >= 0 and high <= 1):
+        raise BadInput(f"image runs from {low} to {high}: accepted are values in [0, 1].")
+    for name, classes in {"label": label, "target": target}.items():
+        if classes is not None and (
+            np.shape(classes) != (len(image),) or not np.issubdtype(np.asarray(classes).dtype, np.integer)
+        ):
+            raise BadInput(
+                f"{name} has shape {np.shape(classes)} and type {np.asarray(classes).dtype}: accepted are integers, "
+                f"one per image, [{len(image)}]."
+            )
+    if target is not None and np.any(np.asarray(target) == label):
+        raise BadInput("target equals label for some examples: accepted are classes other than the true one.")
+    return image, label
+
+
+def _check_scores(logits: np.ndarray, label: np.ndarray, target: np.ndarray | None) -> None:
+    if not np.isfinite(logits).all():
+        raise BadInput("the victim answers with NaN or infinity; accepted: finite logits.")
+    if look_like_probabilities(logits):
+        raise BadInput(
+            "the victim answers with probabilities; accepted are logits: cross-entropy and margins of saturated "
+            "probabilities have no slope."
+        )
+    for name, classes in {"label": label, "target": target}.items():
+        if classes is not None and (classes.min() < 0 or classes.max() >= logits.shape[-1]):
+            raise BadInput(
+                f"{name} runs from {classes.min()} to {classes.max()}: accepted are 0 to {logits.shape[-1] - 1}."
+            )

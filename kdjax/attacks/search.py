@@ -1,0 +1,97 @@
+"""Attacks that only propose and compare: random search."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kdjax.attacks.compose import ONE, Start, Stop, judge, on_success, pick, untouched
+from kdjax.attacks.projections import Radius
+from kdjax.types import Adversarial, Attack, BadInput, Estimate, Objective, Projection
+
+Propose = Callable[[Array, Array, Array, Array], Array]
+"""`(key, best, origin, progress) -> image` for one example; progress runs from 0 to 1 over the search."""
+
+
+def random_search(
+    propose: Propose, projection: Projection, *, queries: int, start: Start, stop: Stop | None = None
+) -> Attack:
+    """Propose an image, project it, keep it if its value is lower; one query each, the start included.
+
+    Args:
+        propose: what to try next.
+        projection: the threat set.
+        queries: budget per example.
+        start: the first proposal.
+        stop: `on_success()` by default.
+    """
+    if queries < 1:
+        raise BadInput(f"queries={queries}: accepted are 1 or more.")
+    done = on_success() if stop is None else stop
+
+    def search(objective: Objective, key: Array, image: Array, begun: Array | None, where: Array) -> Adversarial:
+        def attempt(number: Array, carry: Any, tried: Array) -> Any:
+            kept, active, memory = carry
+            tried = projection(tried, image)
+            value, success = objective(tried, key=key[0], where=active)
+            kept = judge(kept, tried, Estimate(value, success, tried, ONE), active, image, "value")
+            memory, stopped = done(memory, number, value, success)
+            return kept, active & ~stopped, memory
+
+        def step(carry: Any) -> Any:
+            number, (kept, active, memory) = carry
+            keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, number)
+            progress = number / queries
+            tried = jax.vmap(propose, in_axes=(0, 0, 0, None))(keys, kept.image, image, progress)
+            return number + 1, attempt(number, (kept, active, memory), tried)
+
+        first = jax.vmap(start)(jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, queries), image)
+        begin = (untouched(image), where, jnp.full(len(image), jnp.inf))
+        carry = attempt(jnp.asarray(0), begin, first if begun is None else begun)
+        _, (kept, *_) = jax.lax.while_loop(lambda c: (c[0] < queries) & c[1][1].any(), step, (jnp.asarray(1), carry))
+        return pick(where, kept, untouched(image))
+
+    compiled = jax.jit(search)
+
+    def attack(
+        objective: Objective, key: Array, image: Array, start: Array | None = None, *, where: Array | None = None
+    ) -> Adversarial:
+        return compiled(objective, key, image, start, jnp.ones(len(image), bool) if where is None else where)
+
+    return attack
+
+
+# Square's share of changed pixels is halved as the search goes on, at these parts of it.
+_HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+
+
+def squares(epsilon: Radius, *, share: float = 0.8) -> Propose:
+    """One square, at a random place, of plus or minus epsilon channel by channel, around the clean image.
+
+    The side is round(sqrt(p H W)); p is `share` at first, halved at 0.1, 0.5, 2, 5, 10, 20, 40, 60 and 80 % of the
+    search.
+
+    Reference:
+        Andriushchenko, Croce, Flammarion, Hein, Square Attack: a Query-efficient Black-box Adversarial Attack via
+        Random Search, ECCV 2020, algorithms 1 and 2.
+    """
+
+    def propose(key: Array, best: Array, origin: Array, progress: Array) -> Array:
+        height, width, channels = origin.shape
+        p = share / 2.0 ** jnp.sum(progress > jnp.array(_HALVINGS))
+        side = jnp.clip(jnp.round(jnp.sqrt(p * height * width)), 1, min(height, width))
+        place, sign = jax.random.split(key)
+        top, left = jnp.floor(jax.random.uniform(place, (2,)) * (jnp.array([height, width]) - side + 1))
+        rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
+        inside = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
+        signs = jax.random.rademacher(sign, (1, 1, channels)).astype(origin.dtype)
+        return jnp.where(inside[..., None], origin + epsilon * signs, best)
+
+    return propose
+
+
+def anywhere(start: Start) -> Propose:
+    """A fresh draw, whatever was found before: random noise, the control."""
+    return lambda key, best, origin, progress: start(key, origin)
