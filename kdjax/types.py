@@ -133,6 +133,7 @@ class Estimate(NamedTuple):
     curvature: Array | None = None
 
 
+@runtime_checkable
 class Oracle(Protocol):
     """`(objective, key [B], point, origin, where=[B]) -> Estimate`, `origin` being where the attack began.
 
@@ -164,6 +165,7 @@ class Adversarial(NamedTuple):
     first_success: Array
 
 
+@runtime_checkable
 class Attack(Protocol):
     """Pure: objective, one key per example `[B]`, clean images; it begins at `start` if given.
 
