@@ -1,0 +1,151 @@
+"""Adversarial training: what is attacked, against which model, and what no gradient may pass through."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kdjax.attacks import named, objectives
+from kdjax.losses import response
+from kdjax.models.create import create
+from kdjax.recipes.supervised import spread_rows, supervised
+from kdjax.training import parallel
+from kdjax.training.state import create_state, variables
+from kdjax.training.step import many_steps, train_step
+from kdjax.types import BadInput
+
+SHAPE = {"num_classes": 4, "image_shape": (4, 4, 1)}
+MODEL = create("mlp", **SHAPE, hidden=(8,))
+DROPPED = create("mlp", **SHAPE, hidden=(8,), dropout=0.5)
+FGSM = named.fgsm(0.1)
+RANDOM = named.pgd(0.2, steps=1, step_size=0.25, random_start=True)
+
+
+@pytest.fixture
+def rows(key):
+    return {
+        "image": jax.random.uniform(key, (8, 4, 4, 1)),
+        "label": jnp.array([0, 1, 2, 3, 0, 1, 2, -1]),
+        "mask": jnp.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0]),
+    }
+
+
+def make(key, model=MODEL):
+    return create_state(model, optax.sgd(1.0), key, hparams={"learning_rate": 0.1})
+
+
+def by_hand(model, state, rows, epsilon):
+    def loss(image):
+        logits = model.apply(variables(state), image, train=False, key=None)[0].logits
+        return jnp.sum(-jax.nn.log_softmax(logits)[jnp.arange(8), rows["label"]])
+
+    return jnp.clip(rows["image"] + epsilon * jnp.sign(jax.grad(loss)(rows["image"])), 0, 1)
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_it_is_fgsm_and_then_the_loss(key, rows, share):
+    state = make(key)
+    losses, (_, metrics) = jax.jit(supervised(MODEL.apply, attack=FGSM, attacked=share))(state.params, state, rows, key)
+    at = np.array([0, 1, 0, 1, 0, 1, 0, 0]) if share < 1 else np.array([1, 1, 1, 1, 1, 1, 0, 0])
+    image = jnp.where(at[:, None, None, None] > 0, by_hand(MODEL, state, rows, 0.1), rows["image"])
+    logits = MODEL.apply(variables(state), image, train=True, key=key)[0].logits
+    np.testing.assert_allclose(losses, response.cross_entropy(logits, rows["label"]), rtol=1e-5)
+    right = logits.argmax(-1) == rows["label"]
+    np.testing.assert_array_equal(metrics["attacked_accuracy"][0] * at, right * at)
+    np.testing.assert_array_equal(metrics["attacked_accuracy"][1], at)
+
+
+def test_the_attacked_model_is_in_evaluation_mode_and_the_trained_one_is_not(key, rows):
+    seen = []
+
+    def watched(variables, image, *, train, key):
+        seen.append((train, image))
+        return DROPPED.apply(variables, image, train=train, key=key)
+
+    state = make(key, DROPPED)
+    supervised(watched, attack=FGSM)(state.params, state, rows, key)
+    assert [train for train, _ in seen][-1] is True
+    assert not any(train for train, _ in seen[:-1])
+    expected = by_hand(DROPPED, state, rows, 0.1)[:6]
+    np.testing.assert_allclose(seen[-1][1][:6], expected, atol=1e-6)
+
+
+def test_no_gradient_passes_through_the_attack(key, rows):
+    state, recipe = make(key), supervised(MODEL.apply, attack=FGSM)
+    found = jax.grad(lambda p: recipe(p, state, rows, key)[0].sum())(state.params)
+    image = jnp.where(jnp.arange(8)[:, None, None, None] < 6, by_hand(MODEL, state, rows, 0.1), rows["image"])
+    clean = supervised(MODEL.apply)
+    expected = jax.grad(lambda p: clean(p, state, {**rows, "image": image}, key)[0].sum())(state.params)
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loop_of_many_steps_trains_as_well_although_no_gradient_exists_through_it(key, rows):
+    state = make(key)
+    step = jax.jit(train_step(supervised(MODEL.apply, attack=named.pgd(0.1, steps=3)), optax.sgd(1.0)))
+    new, metrics = step(state, rows)
+    assert not same(new.params, state.params)
+    assert metrics["attacked_accuracy"][1] == 6
+
+
+def test_nobody_attacked_is_clean_training_bit_for_bit(key, rows):
+    state = make(key, DROPPED)
+    a, _ = jax.jit(train_step(supervised(DROPPED.apply), optax.sgd(1.0)))(state, rows)
+    b, metrics = jax.jit(train_step(supervised(DROPPED.apply, attack=RANDOM, attacked=0.0), optax.sgd(1.0)))(
+        state, rows
+    )
+    assert same(a.params, b.params)
+    assert metrics["attacked_accuracy"][1] == 0
+
+
+def test_every_example_draws_its_own_start_and_every_step_another(key, rows):
+    seen = []
+
+    def watched(variables, image, *, train, key):
+        if train:
+            seen.append(image)
+        return MODEL.apply(variables, image, train=train, key=key)
+
+    state, alike = make(key), {**rows, "image": jnp.full((8, 4, 4, 1), 0.5), "label": jnp.zeros(8, int)}
+    recipe = supervised(watched, attack=named.pgd(0.2, steps=1, step_size=0.0, random_start=True))
+    recipe(state.params, state, alike, key)
+    recipe(state.params, state, alike, jax.random.key(5))
+    assert len({np.asarray(x).tobytes() for x in seen[0][:6]}) == 6
+    assert not np.array_equal(seen[0][0], seen[1][0])
+
+
+def test_jit_and_pmap_attack_the_same_rows(key, rows):
+    state, data = make(key), {}
+    recipe = supervised(MODEL.apply, attack=FGSM, attacked=0.5)
+
+    def build(axis_name):
+        return many_steps(train_step(recipe, optax.sgd(1.0), axis_name=axis_name))
+
+    results = []
+    for kind in ("jit", "pmap"):
+        mesh = parallel.data_mesh()
+        run = parallel.wrap(kind, build, mesh, batch_axis=1)
+        own = jax.tree.map(jnp.copy, parallel.replicate(state, mesh))
+        results.append(run(own, data, {name: np.stack([np.asarray(v)] * 2) for name, v in rows.items()}))
+    for x, y in zip(jax.tree.leaves(results[0][0].params), jax.tree.leaves(results[1][0].params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+    assert float(np.sum(results[0][1]["attacked_accuracy"][1])) == 6
+
+
+def test_a_share_is_spread_evenly_and_exact():
+    assert [int(spread_rows(s, 100).sum()) for s in (0.0, 0.29, 0.3, 0.5, 1.0)] == [0, 29, 30, 50, 100]
+    halves = spread_rows(0.5, 100)
+    assert halves[:50].sum() == halves[50:].sum()
+
+
+def test_another_objective_and_a_bad_share(key, rows):
+    state = make(key)
+    recipe = supervised(MODEL.apply, attack=FGSM, objective=objectives.margin)
+    assert np.isfinite(recipe(state.params, state, rows, key)[0]).all()
+    with pytest.raises(BadInput, match=r"attacked=1\.5: accepted"):
+        supervised(MODEL.apply, attack=FGSM, attacked=1.5)
