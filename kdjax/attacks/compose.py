@@ -76,6 +76,7 @@ def iterate(
     steps: int,
     space: spaces.Space = spaces.pixels,
     start: Start | None = None,
+    start_projection: Projection | None = None,
     stop: Stop | None = None,
     keep: Keep = "last",
     budget: int | None = None,
@@ -89,6 +90,7 @@ def iterate(
         steps: at most so many.
         space: where the points live.
         start: where each example begins, unless the attack is given a start.
+        start_projection: applied to the start in the place of `projection`.
         stop: when an example is done before the last step; `never()` by default.
         keep: which image is returned.
         budget: most queries per example; fewer steps are made where it does not reach.
@@ -111,7 +113,7 @@ def iterate(
             )
         steps = min(steps, (budget - 1) // oracle.queries)
     tx = optax.with_extra_args_support(tx)
-    done = stop or never()
+    done, settle = stop or never(), start_projection or projection
 
     def update(state: _Progress, estimate: Estimate, home: Array, won: Array) -> tuple[Array, Any]:
         def one(grad: Array, opt_state: Any, point: Array, extra: Any) -> tuple[Array, Any]:
@@ -139,8 +141,8 @@ def iterate(
         if begun is None and start is not None:
             begun = jax.vmap(start)(jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, steps), image)
         point = space.encode(image if begun is None else begun, image)
-        if projection is not None and begun is not None:
-            point = projection(point, space.encode(image, image))
+        if settle is not None and begun is not None:
+            point = settle(point, space.encode(image, image))
         opt_state = jax.vmap(tx.init)(point)
         return _Progress(point, opt_state, untouched(image), where, jnp.full(len(image), jnp.inf))
 

@@ -50,6 +50,30 @@ def r_fgsm(epsilon: Radius = 0.1, *, alpha: Radius | None = None) -> Attack:
     )
 
 
+def fgsm_rs(epsilon: Radius = 0.1, *, step_size: Radius | None = None) -> Attack:
+    """One step from a uniform start in the ball, which may leave the box; what is returned does not.
+
+    The slope is taken at the start as drawn, as in the paper's code. Were it clipped first, a step of 1.25 epsilon
+    would take every pixel of a black background to 0 or to epsilon, and training on such images ends in catastrophic
+    overfitting: on MNIST at 0.3 with 96 % under FGSM and 3 % under PGD.
+
+    Args:
+        epsilon: radius, linf.
+        step_size: 1.25 epsilon by default.
+
+    Reference:
+        Wong, Rice, Kolter, Fast is better than free: revisiting adversarial training, ICLR 2020, algorithm 3.
+    """
+    return compose.iterate(
+        oracles.autodiff(),
+        optax.chain(optax.scale_by_sign(), optax.scale(-(1.25 * epsilon if step_size is None else step_size))),
+        projections.ball("linf", epsilon),
+        steps=1,
+        start=starts.uniform("linf", epsilon),
+        start_projection=projections.linf(epsilon),
+    )
+
+
 def bim(epsilon: Radius = 0.1, *, steps: int = 10, step_size: Radius | None = None) -> Attack:
     """FGSM in steps of epsilon / steps by default, projected each time.
 

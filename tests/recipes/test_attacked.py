@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from kdjax.attacks import named, objectives
+from kdjax.attacks import named, objectives, starts, victims
 from kdjax.losses import response
 from kdjax.models.create import create
 from kdjax.recipes.supervised import spread_rows, supervised
@@ -19,7 +19,7 @@ SHAPE = {"num_classes": 4, "image_shape": (4, 4, 1)}
 MODEL = create("mlp", **SHAPE, hidden=(8,))
 DROPPED = create("mlp", **SHAPE, hidden=(8,), dropout=0.5)
 FGSM = named.fgsm(0.1)
-RANDOM = named.pgd(0.2, steps=1, step_size=0.25, random_start=True)
+RANDOM = named.fgsm_rs(0.2)
 
 
 @pytest.fixture
@@ -149,3 +149,21 @@ def test_another_objective_and_a_bad_share(key, rows):
     assert np.isfinite(recipe(state.params, state, rows, key)[0]).all()
     with pytest.raises(BadInput, match=r"attacked=1\.5: accepted"):
         supervised(MODEL.apply, attack=FGSM, attacked=1.5)
+
+
+def test_fgsm_rs_looks_at_its_start_where_it_was_drawn_and_returns_an_image(key, rows):
+    """Wong et al.: delta uniform in the ball and not clipped to the box; clipped to both after the step."""
+    state, epsilon = make(key), 0.3
+    victim = victims.white_box(MODEL.apply, variables(state))
+    image, keys = jnp.round(rows["image"]), jax.random.split(key, 8)
+    found = named.fgsm_rs(epsilon)(objectives.cross_entropy(victim, rows["label"]), keys, image).image
+    # The loop draws its start from the key folded with its number of steps.
+    draw = starts.uniform("linf", epsilon)
+    begun = jax.vmap(draw)(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1), image)
+    assert float(begun.min()) < -0.2
+    assert float(begun.max()) > 1.2
+    slope = jax.grad(lambda x: response.cross_entropy(victim(x), rows["label"]).sum())(begun)
+    delta = jnp.clip(begun + 1.25 * epsilon * jnp.sign(slope) - image, -epsilon, epsilon)
+    np.testing.assert_allclose(found, jnp.clip(image + delta, 0, 1), atol=1e-6)
+    between = np.abs(np.asarray(found - image)[np.asarray(slope) != 0])
+    assert np.mean((between > 0.01) & (between < epsilon - 0.01)) > 0.1  # not only the ends
