@@ -5,8 +5,11 @@ import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from kdjax.attacks import catalogue
 from kdjax.attacks.objectives import Scored
+from kdjax.data.source import Examples
 from kdjax.types import Attack, BadInput, nearest
 
 # What a colon-separated setting can be, by the type that an attack's signature asks for.
@@ -97,3 +100,10 @@ def _accepted(name: str) -> dict[str, list[type]]:
             members = (tuple,)
         found[key] = [kind for m in members if (kind := typing.get_origin(m) or m) in KINDS]
     return found
+
+
+def first(source: Examples, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first images `[N, H, W, C]`, float32 in [0, 1], and their labels `[N]`; all where there are fewer."""
+    rows = source[np.arange(min(count, len(source)))]
+    image = rows["image"]
+    return image / np.float32(255) if image.dtype == np.uint8 else image, rows["label"]

@@ -1,0 +1,114 @@
+"""What is measured on a network that hides its gradients: slopes, gaps, and how far FGSM must go."""
+
+import functools
+from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Array
+
+from experiments import _report
+from kdjax.attacks.objectives import Scored, cross_entropy, margin
+from kdjax.attacks.victims import Victim
+from kdjax.types import Model, Outputs, PyTree
+
+Scores = dict[str, float | None]
+"""One network's numbers by column; None where there is none."""
+
+
+@functools.cache
+def at_temperature(model: Model, temperature: float) -> Model:
+    """The model with its logits divided by T, so that every loss of it is Papernot's at T, without a factor T^2.
+
+    Its variables are the model's own: deployed at 1, the model itself is asked.
+
+    Reference:
+        Papernot, McDaniel, Wu, Jha, Swami, Distillation as a Defense to Adversarial Perturbations against Deep Neural
+        Networks, IEEE S&P 2016, section IV.
+    """
+
+    def apply(variables: PyTree, image: Array, *, train: bool, key: Array | None) -> tuple[Outputs, PyTree]:
+        outputs, state = model.apply(variables, image, train=train, key=key)
+        return outputs._replace(logits=outputs.logits / temperature), state
+
+    return Model(model.init, apply)
+
+
+@functools.partial(jax.jit, static_argnames="objective")
+def slopes(victim: Victim, image: Array, label: Array, *, objective: Callable[..., Scored] = cross_entropy) -> Array:
+    """The gradient of an objective by the image, `[B, H, W, C]`."""
+    return jax.grad(lambda x: objective(victim, label)(x)[0].sum())(image)
+
+
+def gradients(victim: Victim, image: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """L2 norms of input gradients: of cross-entropy median, mean and share of exact zeros; of the margin the median."""
+    found = {f.__name__: slopes(victim, image, label, objective=f) for f in (cross_entropy, margin)}
+    norm = {name: np.linalg.norm(np.asarray(g, np.float64).reshape(len(g), -1), axis=1) for name, g in found.items()}
+    return {
+        "gradient median": float(np.median(norm["cross_entropy"])),
+        "gradient mean": float(norm["cross_entropy"].mean()),
+        "zero gradients": float(np.mean([not np.any(g) for g in np.asarray(found["cross_entropy"])])),
+        "margin gradient": float(np.median(norm["margin"])),
+    }
+
+
+def logit_gap(logits: np.ndarray) -> float:
+    """Median over examples of the largest logit minus the second.
+
+    >>> logit_gap(np.array([[1.0, 5.0, 3.0], [0.0, 0.0, 9.0], [4.0, 0.0, 0.0]]))
+    4.0
+    """
+    order = np.sort(logits, axis=-1)
+    return float(np.median(order[:, -1] - order[:, -2]))
+
+
+@functools.partial(jax.jit, static_argnames="sizes")
+def smallest_step(victim: Victim, asked: Victim, image: Array, label: Array, *, sizes: int = 200) -> Array:
+    """The smallest epsilon of a grid over (0, 1] whose FGSM step fools the victim, `[B]`; 1 where none does.
+
+    The grid has steps of 1 / sizes; the gradient of cross-entropy is `asked`'s: the victim itself, or a copy whose
+    gradients are not hidden.
+    """
+    step = jnp.sign(-jax.grad(lambda x: cross_entropy(asked, label)(x)[0].sum())(image))
+    grid = jnp.arange(1, sizes + 1) / sizes
+    fooled = jax.lax.map(lambda e: victim(jnp.clip(image + e * step, 0, 1)).argmax(-1) != label, grid)
+    return jnp.where(fooled.any(0), grid[fooled.argmax(0)], 1.0)
+
+
+def table(rows: Mapping[str, Sequence[Scores]], columns: Sequence[str], shares: Container[str]) -> str:
+    """A Markdown table of mean and sd over seeds; `shares` are printed in per cent, missing numbers are left out."""
+
+    def cell(scores: Sequence[Scores], column: str) -> str:
+        values = [v for s in scores if (v := s[column]) is not None]
+        if column in shares:
+            return _report.spread(values, scale=100, digits=1)
+        return _report.spread(values, digits=3 if max(values) < 10 else 1) if values else "–"
+
+    heads = [f"{c} %" if c in shares else c for c in columns]
+    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(cell(scores, c) for c in columns) + " |" for name, scores in rows.items()]
+    return "\n".join(lines)
+
+
+def draw(rows: Mapping[float, Sequence[Scores]], panels: Mapping[str, Sequence[str]], path: Path, title: str) -> None:
+    """Shares against temperature, one panel for each group of columns: mean over seeds, with a band of one sd."""
+    fig, axes = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 3.9), squeeze=False, layout="constrained")
+    x = np.array(list(rows))
+    for ax, (label, columns) in zip(axes[0], panels.items(), strict=True):
+        for column in columns:
+            values = 100 * np.array([[s[column] for s in scores] for scores in rows.values()], np.float64)
+            mean, sd = values.mean(1), values.std(1, ddof=1) if values.shape[1] > 1 else 0 * values[:, 0]
+            # What follows the deployed cross-entropy is dashed.
+            ax.plot(x, mean, "--" if "naive" in column else "-", marker=".", label=column)
+            ax.fill_between(x, mean - sd, mean + sd, alpha=0.15, linewidth=0, color=ax.lines[-1].get_color())
+        ax.set(xlabel="temperature of both trainings", ylabel=label, xscale="log", ylim=(-3, 103))
+        ax.set_xticks(x, [f"{t:g}" for t in x])
+        ax.minorticks_off()
+        ax.grid(alpha=0.3)
+        ax.legend(frameon=False, fontsize=8)
+    fig.suptitle(title, fontsize=10)
+    fig.savefig(path, dpi=150)
+    plt.close(fig)
