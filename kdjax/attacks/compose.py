@@ -5,6 +5,7 @@ the device. On a CPU the first is faster for networks with convolutions, elsewhe
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -163,23 +164,43 @@ def iterate(
             )
         return finish(objective, key, image, state)
 
-    whole = jax.jit(on_device)
-    compiled, compiled_begin, compiled_finish = jax.jit(step), jax.jit(begin), jax.jit(finish)
+    return Iterated(steps, stop, steps == 1, *map(jax.jit, (begin, step, finish, on_device)))
 
-    def attack(
-        objective: Objective, key: Array, image: Array, start: Array | None = None, *, where: Array | None = None
+
+@dataclass(frozen=True)
+class Iterated:
+    """An attack in stages, each one program: `begin`, `step` after step, `finish`; or `whole`, all of it on the device.
+
+    Attributes:
+        steps: at most so many.
+        stop: None where every step is made, so that nobody need look.
+        on_device: whether `whole` is called with plain arrays too.
+        begin: `(objective, key, image, start, where) -> progress`.
+        step: `(objective, key, image, progress, number) -> progress`.
+        finish: `(objective, key, image, progress) -> Adversarial`.
+        whole: `(objective, key, image, start, where) -> Adversarial`.
+    """
+
+    steps: int
+    stop: Stop | None
+    on_device: bool
+    begin: Callable[..., _Progress]
+    step: Callable[..., _Progress]
+    finish: Callable[..., Adversarial]
+    whole: Callable[..., Adversarial]
+
+    def __call__(
+        self, objective: Objective, key: Array, image: Array, start: Array | None = None, *, where: Array | None = None
     ) -> Adversarial:
         asked = jnp.ones(len(image), bool) if where is None else where
-        if steps == 1 or traced(objective, key, image, start, asked):
-            return whole(objective, key, image, start, asked)
-        state = compiled_begin(objective, key, image, start, asked)
-        for number in range(steps):
-            if stop is not None and not bool(state.active.any()):
+        if self.on_device or traced(objective, key, image, start, asked):
+            return self.whole(objective, key, image, start, asked)
+        state = self.begin(objective, key, image, start, asked)
+        for number in range(self.steps):
+            if self.stop is not None and not bool(state.active.any()):
                 break
-            state = compiled(objective, key, image, state, jnp.asarray(number))
-        return compiled_finish(objective, key, image, state)
-
-    return attack
+            state = self.step(objective, key, image, state, jnp.asarray(number))
+        return self.finish(objective, key, image, state)
 
 
 def then(first: Attack, second: Attack, *, by: Keep = "value") -> Attack:
