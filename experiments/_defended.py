@@ -85,7 +85,9 @@ def table(rows: Mapping[str, Sequence[Scores]], columns: Sequence[str], shares: 
         values = [v for s in scores if (v := s[column]) is not None]
         if column in shares:
             return _report.spread(values, scale=100, digits=1)
-        return _report.spread(values, digits=3 if max(values) < 10 else 1) if values else "–"
+        if not values or 0 < max(values) < 1e-2:
+            return f"{np.mean(values):.1e}" if values else "–"
+        return _report.spread(values, digits=3 if max(values) < 10 else 1)
 
     heads = [f"{c} %" if c in shares else c for c in columns]
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
