@@ -1,7 +1,7 @@
 """What is measured on a network that hides its gradients: slopes, gaps, and how far FGSM must go."""
 
 import functools
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -10,13 +10,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Array
 
-from experiments import _report
+from experiments._attacks import Scores
 from kdjax.attacks.objectives import Scored, cross_entropy, margin
 from kdjax.attacks.victims import Victim
 from kdjax.types import Model, Outputs, PyTree
-
-Scores = dict[str, float | None]
-"""One network's numbers by column; None where there is none."""
 
 
 @functools.cache
@@ -76,23 +73,6 @@ def smallest_step(victim: Victim, asked: Victim, image: Array, label: Array, *, 
     grid = jnp.arange(1, sizes + 1) / sizes
     fooled = jax.lax.map(lambda e: victim(jnp.clip(image + e * step, 0, 1)).argmax(-1) != label, grid)
     return jnp.where(fooled.any(0), grid[fooled.argmax(0)], 1.0)
-
-
-def table(rows: Mapping[str, Sequence[Scores]], columns: Sequence[str], shares: Container[str]) -> str:
-    """A Markdown table of mean and sd over seeds; `shares` are printed in per cent, missing numbers are left out."""
-
-    def cell(scores: Sequence[Scores], column: str) -> str:
-        values = [v for s in scores if (v := s[column]) is not None]
-        if column in shares:
-            return _report.spread(values, scale=100, digits=1)
-        if not values or 0 < max(values) < 1e-2:
-            return f"{np.mean(values):.1e}" if values else "–"
-        return _report.spread(values, digits=3 if max(values) < 10 else 1)
-
-    heads = [f"{c} %" if c in shares else c for c in columns]
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(cell(scores, c) for c in columns) + " |" for name, scores in rows.items()]
-    return "\n".join(lines)
 
 
 def draw(rows: Mapping[float, Sequence[Scores]], panels: Mapping[str, Sequence[str]], path: Path, title: str) -> None:

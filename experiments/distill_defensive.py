@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from experiments import _attacks, _defended, _networks, _report, _run, _train
-from experiments._defended import Scores
+from experiments._attacks import Scores
+from experiments._outcomes import answers
 from kdjax.attacks import named, objectives
 from kdjax.attacks.run import run
 from kdjax.attacks.victims import Victim, white_box
 from kdjax.config import field
-from kdjax.losses import response
+from kdjax.losses import combine
 from kdjax.models import create as models
 from kdjax.recipes.distill import cached, distill
 from kdjax.recipes.supervised import supervised
@@ -40,6 +41,7 @@ ROBUST = (
     "ZOO fooled", "ZOO L2",
 )  # fmt: skip
 SHARES = {"clean", "zero gradients", *ROBUST} - {"ZOO L2"}
+SOFT = combine.resolve("response.soft_cross_entropy")
 LEGEND = """
 Deployed at T = 1. Gradients are of cross-entropy by the image (L2 norm), the margin's beside them. FGSM epsilon: the
 smallest step along the sign of the gradient that fools, median over images that are classified well, 1 where none does;
@@ -84,7 +86,7 @@ class Attacks:
 
     def scores(self, victim: Victim, twin: Victim, temperature: float, x: np.ndarray, y: np.ndarray) -> Scores:
         """Columns of the table, for one network."""
-        calm, logits = objectives.divided(victim, temperature), np.asarray(victim(x))
+        calm, logits = objectives.divided(victim, temperature), answers(victim, x)
         well, left = logits.argmax(-1) == y, {}
         entropy, margin = objectives.cross_entropy, objectives.margin
         for name, attack, on, objective in (
@@ -98,7 +100,7 @@ class Attacks:
         ):
             left[name] = ~run(attack, on, x, y, objective=objective, chunk=len(x)).success
         borrowed = run(self.pgd, twin, x, y, objective=entropy, chunk=len(x)).image
-        left["transfer"] = np.asarray(victim(borrowed)).argmax(-1) == y
+        left["transfer"] = answers(victim, borrowed).argmax(-1) == y
         left["worst case"] = np.all(list(left.values()), axis=0)
         some = np.flatnonzero(well)[: self.zoo_examples]
         zoo = run(self.zoo, victim, x[some], y[some], objective=margin)
@@ -131,7 +133,7 @@ def main(config: Config, workdir: Path) -> None:
         soft = {"temperature": 1.0, "alpha": 1.0}  # the model has divided already, on both sides
         given: dict[str, Any] = {"loss_fn": supervised(apply), "hparams": {"learning_rate": config.learning_rate}}
         if said is not None:
-            given["loss_fn"] = distill(apply, cached(), response.soft_cross_entropy)
+            given["loss_fn"] = distill(apply, cached(), SOFT)
             given |= {"source": study.train.with_column("teacher_logits", said), "hparams": given["hparams"] | soft}
         state = _train.train(study, workdir, f"{role}/seed-{seed}", model, seed=seed, epochs=config.epochs, **given)
         return variables(state)
@@ -154,7 +156,7 @@ def report(config: Config, workdir: Path, study: _train.Study, rows: dict[str, l
     panels = {"accuracy, %": ("clean", *ROBUST[:-2]), "share of images, %": ("zero gradients", "ZOO fooled")}
     _defended.draw(distilled, panels, workdir / "defence.png", title=f"{setting}, deployed at T = 1")
     _report.curves(study.recorder.rows(), workdir / "curves.png", title=setting)
-    tables = [_defended.table(rows, columns, SHARES) for columns in (NETWORK, ROBUST)]
+    tables = [_attacks.table(rows, columns, SHARES) for columns in (NETWORK, ROBUST)]
     _report.save_results(workdir, dict(rows), "\n\n".join([*tables, LEGEND.strip()]))
 
 

@@ -66,7 +66,7 @@ def main(config: Config, workdir: Path) -> None:
         label_smoothing=config.label_smoothing,
         augment=partial(random_shift, pixels=config.shift) if config.shift else None,
         attacked=config.attacked,
-        **({"attack": against.make(), "objective": against.objective} if against else {}),
+        **({"attack": against.repeated(against.make()), "objective": against.objective} if against else {}),
     )
     scores = []
     for seed in range(config.seeds):
