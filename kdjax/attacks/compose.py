@@ -145,7 +145,7 @@ def iterate(
         if settle is not None and begun is not None:
             point = settle(point, space.encode(image, image))
         opt_state = jax.vmap(tx.init)(point)
-        return _Progress(point, opt_state, untouched(image), where, jnp.full(len(image), jnp.inf))
+        return _Progress(point, opt_state, untouched(image), where, jnp.full(len(image), jnp.inf, jnp.float32))
 
     def finish(objective: Objective, key: Array, origin: Array, state: _Progress) -> Adversarial:
         image = space.decode(state.point, origin)
@@ -305,7 +305,7 @@ def search_weight(
             weight = jnp.where(jnp.isfinite(high), (low + high) / 2, jnp.minimum(weight * 10, ceiling))
             return merge(result, new, image, by="distance", where=where), low, high, weight
 
-        ends = jnp.zeros(batch), jnp.full(batch, jnp.inf), jnp.full(batch, initial)
+        ends = jnp.zeros(batch), jnp.full(batch, jnp.inf, jnp.float32), jnp.full(batch, initial, jnp.float32)
         return repeat(steps, narrow, (untouched(image), *ends), objective, key)[0]
 
     return attack
@@ -315,7 +315,8 @@ def untouched(image: Array) -> Adversarial:
     """The clean images, nothing asked yet."""
     batch = len(image)
     zero = jnp.zeros(batch, jnp.int32)
-    return Adversarial(image, jnp.full(batch, jnp.inf), jnp.zeros(batch, bool), zero, zero - 1)
+    # Not weakly typed, as it would be without its type: else the first step of every attack is compiled for itself.
+    return Adversarial(image, jnp.full(batch, jnp.inf, jnp.float32), jnp.zeros(batch, bool), zero, zero - 1)
 
 
 def merge(old: Adversarial, new: Adversarial, origin: Array, *, by: Keep, where: Array | None = None) -> Adversarial:
