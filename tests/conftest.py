@@ -9,6 +9,8 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most of the suite's time is compilation of programs that then run for a millisecond.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -28,7 +28,13 @@ TRAINS = {"train_teacher", "distill", "hinton2015"}
 
 def start(name: str, *flags: str, **env: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", f"experiments.{name}", *flags]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "KDJAX_CACHE": CACHE, **env}
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "KDJAX_CACHE": CACHE,
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        **env,
+    }
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -40,7 +40,13 @@ def checkpoints(steps: int) -> list[int]:
 
 
 def scale_by_apgd(
-    projection: Projection, *, epsilon: Array | float, norm: str, steps: int, alpha: float = 0.75, rho: float = 0.75
+    projection: Projection,
+    *,
+    epsilon: Array | float | int,
+    norm: str,
+    steps: int,
+    alpha: float = 0.75,
+    rho: float = 0.75,
 ) -> optax.GradientTransformationExtraArgs:
     """APGD's move; it needs `value` and `origin` from the attack loop, and projects by itself.
 
@@ -59,7 +65,7 @@ def scale_by_apgd(
     looks = jnp.array(checkpoints(steps))
 
     def init(params: Array) -> ApgdState:
-        inf = jnp.array(jnp.inf)
+        inf = jnp.array(jnp.inf, jnp.float32)
         zero = jnp.zeros((), jnp.int32)
         return ApgdState(
             step=zero, size=2 * jnp.asarray(epsilon, jnp.float32), before=params, best=params,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.attacks.oracles import Estimator
+from kdjax.attacks.spaces import InSpace
 from kdjax.types import BadInput, Estimate, Objective, Oracle
 
 
@@ -29,14 +30,20 @@ def nearest_boundary(norm: str = "l2") -> Oracle:
         raise BadInput(f"norm={norm!r}: accepted are l2, linf.")
 
     def estimate(objective: Objective, key: Array, point: Array, origin: Array, *, where: Array) -> Estimate:
-        scored = getattr(objective, "objective", objective)
+        inside = objective if isinstance(objective, InSpace) else None
+        scored = objective.objective if isinstance(objective, InSpace) else objective
         victim, data = getattr(scored, "victim", None), getattr(scored, "data", {})
         if victim is None or "target" in data or not victim.white_box:
             raise BadInput(
                 "DeepFool needs the gradients of a white-box victim and is untargeted; accepted: such a one."
             )
         value, success = objective(point, key=key[0], where=where)
-        logits, pull = jax.vjp(lambda x: victim(x, key=key[0], where=where), point)
+
+        def ask(x: Array) -> Array:
+            image = inside.space.decode(x, inside.origin) if inside else x
+            return victim(image, key=key[0], where=where)
+
+        logits, pull = jax.vjp(ask, point)
         classes = logits.shape[-1]
         slopes = jax.vmap(lambda k: pull(jnp.broadcast_to(jax.nn.one_hot(k, classes), logits.shape))[0])(
             jnp.arange(classes)

@@ -80,7 +80,7 @@ def bim(epsilon: Radius = 0.1, *, steps: int = 10, step_size: Radius | None = No
     Reference:
         Kurakin, Goodfellow, Bengio, Adversarial Examples in the Physical World, ICLR 2017 workshop, section 2.2.
     """
-    return pgd(epsilon, steps=steps, step_size=epsilon / steps if step_size is None else step_size)
+    return pgd(epsilon, steps=steps, step_size=epsilon / max(steps, 1) if step_size is None else step_size)
 
 
 def pgd(
@@ -109,7 +109,7 @@ def pgd(
         ICLR 2018, section 2.1.
     """
     if step_size is None:
-        step_size = 2.5 * epsilon / steps
+        step_size = 2.5 * epsilon / max(steps, 1)
     return compose.iterate(
         oracle or oracles.autodiff(),
         optax.chain(_steepest(norm), optax.scale(-step_size)),
@@ -148,7 +148,7 @@ def mi_fgsm(
     momentum = [transforms.normalize(1), optax.trace(decay), optax.scale_by_sign()]
     return compose.iterate(
         oracle,
-        optax.chain(*blur, *momentum, optax.scale(-epsilon / steps)),
+        optax.chain(*blur, *momentum, optax.scale(-epsilon / max(steps, 1))),
         projections.ball("linf", epsilon),
         steps=steps,
     )

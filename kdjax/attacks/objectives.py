@@ -31,8 +31,8 @@ class Scored:
         score: the formula.
     """
 
-    victim: Victim
-    data: dict[str, Array]
+    victim: Any  # a `Victim`; JAX also builds pytrees of other things than arrays
+    data: dict[str, Any]
     score: Score = dataclasses.field(metadata={"static": True})
 
     def __call__(self, image: Array, *, key: Array | None = None, where: Array | None = None) -> tuple[Array, Array]:
@@ -52,7 +52,7 @@ def cross_entropy(victim: Victim, label: Array, *, target: Array | None = None) 
     return Scored(victim, _data(label, target), _cross_entropy)
 
 
-def margin(victim: Victim, label: Array, *, target: Array | None = None, kappa: Array | float = 0.0) -> Scored:
+def margin(victim: Victim, label: Array, *, target: Array | None = None, kappa: Array | float | int = 0.0) -> Scored:
     """f = max(Z_y - max_{i != y} Z_i, -kappa); targeted max(max_{i != t} Z_i - Z_t, -kappa).
 
     Success asks for the margin kappa as well. Differences of log-probabilities are the same numbers, so this is ZOO's
@@ -91,7 +91,7 @@ def divergence(victim: Victim, label: Array, *, reference: Array) -> Scored:
     return Scored(victim, {**_data(label, None), "reference": reference}, _divergence)
 
 
-def divided(victim: Victim, by: Array | float) -> Victim:
+def divided(victim: Victim, by: Array | float | int) -> Victim:
     """The victim with its logits divided: undoes a temperature that saturates cross-entropy, and changes no answer."""
     return Victim((victim, jnp.asarray(by, jnp.float32)), _divided, victim.white_box)
 
@@ -106,8 +106,8 @@ class Penalised:
     """
 
     objective: Any
-    origin: Array
-    weight: Array
+    origin: Any
+    weight: Any
 
     def __call__(self, image: Array, *, key: Array | None = None, where: Array | None = None) -> tuple[Array, Array]:
         value, success = self.objective(image, key=key, where=where)

@@ -231,6 +231,6 @@ def _precise_map(probe: Any, arguments: Any, chunk: int | None) -> Any:
         return jax.lax.map(probe, arguments, batch_size=chunk)
 
 
-def _positive(name: str, value: float) -> None:
+def _positive(name: str, value: float | int) -> None:
     if not value > 0:
         raise BadInput(f"{name}={value}: accepted are numbers above 0.")

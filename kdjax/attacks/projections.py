@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from kdjax.types import BadInput, Projection
 
-Radius = Array | float
+Radius = Array | float | int
 
 
 def require_radius(name: str, value: Radius) -> None:

@@ -81,7 +81,7 @@ class InSpace:
     """An objective as a function of a space's points."""
 
     objective: Any
-    origin: Array
+    origin: Any
     space: Space = dataclasses.field(metadata={"static": True})
 
     def __call__(self, image: Array, *, key: Array | None = None, where: Array | None = None) -> tuple[Array, Array]:

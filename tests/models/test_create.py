@@ -49,6 +49,11 @@ def test_parameter_counts_of_the_literature(hidden, count):
     assert parameter_count(jax.eval_shape(model.init, jax.random.key(0))[0]) == count
 
 
+def test_parameter_count_of_the_fast_cnn(key):
+    params, _ = jax.eval_shape(make("fast_cnn", (28, 28, 1), hidden=(16, 32, 100)).init, key)
+    assert parameter_count(params) == 166_406  # Wong, Rice, Kolter (2020): "166k"
+
+
 def test_parameter_count_of_a_cnn(key):
     params, _ = jax.eval_shape(make("cnn", (28, 28, 1), hidden=(16, 32)).init, key)
     assert parameter_count(params) == (9 * 1 + 1) * 16 + (9 * 16 + 1) * 32 + (7 * 7 * 32 + 1) * 10
@@ -65,13 +70,16 @@ class TestEveryModel:
         assert state == {}
         stem = {"mlp": "hidden", "cnn": "block", "fast_cnn": "block"}[name]
         assert set(outputs.features) == {f"{stem}1", f"{stem}2", "embedding"}
-        for number, width in enumerate(HIDDEN[name], start=1):
+        for number, width in enumerate(HIDDEN[name][:2], start=1):
             feature = np.asarray(outputs.features[f"{stem}{number}"])
             assert (feature.shape[0], feature.shape[-1]) == (5, width)
             assert (feature >= 0).all()
             assert feature.max() > 0
         last = np.asarray(outputs.features[f"{stem}2"]).reshape(5, -1)
-        np.testing.assert_array_equal(outputs.features["embedding"], last)
+        if name == "fast_cnn":  # a dense layer stands between the two
+            assert outputs.features["embedding"].shape == (5, HIDDEN[name][-1])
+        else:
+            np.testing.assert_array_equal(outputs.features["embedding"], last)
 
     def test_logits_are_the_last_layer_of_the_embedding(self, name, image_shape):
         variables, image, apply = ready(name, image_shape)
@@ -165,8 +173,8 @@ def test_other_collections_are_state_that_training_alone_moves(key):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"name": "mpl"}, "name='mpl' is no model; accepted: cnn, mlp; did you mean mlp?"),
-        ({"name": "transformer"}, "name='transformer' is no model; accepted: cnn, mlp$"),
+        ({"name": "mpl"}, "name='mpl' is no model; accepted: cnn, fast_cnn, mlp; did you mean mlp?"),
+        ({"name": "transformer"}, "name='transformer' is no model; accepted: cnn, fast_cnn, mlp$"),
         ({"num_classes": 1}, "num_classes=1; accepted: at least 2"),
         ({"hidden": ()}, r"hidden=\(\); accepted: one or more positive widths"),
         ({"hidden": (20, 0)}, r"hidden=\(20, 0\)"),
