@@ -144,7 +144,6 @@ def _bisections(size: int) -> int:
 
 def _noise(key: Array, shape: tuple[int, ...], number: Any) -> Array:
     """Noisy pixels, or noisy blocks of a 4 x 4 grid, which more classes answer to."""
-    fine, coarse = jax.random.split(key)
-    blocks = jax.random.bernoulli(coarse, 0.5, (4, 4, shape[-1])).astype(jnp.float32)
-    blocks = jax.image.resize(blocks, shape, "nearest")
-    return jnp.where(number % 2 == 0, jax.random.uniform(fine, shape), blocks)
+    fine = jax.random.uniform(key, shape)
+    blocks = jax.image.resize(jnp.round(fine[:4, :4]), shape, "nearest")
+    return jnp.where(number % 2 == 0, fine, blocks)

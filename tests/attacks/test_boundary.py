@@ -21,7 +21,7 @@ def linear(weight, image, key, where):
 
 
 VICTIM = queries_only(Victim(jnp.asarray(WEIGHT), linear, white_box=True))
-ATTACK = hop_skip_jump(iterations=15, probes=60)
+ATTACK = hop_skip_jump(iterations=15, probes=60, tries=20)
 
 
 def images(count):
@@ -39,7 +39,7 @@ def test_the_nearest_point_of_a_hyperplane_is_found():
     assert np.median(found.distance["l2"] / exact) < 1.05
     assert (found.image >= 0).all()
     assert (found.image <= 1).all()
-    assert (found.queries <= cost(15, 16, probes=60)).all()
+    assert (found.queries <= cost(15, 16, probes=60, tries=20)).all()
     assert (found.first_success > 0).all()
 
 
@@ -65,16 +65,16 @@ def test_queries_are_those_that_the_victim_counts_and_a_batch_is_its_examples():
 
 def test_where_nothing_fools_the_image_comes_back_as_a_failure():
     never = Victim(jnp.asarray(0 * WEIGHT), linear, white_box=False)
-    image, label = images(2)
-    found = run(hop_skip_jump(iterations=2, probes=4, tries=5), never, image, label, objective=objectives.margin)
+    image, label = images(8)
+    found = run(ATTACK, never, image, label, objective=objectives.margin)
     assert not found.success.any()
     np.testing.assert_array_equal(found.image, image)
-    assert (found.queries == 1 + 5 + 1).all()
+    assert (found.queries == 1 + 20 + 1).all()
 
 
 def test_chunks_of_probes_change_nothing():
-    image, label = images(3)
-    some = [hop_skip_jump(iterations=3, probes=20, chunk=chunk) for chunk in (None, 7)]
+    image, label = images(8)
+    some = ATTACK, hop_skip_jump(iterations=15, probes=60, tries=20, chunk=7)
     a, b = (run(attack, VICTIM, image, label, objective=objectives.margin) for attack in some)
     np.testing.assert_allclose(a.image, b.image, atol=1e-6)
 

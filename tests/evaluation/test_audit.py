@@ -20,7 +20,7 @@ from kdjax.types import BadInput, Outputs
 
 SIZES = Sizes(
     steps=10, long_steps=20, sweep_steps=30, restarts=3, apgd_steps=20, targets=3, queries=100, draws=100,
-    draw_examples=20, hard_iterations=4, hard_examples=10, cw_steps=40, points=40, grid=9,
+    draw_examples=20, hard_iterations=4, hard_examples=10, cw_steps=80, points=40, grid=9,
 )  # fmt: skip
 EPSILON = 0.1
 FIRED = {FLAG, FAIL}

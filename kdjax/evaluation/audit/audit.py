@@ -92,7 +92,10 @@ def audit(
     yield comparisons.converges(
         [-v for v in course.value], course.broken, clean=clean, steps=sizes.steps, examples=count
     )  # fmt: skip
-    starts_ = [pgd(f"PGD, start {n}", ce, random_start=n) for n in range(sizes.restarts)]
+    starts_ = [right]
+    for n in range(sizes.restarts):  # each on whom those before left
+        starts_.append(pgd(f"PGD, start {n}", ce, random_start=n, where=np.logical_and.reduce(starts_)))
+    starts_ = starts_[1:]
     yield comparisons.restarts_change_little(starts_)
     variants = {
         f"{name}, step {scale:g}": pgd(f"{name}, step {scale:g}", goal, step_size=scale * radius)

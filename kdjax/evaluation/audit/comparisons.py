@@ -225,11 +225,12 @@ def hard_label_is_farther(gradient: np.ndarray, decisions: np.ndarray, *, querie
         return skipped("E16", title, "no example is classified rightly")
     near, far = float(np.median(gradient)), float(np.median(decisions))
     # Known for honest networks too: those trained against linf on MNIST hide their L2 gradients (Schott et al., 2019).
-    verdict = grade(near, far) if np.isfinite(near) else FLAG if np.isfinite(far) else PASS
+    # Both come near the least distance from above, and neither reaches it: 5 % tell nothing.
+    verdict = grade(near, 1.05 * far) if np.isfinite(near) else FLAG if np.isfinite(far) else PASS
     return Finding(
         "E16", title, verdict,
         f"median L2 distance over {len(gradient)} examples: C&W {near:.3g}, HopSkipJump with {queries} decisions "
-        f"{far:.3g} (flag where the second is smaller)",
+        f"{far:.3g} (flag where the second is smaller by 5 %)",
         remedy(verdict, "Gradients mislead in L2: add a decision-based attack to the set."),
         {"gradient": near, "decisions": far},
     )  # fmt: skip

@@ -94,6 +94,7 @@ def climb(
     step_size: float | None = None,
     victim: Victim | None = None,
     random_start: int | None = None,
+    where: np.ndarray | None = None,
     whole: bool = False,
 ) -> tuple[Strike, Course]:
     """PGD that keeps the worst image, one compiled step for every radius, step size and number of steps.
@@ -106,6 +107,7 @@ def climb(
         step_size: 2.5 radius / steps by default.
         victim: another than the subject's.
         random_start: number of the random start; None begins at the image.
+        where: `[N]` bool, examples to attack, all by default.
         whole: go on to the end where all is broken already, for the sake of the course.
     """
     victim = subject.victim if victim is None else victim
@@ -114,8 +116,11 @@ def climb(
     epsilon = jnp.asarray(radius, jnp.float32)
     step, begin = _step(subject.threat.norm), _begin(subject.threat.norm)
     base = jax.random.fold_in(jax.random.key(subject.seed), 0 if random_start is None else random_start + 1)
-    parts, courses = [], []
-    for rows, asked in chunks(subject, len(subject.image)):
+    picked = np.arange(len(subject.label)) if where is None else np.flatnonzero(where)
+    worst, broken = subject.image.copy(), np.zeros(len(subject.label), bool)
+    courses = []
+    for places, asked in chunks(subject, len(picked)):
+        rows = picked[places]
         image, real = jnp.asarray(subject.image[rows]), jnp.asarray(asked)
         objective = goal(victim, jnp.asarray(subject.label[rows]))
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, rows)
@@ -126,13 +131,13 @@ def climb(
             course.append(tally)
             if not whole and tally[1] == asked.sum():
                 break
-        parts.append((np.asarray(best.image)[asked], np.asarray(best.success)[asked]))
+        worst[rows[asked]], broken[rows[asked]] = np.asarray(best.image)[asked], np.asarray(best.success)[asked]
         courses.append(np.asarray(course))
-    image, success = (np.concatenate(column) for column in zip(*parts, strict=True))
-    count = min(map(len, courses))
+    count = min(map(len, courses), default=0)
     total = np.sum([course[:count] for course in courses], axis=0) / len(subject.image)
-    found = claims(subject, victim, image, success, radius)
-    return found, Course(list(map(float, total[:, 0])), list(map(float, total[:, 1])))
+    found = claims(subject, victim, worst, broken, radius)
+    value, share = np.reshape(total, (-1, 2)).T.tolist() if courses else ([], [])
+    return found, Course(value, share)
 
 
 @functools.cache
