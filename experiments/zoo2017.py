@@ -44,7 +44,7 @@ class Config:
     learning_rate: float = field(1e-2, "ZOO's step", low=1e-6, smoke=0.1)
     cw_steps: int = field(1000, "C&W's steps at each c", low=1, smoke=50)
     cw_search_steps: int = field(9, "constants c tried by C&W", low=1, smoke=2)
-    variants: bool = field(True, "also the rows that change one thing each")
+    variants: bool = field(True, "also the rows that change one thing each", smoke=False)
     chunk: int = field(5, "images at once; changes no result", low=1)
 
 

@@ -137,7 +137,7 @@ class Estimate(NamedTuple):
 class Oracle(Protocol):
     """`(objective, key [B], point, origin, where=[B]) -> Estimate`, `origin` being where the attack began.
 
-    `queries` is the number of model evaluations that one call costs each example.
+    `queries` is the number of model evaluations that one call costs each example, at most.
     """
 
     @property

@@ -60,7 +60,7 @@ def coordinates(
 
     Args:
         sampling: which coordinates; `count` of them.
-        count: how many that is.
+        count: how many that is; of smaller points, all.
         h: in the point's units; 1e-4 is about float32's optimum for images in [0, 1].
         curvature: also the second derivatives, which Newton's step needs.
         chunk: probes per example evaluated at once; bounds memory and changes no result.
@@ -76,10 +76,11 @@ def coordinates(
         rows = jnp.arange(batch)
         flat = point.reshape(batch, -1)
         index = jax.vmap(sampling)(key, flat - origin.reshape(batch, -1))
+        taken = index.shape[1]  # fewer than asked for where there are no more
         # One more probe that goes nowhere: the point itself, so that the victim is called once.
         which = jnp.concatenate([index.T, index.T, index.T[:1]])
         step = jnp.repeat(
-            jnp.array([h, -h, 0.0], point.dtype), jnp.array([count, count, 1]), total_repeat_length=2 * count + 1
+            jnp.array([h, -h, 0.0], point.dtype), jnp.array([taken, taken, 1]), total_repeat_length=2 * taken + 1
         )
 
         def probe(arguments: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -87,7 +88,7 @@ def coordinates(
             return objective(flat.at[rows, at].add(by).reshape(point.shape), key=key[0], where=where)
 
         values, successes = _precise_map(probe, (which, step), chunk)
-        up, down, value = values[:count].T, values[count:-1].T, values[-1]
+        up, down, value = values[:taken].T, values[taken:-1].T, values[-1]
         zeros = jnp.zeros_like(flat)
 
         def scatter(numbers: Array) -> Array:
@@ -97,7 +98,7 @@ def coordinates(
             value,
             successes[-1],
             scatter((up - down) / (2 * h)),
-            where.astype(jnp.int32) * (2 * count + 1),
+            where.astype(jnp.int32) * (2 * taken + 1),
             mask=scatter(jnp.ones_like(up)),
             curvature=scatter((up - 2 * value[:, None] + down) / h**2) if curvature else None,
         )
