@@ -4,17 +4,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from kdjax.attacks import named, objectives
+from kdjax.attacks import boundary, named, objectives
 from kdjax.types import Attack, BadInput, nearest
 
 
 def attacks() -> dict[str, Callable[..., Attack]]:
-    """Every named attack."""
-    return {
-        n: f
-        for n, f in sorted(vars(named).items())
-        if inspect.isfunction(f) and f.__module__ == named.__name__ and n[0] != "_"
-    }
+    """Every attack that has a name: the public functions of `named`, and those that are no product."""
+    products = {n: f for n, f in vars(named).items() if inspect.isfunction(f) and f.__module__ == named.__name__}
+    found = {n: f for n, f in products.items() if not n.startswith("_")}
+    return dict(sorted({**found, "hop_skip_jump": boundary.hop_skip_jump}.items()))
 
 
 OBJECTIVES: dict[str, Callable[..., objectives.Scored]] = {

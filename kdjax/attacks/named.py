@@ -13,7 +13,9 @@ from kdjax.attacks.deepfool import nearest_boundary
 from kdjax.attacks.projections import Radius
 from kdjax.types import Attack, BadInput, Oracle
 
-OBJECTIVES: dict[str, str] = dict.fromkeys(("cw", "deepfool", "noise", "spsa", "square", "zoo"), "margin")
+OBJECTIVES: dict[str, str] = dict.fromkeys(
+    ("cw", "deepfool", "hop_skip_jump", "noise", "spsa", "square", "zoo"), "margin"
+)
 """The objective of each attack's paper, where it is not `cross_entropy`."""
 
 
