@@ -125,10 +125,14 @@ def audit(
         black["HopSkipJump"][np.flatnonzero(right)[: sizes.hard_examples]] = far > radius
     yield comparisons.white_beats_black(comparisons.together(white), black)
     yield comparisons.hard_label_is_farther(near, far, queries=queries)
-    looked = np.zeros(count, bool)
-    looked[np.flatnonzero(plain)[: sizes.draw_examples]] = True
-    draws = strike(subject, _attack("random", radius, norm, sizes.draws), objectives.margin, where=looked)
-    yield comparisons.random_finds_nothing(plain, looked, standing("random", draws), draws=sizes.draws)
+    rows = np.flatnonzero(plain)[: sizes.draw_examples]
+    looked, unharmed = np.zeros(count, bool), right.copy()
+    looked[rows] = True
+    if len(rows):
+        few = replace(subject, image=subject.image[rows], label=subject.label[rows])
+        done["random"] = strike(few, _attack("random", radius, norm, sizes.draws), objectives.margin)
+        unharmed[rows] = ~done["random"].broken
+    yield comparisons.random_finds_nothing(plain, looked, unharmed, draws=sizes.draws)
 
     # All together.
     aimed, targets = targeted(subject, right, logits, sizes, done)
