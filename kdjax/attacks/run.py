@@ -70,7 +70,7 @@ def run(
     if chunk < 1:
         raise BadInput(f"chunk={chunk}: accepted are 1 or more.")
     size = min(chunk, len(image))
-    if jax.tree.leaves(victim.variables):
+    if not victim.on_host:
         _check_scores(np.asarray(victim(jnp.asarray(image[: min(size, 32)]))), label, target)
     if on_device is None:
         on_device = jax.default_backend() != "cpu"

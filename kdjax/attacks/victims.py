@@ -25,11 +25,13 @@ class Victim:
         variables: of the model; an argument of every compiled attack, never a constant in it.
         forward: `(variables, image, key, where) -> logits`.
         white_box: whether gradients may be taken.
+        on_host: whether every answer is counted or paid for outside: nothing is asked but what an attack asks.
     """
 
     variables: PyTree
     forward: Callable[..., Array] = dataclasses.field(metadata={"static": True})
     white_box: bool = dataclasses.field(metadata={"static": True})
+    on_host: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def __call__(self, image: Array, *, key: Array | None = None, where: Array | None = None) -> Array:
         return self.forward(self.variables, image, key, where)
@@ -80,7 +82,7 @@ def black_box(ask: Callable[[np.ndarray], np.ndarray], *, num_classes: int, prob
         shape = jax.ShapeDtypeStruct((image.shape[0], num_classes), jnp.float32)
         return jax.pure_callback(answer, shape, image, wanted, vmap_method="expand_dims")
 
-    return Victim((), forward, white_box=False)
+    return Victim((), forward, white_box=False, on_host=True)
 
 
 def check_answer(answer: np.ndarray, count: int, num_classes: int, probabilities: bool) -> np.ndarray:

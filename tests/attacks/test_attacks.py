@@ -123,6 +123,12 @@ def test_reported_queries_are_the_images_that_the_victim_saw(name, on_device, co
         assert result.queries.max() <= 200
 
 
+def test_a_divided_black_box_is_asked_no_more(counter, image, label):
+    host = objectives.divided(victims.black_box(counter, num_classes=10), 10.0)
+    result = run.run(make("square", queries=5), host, image[:4], label[:4], objective=objectives.margin)
+    assert int(result.queries.sum()) == counter.count
+
+
 def test_fgsm_is_its_closed_form(victim, image, label):
     x, y = jnp.asarray(image), jnp.asarray(label)
     slope = jax.grad(lambda x: -jax.nn.log_softmax(victim(x))[jnp.arange(len(y)), y].sum())(x)
