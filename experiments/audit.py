@@ -45,7 +45,9 @@ class Config(_train.Common):
     workdir: str = field("runs/audit", "folder for everything the run leaves", identity=False, smoke="runs/smoke/audit")
     model: str = field("", "workdir of a finished train_teacher run; empty trains a small network on --dataset")
     model_seed: int = field(0, "which of that run's seeds", low=0)
+    role: str = field("teacher", "which of its networks: a folder in its checkpoints/, such as distilled-100")
     twin: str = field("", "workdir of the same network trained without the defence; empty skips what needs it")
+    twin_role: str = field("teacher", "which of the networks in the twin's workdir")
     examples: int = field(500, "examples of the test split, from its start", low=2, smoke=60)
     norm: str = field("linf", "of the threat", choices=("linf", "l2"))
     epsilon: float = field(0.1, "radius of the threat, in pixel units", low=1e-6)
@@ -106,7 +108,8 @@ def parse_attack(config: Config) -> Any:
 
 def given(config: Config, test: Examples, path: str, flag: str) -> Victim:
     """A network from the folder of the run that trained it."""
-    network = _networks.load_network(path, flag=flag)
+    role = config.role if flag == "model" else config.twin_role
+    network = _networks.load_network(path, flag=flag, role=role)
     shape = {"num_classes": test.num_classes, "image_shape": test.image_shape()}
     _networks.refuse_other_shapes(network, path, shape, config.dataset, flag=flag)
     learned = network.learned
