@@ -7,7 +7,7 @@ decides what the attack is against and whether it is targeted; `OBJECTIVES` name
 import optax
 from jaxtyping import Array
 
-from kdjax.attacks import compose, oracles, projections, sampling, search, spaces, starts, transforms
+from kdjax.attacks import compose, oracles, projections, sampling, search, spaces, squares, starts, transforms
 from kdjax.attacks.apgd import scale_by_apgd
 from kdjax.attacks.deepfool import nearest_boundary
 from kdjax.attacks.projections import Radius
@@ -129,15 +129,17 @@ def mi_fgsm(
     decay: float = 1.0,
     diverse: float = 0.0,
     kernel: int = 1,
+    norm: str = "linf",
 ) -> Attack:
-    """Momentum: g <- decay g + grad / ||grad||_1, step epsilon / steps along its sign.
+    """Momentum: g <- decay g + grad / ||grad||_1, step epsilon / steps along its sign, or its unit vector in l2.
 
     Args:
-        epsilon: radius, linf.
+        epsilon: radius.
         steps: how many.
         decay: mu.
         diverse: DI's probability of looking at a resized and padded image.
         kernel: side of TI's Gaussian blur of the slope, odd; 1 for none.
+        norm: linf or l2.
 
     Reference:
         Dong, Liao, Pang, Su, Zhu, Hu, Li, Boosting Adversarial Attacks with Momentum, CVPR 2018, algorithm 1. DI: Xie
@@ -147,11 +149,11 @@ def mi_fgsm(
     if diverse:
         oracle = oracles.seen_through(oracle, oracles.resize_and_pad(diverse))
     blur = [transforms.smooth(kernel, kernel / 5)] if kernel > 1 else []
-    momentum = [transforms.normalize(1), optax.trace(decay), optax.scale_by_sign()]
+    momentum = [transforms.normalize(1), optax.trace(decay), _steepest(norm)]
     return compose.iterate(
         oracle,
         optax.chain(*blur, *momentum, optax.scale(-epsilon / max(steps, 1))),
-        projections.ball("linf", epsilon),
+        projections.ball(norm, epsilon),
         steps=steps,
     )
 
@@ -335,18 +337,25 @@ def spsa(
     )
 
 
-def square(epsilon: Radius = 0.1, *, queries: int = 5000, share: float = 0.8) -> Attack:
+def square(epsilon: Radius = 0.1, *, queries: int = 5000, norm: str = "linf", share: float | None = None) -> Attack:
     """Random search over squares at the edge of the ball, stopping when fooled.
+
+    Args:
+        epsilon: radius.
+        queries: budget per example.
+        norm: linf or l2.
+        share: of the pixels that a proposal changes at first; 0.8 in linf and 0.1 in l2, the authors' choices.
 
     Reference:
         Andriushchenko, Croce, Flammarion, Hein, Square Attack, ECCV 2020.
     """
-    return search.random_search(
-        search.squares(epsilon, share=share),
-        projections.ball("linf", epsilon),
-        queries=queries,
-        start=starts.stripes(epsilon),
-    )
+    if norm not in ("linf", "l2"):
+        raise BadInput(f"norm={norm!r}: accepted are linf, l2.")
+    flat = norm == "linf"
+    start = starts.stripes(epsilon) if flat else squares.tiles(epsilon)
+    wanted = (0.8 if flat else 0.1) if share is None else share
+    propose = squares.squares(epsilon, share=wanted) if flat else squares.trades(epsilon, share=wanted)
+    return search.random_search(propose, projections.ball(norm, epsilon), queries=queries, start=start)
 
 
 def noise(epsilon: Radius = 0.1, *, queries: int = 100, norm: str = "linf") -> Attack:

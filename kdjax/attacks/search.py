@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.attacks.compose import ONE, Start, Stop, judge, on_success, pick, untouched
-from kdjax.attacks.projections import Radius
 from kdjax.types import Adversarial, Attack, BadInput, Estimate, Objective, Projection
 
 Propose = Callable[[Array, Array, Array, Array], Array]
@@ -61,35 +60,6 @@ def random_search(
         return compiled(objective, key, image, start, jnp.ones(len(image), bool) if where is None else where)
 
     return attack
-
-
-# Square's share of changed pixels is halved as the search goes on, at these parts of it.
-_HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
-
-
-def squares(epsilon: Radius, *, share: float = 0.8) -> Propose:
-    """One square, at a random place, of plus or minus epsilon channel by channel, around the clean image.
-
-    The side is round(sqrt(p H W)); p is `share` at first, halved at 0.1, 0.5, 2, 5, 10, 20, 40, 60 and 80 % of the
-    search.
-
-    Reference:
-        Andriushchenko, Croce, Flammarion, Hein, Square Attack: a Query-efficient Black-box Adversarial Attack via
-        Random Search, ECCV 2020, algorithms 1 and 2.
-    """
-
-    def propose(key: Array, best: Array, origin: Array, progress: Array) -> Array:
-        height, width, channels = origin.shape
-        p = share / 2.0 ** jnp.sum(progress > jnp.array(_HALVINGS))
-        side = jnp.clip(jnp.round(jnp.sqrt(p * height * width)), 1, min(height, width))
-        place, sign = jax.random.split(key)
-        top, left = jnp.floor(jax.random.uniform(place, (2,)) * (jnp.array([height, width]) - side + 1))
-        rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None]
-        inside = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
-        signs = jax.random.rademacher(sign, (1, 1, channels)).astype(origin.dtype)
-        return jnp.where(inside[..., None], origin + epsilon * signs, best)
-
-    return propose
 
 
 def anywhere(start: Start) -> Propose:

@@ -17,7 +17,7 @@ from kdjax.attacks import (
     projections,
     run,
     sampling,
-    search,
+    squares,
     starts,
     victims,
 )
@@ -315,7 +315,7 @@ class TestComposition:
 
 
 def test_square_side_shrinks_as_published():
-    propose = search.squares(0.1)
+    propose = squares.squares(0.1)
     origin = jnp.full((28, 28, 1), 0.5)
     sides = []
     for progress in (0.0, 0.0011, 0.03, 0.3, 0.9):
@@ -323,6 +323,35 @@ def test_square_side_shrinks_as_published():
         sides.append(int(changed.any((1, 2)).sum()))
     # round(sqrt(p * 784)) with p = 0.8, 0.4, 0.1, 0.0125, 0.0015625
     assert sides == [25, 18, 9, 3, 1]
+
+
+def test_square_in_l2(victim, image, label):
+    """As strong as its reputation: more than noise of the same length, and at the edge of the ball."""
+    blind, noise = (
+        run.run(attack, victim, image, label, objective=objectives.margin)
+        for attack in (named.square(1.0, norm="l2", queries=150), named.noise(1.0, norm="l2", queries=150))
+    )
+    assert blind.distance["l2"].max() <= 1 + 1e-5
+    assert blind.success.mean() >= noise.success.mean() + 0.3
+
+
+def test_square_bumps_are_two_opposite_ones_of_unit_length():
+    origin = jnp.full((12, 12, 1), 0.5)
+    begun = squares.tiles(2.0)(jax.random.key(0), origin) - origin
+    np.testing.assert_allclose(jnp.sqrt(jnp.sum(begun**2)), 2.0, rtol=1e-5)
+    window = squares._bumps(jnp.array([2.0, 3.0]), jnp.array(7.0), 12, 12, jnp.array(False))
+    np.testing.assert_allclose(jnp.sum(window**2), 1.0, rtol=1e-5)
+    assert (window[2:5, 3:10] > 0).all()
+    assert (window[5:9, 3:10] < 0).all()
+    assert float(jnp.abs(window).sum() - jnp.abs(window[2:9, 3:10]).sum()) == 0
+    turned = squares._bumps(jnp.array([3.0, 2.0]), jnp.array(7.0), 12, 12, jnp.array(True))
+    np.testing.assert_allclose(turned, window.T, atol=1e-6)
+
+
+def test_momentum_in_l2_stays_in_its_ball_and_fools(victim, image, label):
+    result = run.run(named.mi_fgsm(1.5, norm="l2"), victim, image, label, objective=objectives.cross_entropy)
+    assert result.distance["l2"].max() <= 1.5 + 1e-5
+    assert result.success.mean() >= 0.8
 
 
 def test_noise_reports_its_failures(victim, image, label):
