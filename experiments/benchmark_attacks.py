@@ -48,7 +48,7 @@ class Config:
     epsilon: float = field(0.1, "radius", low=0.0)
     zoo_steps: int = field(60, "ZOO's steps in the timing", low=1, smoke=5)
     art_steps: int = field(15, "steps of ART's ZOO in the timing", low=1)
-    l2_steps: int = field(100, "steps of both in the comparison of distances", low=1)
+    l2_steps: int = field(200, "steps of both in the comparison of distances", low=1)
     l2_examples: int = field(5, "images of the comparison of distances", low=1)
 
 
@@ -135,7 +135,7 @@ def zoo(config: Config, victim: Victim, weights: Any, image: np.ndarray, label: 
     ceiling = forward_rate(victim, image, config.rounds)
     found: dict[str, Any] = {"forward alone, images a second": ceiling}
     black = queries_only(victim)
-    settings = {"search_steps": 1, "initial_weight": 1.0, "reset": False}
+    settings = {"search_steps": 1, "initial_weight": 1.0}
     for count in (1, 4):
         attack_of = named.zoo(steps=config.zoo_steps, **settings)
         call = lambda a=attack_of, n=count: run(a, black, image[:n], label[:n], objective=objectives.margin, chunk=n)  # noqa: E731

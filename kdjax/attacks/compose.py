@@ -164,7 +164,9 @@ def iterate(
             )
         return finish(objective, key, image, state)
 
-    return Iterated(steps, stop, steps == 1, *map(jax.jit, (begin, step, finish, on_device)))
+    # Loops of forward passes are as fast on the device everywhere, and there nobody need look who is still active.
+    looped = steps == 1 or getattr(oracle, "forward_only", False)
+    return Iterated(steps, stop, looped, *map(jax.jit, (begin, step, finish, on_device)))
 
 
 @dataclass(frozen=True)

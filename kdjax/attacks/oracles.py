@@ -18,10 +18,11 @@ from kdjax.types import BadInput, Estimate, Objective, Oracle
 
 @dataclass(frozen=True)
 class Estimator:
-    """An `Oracle` made of its price and its function."""
+    """An `Oracle` made of its price and its function; `forward_only` where it takes no gradient."""
 
     queries: int
     estimate: Callable[..., Estimate]
+    forward_only: bool = False
 
     def __call__(self, objective: Objective, key: Array, point: Array, origin: Array, *, where: Array) -> Estimate:
         return self.estimate(objective, key, point, origin, where=where)
@@ -75,6 +76,7 @@ def coordinates(
         batch = len(point)
         rows = jnp.arange(batch)
         flat = point.reshape(batch, -1)
+        places = jnp.arange(flat.shape[1])[None]
         index = jax.vmap(sampling)(key, flat - origin.reshape(batch, -1))
         taken = index.shape[1]  # fewer than asked for where there are no more
         # One more probe that goes nowhere: the point itself, so that the victim is called once.
@@ -85,7 +87,9 @@ def coordinates(
 
         def probe(arguments: tuple[Array, Array]) -> tuple[Array, Array]:
             at, by = arguments
-            return objective(flat.at[rows, at].add(by).reshape(point.shape), key=key[0], where=where)
+            # A comparison and no scatter: XLA fuses it with what follows, and its scatter on a CPU is slow.
+            moved = flat + by * (places == at[:, None]).astype(flat.dtype)
+            return objective(moved.reshape(point.shape), key=key[0], where=where)
 
         values, successes = _precise_map(probe, (which, step), chunk)
         up, down, value = values[:taken].T, values[taken:-1].T, values[-1]
@@ -103,7 +107,7 @@ def coordinates(
             curvature=scatter((up - 2 * value[:, None] + down) / h**2) if curvature else None,
         )
 
-    return Estimator(2 * count + 1, estimate)
+    return Estimator(2 * count + 1, estimate, forward_only=True)
 
 
 def nes(samples: int = 50, *, sigma: float = 1e-3, chunk: int | None = None) -> Oracle:
@@ -153,7 +157,7 @@ def eot(oracle: Oracle, draws: int) -> Oracle:
         curvature = None if each.curvature is None else each.curvature.mean(0)
         return Estimate(value, 2 * each.success.sum(0) > draws, grad, each.queries.sum(0), mask, curvature)
 
-    return Estimator(oracle.queries * draws, estimate)
+    return Estimator(oracle.queries * draws, estimate, getattr(oracle, "forward_only", False))
 
 
 def seen_through(oracle: Oracle, change: Callable[[Array, Array], Array]) -> Oracle:
@@ -169,7 +173,7 @@ def seen_through(oracle: Oracle, change: Callable[[Array, Array], Array]) -> Ora
         changed.white_box = getattr(objective, "white_box", True)  # pyright: ignore[reportFunctionMemberAccess]
         return oracle(changed, split[:, 1], point, origin, where=where)
 
-    return Estimator(oracle.queries, estimate)
+    return Estimator(oracle.queries, estimate, getattr(oracle, "forward_only", False))
 
 
 def resize_and_pad(probability: float = 0.5, smallest: float = 0.9) -> Callable[[Array, Array], Array]:
@@ -220,7 +224,7 @@ def _directions(draw: Callable[..., Array], samples: int, distance: float, chunk
         grad = jax.lax.fori_loop(0, pairs, add, jnp.zeros_like(point)) / pairs
         return Estimate(values[-1], successes[-1], grad, where.astype(jnp.int32) * (samples + 1))
 
-    return Estimator(samples + 1, estimate)
+    return Estimator(samples + 1, estimate, forward_only=True)
 
 
 def _precise_map(probe: Any, arguments: Any, chunk: int | None) -> Any:

@@ -71,21 +71,21 @@ def run(
         raise BadInput(f"chunk={chunk}: accepted are 1 or more.")
     size = min(chunk, len(image))
     if not victim.on_host:
-        _check_scores(np.asarray(victim(jnp.asarray(image[: min(size, 32)]))), label, target)
+        _check_scores(np.asarray(_answer(victim, image[: min(size, 32)])), label, target)
     if on_device is None:
         on_device = jax.default_backend() != "cpu"
     call = jax.jit(attack) if on_device else attack
-    base = jax.random.key(seed)
     parts = []
     for at in range(0, len(image), size):
         # A short last chunk is filled with rows that are not asked for, so that no second program is compiled.
         rows = np.minimum(np.arange(at, at + size), len(image) - 1)
         asked = np.arange(at, at + size) < len(image)
         wanted = {} if target is None else {"target": jnp.asarray(target[rows])}
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, rows)
         clean = jnp.asarray(image[rows])
-        found = call(objective(victim, jnp.asarray(label[rows]), **wanted), keys, clean, where=jnp.asarray(asked))
-        found = (*found, lengths(found.image - clean))
+        found = call(
+            objective(victim, jnp.asarray(label[rows]), **wanted), _keys(seed, rows), clean, where=jnp.asarray(asked)
+        )
+        found = (*found, _lengths(found.image, clean))
         parts.append(jax.tree.map(lambda x: np.asarray(x)[asked], found))  # noqa: B023 - used at once
     columns = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
     result = Attacked(*columns)
@@ -93,6 +93,21 @@ def run(
         where = int(np.flatnonzero(~np.isfinite(result.value))[0])
         raise BadInput(f"the victim's answer to example {where} is not a number; accepted are finite logits.")
     return result
+
+
+@jax.jit
+def _answer(victim: Victim, image: jax.Array) -> jax.Array:
+    return victim(image)
+
+
+@jax.jit
+def _keys(seed: int, rows: jax.Array) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), rows)
+
+
+@jax.jit
+def _lengths(image: jax.Array, clean: jax.Array) -> dict[str, jax.Array]:
+    return lengths(image - clean)
 
 
 def _checked(image: np.ndarray, label: np.ndarray, target: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
