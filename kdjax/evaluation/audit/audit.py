@@ -125,14 +125,16 @@ def audit(
         black["HopSkipJump"][np.flatnonzero(right)[: sizes.hard_examples]] = far > radius
     yield comparisons.white_beats_black(comparisons.together(white), black)
     yield comparisons.hard_label_is_farther(near, far, queries=queries)
-    rows = np.flatnonzero(plain)[: sizes.draw_examples]
+    sloped = {"PGD": plain, "long": long, **{str(n): s for n, s in enumerate(starts_)}, **variants, **white}
+    stood = comparisons.together(sloped)
+    rows = np.flatnonzero(stood)[: sizes.draw_examples]
     looked, unharmed = np.zeros(count, bool), right.copy()
     looked[rows] = True
     if len(rows):
         few = replace(subject, image=subject.image[rows], label=subject.label[rows])
         done["random"] = strike(few, _attack("random", radius, norm, sizes.draws), objectives.margin)
         unharmed[rows] = ~done["random"].broken
-    yield comparisons.random_finds_nothing(plain, looked, unharmed, draws=sizes.draws)
+    yield comparisons.random_finds_nothing(stood, looked, unharmed, draws=sizes.draws)
 
     # All together.
     aimed, targets = targeted(subject, right, logits, sizes, done)

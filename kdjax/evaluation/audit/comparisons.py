@@ -124,18 +124,18 @@ def falls_with_radius(radii: list[float], plain: list[float], *, examples: int) 
     )  # fmt: skip
 
 
-def random_finds_nothing(plain: np.ndarray, looked_at: np.ndarray, random: np.ndarray, *, draws: int) -> Finding:
-    """E5: random points break none of the examples that stood the gradient attack."""
+def random_finds_nothing(stood: np.ndarray, looked_at: np.ndarray, random: np.ndarray, *, draws: int) -> Finding:
+    """E5: random points break none of the examples that stood every gradient attack."""
     count, hits = int(looked_at.sum()), int((looked_at & ~random).sum())
     title = "random search finds nothing more"
     if not count:
-        return Finding("E5", title, PASS, "the gradient attack left no example to search", numbers={"hits": 0})
+        return Finding("E5", title, PASS, "the gradient attacks left no example to search", numbers={"hits": 0})
     rate = hits / count
     verdict = PASS if not hits else grade(rate, 0.0, POINT)
     return Finding(
         "E5", title, verdict,
         f"{draws} random points each, inside and in the corners of the ball, break {hits} of {count} examples that "
-        f"stood PGD ({percent(share(plain))} do) (flag: any, fail above 1 %)",
+        f"stood every gradient attack ({percent(share(stood))} do) (flag: any, fail above 1 %)",
         remedy(verdict, "The gradient leads nowhere: look at E9, E13, E14; do not report the gradient attack alone."),
         {"hits": hits, "looked_at": count, "rate": rate},
     )  # fmt: skip
