@@ -1,6 +1,7 @@
 """Networks that a run left in its folder: written where they are trained, read where they teach or are attacked."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,16 +27,20 @@ def save_model(workdir: Path, **description: Any) -> None:
     (workdir / "model.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
-def load_network(path: str, *, flag: str, role: str = "teacher") -> Network:
+def load_network(
+    path: str, *, flag: str, role: str = "teacher", shape: Mapping[str, Any] | None = None, dataset: str = ""
+) -> Network:
     """A network by the folder of the run that trained it.
 
     Args:
         path: the run's --workdir.
         flag: the flag that named it, for messages.
         role: whose checkpoints; each seed's last one is read.
+        shape: what it must fit, classes and image shape of `dataset`, looked at before any checkpoint is read.
+        dataset: its name, for messages.
 
     Raises:
-        BadInput: no such run, an unfinished or damaged one.
+        BadInput: no such run, an unfinished or damaged one, or one for other classes or images.
     """
     folder = Path(path).expanduser()
     try:
@@ -48,6 +53,7 @@ def load_network(path: str, *, flag: str, role: str = "teacher") -> Network:
         raise BadInput(
             f"--{flag}={path}: model.json, config.json or results.json is missing or damaged; {accepted}."
         ) from None
+    refuse_other_shapes(description, path, shape or {}, dataset, flag=flag)
     model = create(**description)
     like = jax.eval_shape(model.init, jax.random.key(0))
     weights = []
@@ -57,10 +63,12 @@ def load_network(path: str, *, flag: str, role: str = "teacher") -> Network:
     return Network(model, weights, description, learned)
 
 
-def refuse_other_shapes(network: Network, path: str, study_shape: dict[str, Any], dataset: str, *, flag: str) -> None:
+def refuse_other_shapes(
+    description: Mapping[str, Any], path: str, study_shape: Mapping[str, Any], dataset: str, *, flag: str
+) -> None:
     """Refuse a network for other classes or images than a data set's."""
     for name, mine in study_shape.items():
-        theirs = network.description[name]
+        theirs = description[name]
         if theirs != mine:
             raise BadInput(
                 f"--{flag}={path}: the teacher has {name} {theirs}, the data set {dataset!r} has {mine}; "
@@ -75,8 +83,7 @@ def load_teachers(study: _train.Study, path: str) -> tuple[Model, list[PyTree]]:
         BadInput: as `load_network`; one for other classes or images than this study's, or one that learned from this
             study's test images.
     """
-    network = load_network(path, flag="teacher")
-    refuse_other_shapes(network, path, study.shape, study.config.dataset, flag="teacher")
+    network = load_network(path, flag="teacher", shape=study.shape, dataset=study.config.dataset)
     test, learned = study.config.test_split, network.learned
     if learned["dataset"] == study.config.dataset and _train.overlap(study.config, learned["train_split"], test):
         raise BadInput(

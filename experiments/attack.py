@@ -87,7 +87,7 @@ def main(config: Config, workdir: Path) -> None:
     name, side = config.dataset or network.learned["dataset"], network.learned.get("image_size", 0)
     source = load(name, config.split, data_dir=config.data_dir, image_size=side)
     shape: dict[str, Any] = {"num_classes": source.num_classes, "image_shape": source.image_shape()}
-    _networks.refuse_other_shapes(network, path, shape, name, flag="model")
+    _networks.refuse_other_shapes(network.description, path, shape, name, flag="model")
     image, label = _attacks.first(source, config.examples)
 
     def case(seed: int) -> Case:

@@ -111,7 +111,7 @@ def given(config: Config, test: Examples, path: str, flag: str) -> Victim:
     role = config.role if flag == "model" else config.twin_role
     network = _networks.load_network(path, flag=flag, role=role)
     shape = {"num_classes": test.num_classes, "image_shape": test.image_shape()}
-    _networks.refuse_other_shapes(network, path, shape, config.dataset, flag=flag)
+    _networks.refuse_other_shapes(network.description, path, shape, config.dataset, flag=flag)
     learned = network.learned
     if learned["dataset"] == config.dataset and _train.overlap(config, learned["train_split"], config.test_split):
         raise BadInput(

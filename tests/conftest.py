@@ -3,14 +3,15 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the suite's time is compilation of programs that then run for a millisecond. Processes that tests start
+# inherit it: a resumed run is bit for bit the same only if it is compiled the same.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most of the suite's time is compilation of programs that then run for a millisecond.
-jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -32,7 +32,6 @@ def start(name: str, *flags: str, **env: str) -> subprocess.Popen[str]:
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "KDJAX_CACHE": CACHE,
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         **env,
     }
     return subprocess.Popen(
