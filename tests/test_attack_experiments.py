@@ -119,7 +119,8 @@ def test_a_sweep_of_the_experiment_compiles_once_restarts_included(case):
     for epsilon in (0.01, 0.1, 0.2):
         run(at(epsilon), victim, case.image, case.label, objective=one.objective, on_device=False)
         looks.append(len(traced))
-    assert set(np.diff(looks)) == {1}  # run's own check of the answers, which is not compiled
+    assert looks[0] > 0
+    assert set(np.diff(looks)) == {0}
 
 
 def test_scores_speak_of_the_attacked_answers(case):

@@ -36,8 +36,8 @@ def test_a_sweep_is_its_single_attacks_and_compiles_once(name, on_device, key):
             attack_at(epsilon), watched, x, y, objective=objectives.cross_entropy, chunk=8, on_device=False
         )
         counts.append(len(looks))
-    # The one look more for each radius is `run`'s own check of the answers, outside any program.
-    assert set(np.diff(counts)) == {1}
+    assert counts[0] > 0
+    assert set(np.diff(counts)) == {0}  # a further radius traces nothing again
     single = run(ATTACKS[name](0.1), watched, x, y, objective=objectives.cross_entropy, chunk=8)
     np.testing.assert_allclose(swept[0.1].image, single.image, atol=1e-6)
     np.testing.assert_array_equal(swept[0.1].queries, single.queries)
