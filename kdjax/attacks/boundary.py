@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.attacks.compose import pick
+from kdjax.attacks.compose import fold, pick
 from kdjax.attacks.projections import lengths, spread
 from kdjax.types import Adversarial, Attack, BadInput, Objective
 
@@ -58,9 +58,6 @@ def hop_skip_jump(*, iterations: int = 50, probes: int = 100, tries: int = 100, 
                 return jax.vmap(lambda x: fools(x, active))(points)
             return jax.lax.map(lambda x: fools(x, active), points, batch_size=chunk)
 
-        def fold(number: Any) -> Array:
-            return jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, number)
-
         def bisect(x: Array, active: Array) -> Array:
             def halve(_: Any, share: tuple[Array, Array]) -> tuple[Array, Array]:
                 low, high = share
@@ -75,14 +72,14 @@ def hop_skip_jump(*, iterations: int = 50, probes: int = 100, tries: int = 100, 
 
         def attempt(number: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             x, found, spent = carry
-            tried = jax.vmap(lambda k: _noise(k, image.shape[1:], number))(fold(number))
+            tried = jax.vmap(lambda k: _noise(k, image.shape[1:], number))(fold(key, number))
             hit = fools(tried, where & ~found) & where & ~found
             return pick(hit, tried, x), found | hit, spent + (where & ~found)
 
         def move(number: Array, x: Array, active: Array) -> Array:
             far = lengths(x - image)["l2"]
             radius = jnp.maximum(far / image[0].size, 1e-5)
-            u = jax.vmap(lambda k: jax.random.normal(k, (probes, *image.shape[1:])))(fold(tries + number))
+            u = jax.vmap(lambda k: jax.random.normal(k, (probes, *image.shape[1:])))(fold(key, tries + number))
             u = jnp.moveaxis(u, 1, 0)
             u = u / jnp.linalg.norm(u.reshape(probes, len(image), -1), axis=-1).reshape(u.shape[:2] + (1,) * 3)
             points = jnp.clip(x[None] + spread(radius, image)[None] * u, 0, 1)

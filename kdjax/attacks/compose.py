@@ -126,7 +126,7 @@ def iterate(
 
     def step(objective: Objective, key: Array, origin: Array, state: _Progress, number: Array) -> _Progress:
         inside, home = spaces.InSpace(objective, origin, space), space.encode(origin, origin)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, number)
+        keys = fold(key, number)
         estimate = oracle(inside, keys, state.point, home, where=state.active)
         image = space.decode(state.point, origin)
         kept = judge(state.kept, image, estimate, state.active, origin, keep)
@@ -140,7 +140,7 @@ def iterate(
 
     def begin(objective: Objective, key: Array, image: Array, begun: Array | None, where: Array) -> _Progress:
         if begun is None and start is not None:
-            begun = jax.vmap(start)(jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, steps), image)
+            begun = jax.vmap(start)(fold(key, steps), image)
         point = space.encode(image if begun is None else begun, image)
         if settle is not None and begun is not None:
             point = settle(point, space.encode(image, image))
@@ -211,8 +211,8 @@ def then(first: Attack, second: Attack, *, by: Keep = "value") -> Attack:
     def attack(
         objective: Objective, key: Array, image: Array, start: Array | None = None, *, where: Array | None = None
     ) -> Adversarial:
-        a = first(objective, _fold(key, 0), image, start, where=where)
-        b = second(objective, _fold(key, 1), image, a.image, where=where)
+        a = first(objective, fold(key, 0), image, start, where=where)
+        b = second(objective, fold(key, 1), image, a.image, where=where)
         return merge(a, b, image, by=by, where=where)
 
     return attack
@@ -256,7 +256,7 @@ def restarts(attack: Attack, count: int, *, by: Keep = "value", skip_solved: boo
 
         def again(number: Any, carry: tuple[Adversarial, Array]) -> tuple[Adversarial, Array]:
             result, left = carry
-            new = attack(objective, _fold(key, number), image, start, where=left)
+            new = attack(objective, fold(key, number), image, start, where=left)
             return merge(result, new, image, by=by, where=left), left & ~new.success if skip_solved else left
 
         return repeat(count, again, (untouched(image), asked), objective, key)[0]
@@ -301,7 +301,7 @@ def search_weight(
 
         def narrow(number: Any, carry: Any) -> Any:
             result, low, high, weight = carry
-            new = attack_at(weight)(objective, _fold(key, number), image, start, where=where)
+            new = attack_at(weight)(objective, fold(key, number), image, start, where=where)
             high = jnp.where(new.success, jnp.minimum(high, weight), high)
             low = jnp.where(new.success, low, jnp.maximum(low, weight))
             weight = jnp.where(jnp.isfinite(high), (low + high) / 2, jnp.minimum(weight * 10, ceiling))
@@ -366,7 +366,8 @@ def pick(rows: Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(rows.reshape(rows.shape + (1,) * (a.ndim - 1)), a, b), new, old)
 
 
-def _fold(key: Array, number: Any) -> Array:
+def fold(key: Array, number: Any) -> Array:
+    """Each example's key, folded with a number."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, number)
 
 

@@ -61,7 +61,7 @@ def run(
         seed: of every draw.
         chunk: examples at once.
         on_device: compile the whole attack as one program, or step from Python. By default the second on a CPU, where
-            loops around convolutions are 3 times slower (`experiments/benchmark_attacks.py`), else the first.
+            loops around convolutions are slower (see `sweep.at_radius`), else the first.
 
     Raises:
         BadInput: images outside the box, labels or targets that do not fit, a victim that answers with

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.attacks.compose import ONE, Start, Stop, judge, on_success, pick, untouched
+from kdjax.attacks.compose import ONE, Start, Stop, fold, judge, on_success, pick, untouched
 from kdjax.types import Adversarial, Attack, BadInput, Estimate, Objective, Projection
 
 Propose = Callable[[Array, Array, Array, Array], Array]
@@ -41,12 +41,12 @@ def random_search(
 
         def step(carry: Any) -> Any:
             number, (kept, active, memory) = carry
-            keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, number)
+            keys = fold(key, number)
             progress = number / queries
             tried = jax.vmap(propose, in_axes=(0, 0, 0, None))(keys, kept.image, image, progress)
             return number + 1, attempt(number, (kept, active, memory), tried)
 
-        first = jax.vmap(start)(jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, queries), image)
+        first = jax.vmap(start)(fold(key, queries), image)
         begin = (untouched(image), where, jnp.full(len(image), jnp.inf))
         carry = attempt(jnp.asarray(0), begin, first if begun is None else begun)
         _, (kept, *_) = jax.lax.while_loop(lambda c: (c[0] < queries) & c[1][1].any(), step, (jnp.asarray(1), carry))

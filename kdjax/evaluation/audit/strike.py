@@ -146,7 +146,7 @@ def _step(norm: str) -> Callable[..., tuple[Array, Adversarial, Array]]:
         objective: Objective, key: Array, image: Array, point: Array, best: Adversarial, epsilon: Array, size: Array,
         real: Array, number: Array,
     ) -> tuple[Array, Adversarial, Array]:  # fmt: skip
-        key = jax.vmap(jax.random.fold_in, in_axes=(0, None))(key, number)
+        key = compose.fold(key, number)
         moved = named.pgd(epsilon, steps=1, step_size=size, norm=norm)(objective, key, image, point)
         best = compose.merge(best, moved, image, by="value")
         return (
