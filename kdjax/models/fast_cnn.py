@@ -4,6 +4,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from kdjax.models.convolution import StridedConv
 from kdjax.models.dropout import Dropout
 from kdjax.types import Outputs
 
@@ -34,7 +35,7 @@ class FastCNN(nn.Module):
         x = Dropout(self.input_dropout)(image, train=train)
         features = {}
         for number, channels in enumerate(convolutions, start=1):
-            x = jax.nn.relu(nn.Conv(channels, (4, 4), strides=2, padding=1, name=f"conv{number}")(x))
+            x = jax.nn.relu(StridedConv(channels, 4, 2, 1, name=f"conv{number}")(x))
             features[f"block{number}"] = x
         x = jax.nn.relu(nn.Dense(width, name="dense")(x.reshape(x.shape[0], -1)))
         features["embedding"] = x

@@ -1,0 +1,71 @@
+"""A strided convolution whose slope with respect to its input is fast on a CPU."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from kdjax.types import BadInput
+
+
+class StridedConv(nn.Module):
+    """`nn.Conv` with a square kernel whose side is a multiple of its stride; same parameters, same numbers.
+
+    XLA's CPU backend spreads the gradient of a strided convolution out with zeros before it convolves. Here the slope
+    in the input is written as one matrix product over blocks of stride x stride pixels instead, which has no zeros;
+    the value and the slope in the kernel stay XLA's, which are the faster there. On two CPU cores 20 steps of PGD on
+    `FastCNN` take 0.55 of the time. Other devices take XLA's convolution throughout.
+
+    Attributes:
+        features: output channels.
+        size: side of the kernel.
+        stride: step in both directions.
+        padding: zeros on each side.
+    """
+
+    features: int
+    size: int
+    stride: int
+    padding: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w features"]:
+        if self.size % self.stride:
+            raise BadInput(f"size={self.size}, stride={self.stride}: accepted are sizes that the stride divides.")
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        x = jnp.pad(x, ((0, 0), (self.padding,) * 2, (self.padding,) * 2, (0, 0)))
+        convolve = _plain
+        if jax.default_backend() == "cpu":
+            # One channel is too thin for XLA's convolution: there the product is faster in every respect.
+            convolve = _by_blocks if x.shape[-1] == 1 else _convolve
+        return convolve(x, kernel, self.stride) + bias.reshape(1, 1, 1, -1)
+
+
+def _plain(x: Array, kernel: Array, stride: int) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _by_blocks(x: Array, kernel: Array, stride: int) -> Array:
+    """The same convolution: pixels of a block become channels, shifted blocks more channels, then one product."""
+    s, n, (*_, channels, features) = stride, len(kernel) // stride, kernel.shape
+    h, w = ((side - len(kernel)) // s + 1 for side in x.shape[1:3])
+    rows, columns = h + n - 1, w + n - 1
+    blocks = x[:, : rows * s, : columns * s].reshape(len(x), rows, s, columns, s, channels)
+    blocks = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(len(x), rows, columns, s * s * channels)
+    shifted = [blocks[:, i : i + h, j : j + w] for i in range(n) for j in range(n)]
+    weights = kernel.reshape(n, s, n, s, channels, features).transpose(0, 2, 1, 3, 4, 5)
+    return jnp.concatenate(shifted, -1) @ weights.reshape(-1, features)
+
+
+# A rule for tangents and not for cotangents: it serves forward and reverse mode, and every mixture of them.
+_convolve = jax.custom_jvp(_plain, nondiff_argnums=(2,))
+
+
+@_convolve.defjvp
+def _slope(stride: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (x, kernel), (dx, dkernel) = primals, tangents
+    return _convolve(x, kernel, stride), _by_blocks(dx, kernel, stride) + _plain(x, dkernel, stride)
