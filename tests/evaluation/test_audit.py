@@ -142,6 +142,8 @@ def test_quantised_inputs_have_no_slope(natural):
 def test_dropout_at_test_time_is_not_deterministic(natural):
     found = judged(natural, rate=0.3)
     assert found["E11"].verdict == FLAG
+    assert found["E11"].numbers["pgd_eot"] <= found["E11"].numbers["pgd"]  # the mean slope leads no less far
+    assert "PGD, EOT" in found["E17"].series["accuracy"]
     assert found["E19"].verdict in FIRED  # and what it is said to answer, it does not answer again
 
 

@@ -47,7 +47,7 @@ def audit(
     yield conduct.answers_are_logits(answers)
     subject = replace(subject, victim=as_logits(subject.victim, answers))
     logits = scores(subject, subject.victim, subject.image)
-    yield conduct.determinism(logits, scores(subject, subject.victim, subject.image, draw=1))
+    again = scores(subject, subject.victim, subject.image, draw=1)
     yield conduct.no_optimisation_inside(subject)
     yield conduct.threat_is_recorded(subject.threat, **asdict(sizes), seed=subject.seed, examples=len(subject.label))
 
@@ -67,6 +67,10 @@ def audit(
     # The gradient.
     ce = PLAIN
     plain = pgd("PGD", ce)
+    averaged = {}
+    if conduct.randomised(logits, again):
+        averaged = {"PGD, EOT": pgd("PGD, EOT", ce, draws=conduct.EOT_DRAWS)}
+    yield conduct.determinism(logits, again, plain=plain, averaged=averaged.get("PGD, EOT"))
     yield slopes.gradient_health(slopes.gradients(subject, ce))
     deviation = float(logits.std()) or 1.0
     unit = pgd("PGD on unit deviation", divided(ce, deviation))
@@ -125,7 +129,7 @@ def audit(
         black["HopSkipJump"][np.flatnonzero(right)[: sizes.hard_examples]] = far > radius
     yield comparisons.white_beats_black(comparisons.together(white), black)
     yield comparisons.hard_label_is_farther(near, far, queries=queries)
-    sloped = {"PGD": plain, "long": long, **{str(n): s for n, s in enumerate(starts_)}, **variants, **white}
+    sloped = {"PGD": plain, **averaged, "long": long, **{str(n): s for n, s in enumerate(starts_)}, **variants, **white}
     stood = comparisons.together(sloped)
     rows = np.flatnonzero(stood)[: sizes.draw_examples]
     looked, unharmed = np.zeros(count, bool), right.copy()
@@ -140,7 +144,7 @@ def audit(
     aimed, targets = targeted(subject, right, logits, sizes, done)
     yield comparisons.targets_change_little(comparisons.together(white), aimed, targets=targets)
     strong = {**white, **({} if aimed is None else {"APGD, targeted": aimed}), **black}
-    every = {"FGSM": single, "PGD": plain, "PGD, long": long, "PGD, restarts": comparisons.together(
+    every = {"FGSM": single, "PGD": plain, **averaged, "PGD, long": long, "PGD, restarts": comparisons.together(
         {str(n): s for n, s in enumerate(starts_)}), **variants, **strong}  # fmt: skip
     yield comparisons.worst_case(every, claim=claim)
     twin: dict[str, Any] = {"twin_clean": None, "twin": None, "twin_unbounded": None}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kdjax.attacks import compose, named, objectives, projections, starts
+from kdjax.attacks import compose, named, objectives, oracles, projections, starts
 from kdjax.attacks.run import run
 from kdjax.attacks.victims import Victim
 from kdjax.evaluation.audit.subject import Subject, chunk_size, chunks, scores
@@ -96,6 +96,7 @@ def climb(
     random_start: int | None = None,
     where: np.ndarray | None = None,
     whole: bool = False,
+    draws: int = 1,
 ) -> tuple[Strike, Course]:
     """PGD that keeps the worst image, one compiled step for every radius, step size and number of steps.
 
@@ -109,12 +110,13 @@ def climb(
         random_start: number of the random start; None begins at the image.
         where: `[N]` bool, examples to attack, all by default.
         whole: go on to the end where all is broken already, for the sake of the course.
+        draws: slopes averaged at each step, for a victim that draws random numbers.
     """
     victim = subject.victim if victim is None else victim
     radius = subject.threat.epsilon if radius is None else radius
     size = jnp.asarray(2.5 * radius / steps if step_size is None else step_size, jnp.float32)
     epsilon = jnp.asarray(radius, jnp.float32)
-    step, begin = _step(subject.threat.norm), _begin(subject.threat.norm)
+    step, begin = _step(subject.threat.norm, draws), _begin(subject.threat.norm)
     base = jax.random.fold_in(jax.random.key(subject.seed), 0 if random_start is None else random_start + 1)
     picked = np.arange(len(subject.label)) if where is None else np.flatnonzero(where)
     worst, broken = subject.image.copy(), np.zeros(len(subject.label), bool)
@@ -141,13 +143,15 @@ def climb(
 
 
 @functools.cache
-def _step(norm: str) -> Callable[..., tuple[Array, Adversarial, Array]]:
+def _step(norm: str, draws: int) -> Callable[..., tuple[Array, Adversarial, Array]]:
+    oracle = oracles.autodiff() if draws == 1 else oracles.eot(oracles.autodiff(), draws)
+
     def step(
         objective: Objective, key: Array, image: Array, point: Array, best: Adversarial, epsilon: Array, size: Array,
         real: Array, number: Array,
     ) -> tuple[Array, Adversarial, Array]:  # fmt: skip
         key = compose.fold(key, number)
-        moved = named.pgd(epsilon, steps=1, step_size=size, norm=norm)(objective, key, image, point)
+        moved = named.pgd(epsilon, steps=1, step_size=size, norm=norm, oracle=oracle)(objective, key, image, point)
         best = compose.merge(best, moved, image, by="value")
         return (
             moved.image,
