@@ -33,24 +33,21 @@ class StridedConv(nn.Module):
         if self.size % self.stride:
             raise BadInput(f"size={self.size}, stride={self.stride}: accepted are sizes that the stride divides.")
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        kernel = jnp.asarray(self.param("kernel", nn.initializers.lecun_normal(), shape))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        x = jnp.pad(x, ((0, 0), (self.padding,) * 2, (self.padding,) * 2, (0, 0)))
-        convolve = _plain
-        if jax.default_backend() == "cpu":
-            # One channel is too thin for XLA's convolution: there the product is faster in every respect.
-            convolve = _by_blocks if x.shape[-1] == 1 else _convolve
-        return convolve(x, kernel, self.stride) + bias.reshape(1, 1, 1, -1)
+        convolve = _convolve if jax.default_backend() == "cpu" else _plain
+        return convolve(x, kernel, self.stride, self.padding) + bias.reshape(1, 1, 1, -1)
 
 
-def _plain(x: Array, kernel: Array, stride: int) -> Array:
+def _plain(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-def _by_blocks(x: Array, kernel: Array, stride: int) -> Array:
+def _by_blocks(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     """The same convolution: pixels of a block become channels, shifted blocks more channels, then one product."""
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     s, n, (*_, channels, features) = stride, len(kernel) // stride, kernel.shape
     h, w = ((side - len(kernel)) // s + 1 for side in x.shape[1:3])
     rows, columns = h + n - 1, w + n - 1
@@ -62,10 +59,14 @@ def _by_blocks(x: Array, kernel: Array, stride: int) -> Array:
 
 
 # A rule for tangents and not for cotangents: it serves forward and reverse mode, and every mixture of them.
-_convolve = jax.custom_jvp(_plain, nondiff_argnums=(2,))
+_convolve = jax.custom_jvp(_plain, nondiff_argnums=(2, 3))
 
 
 @_convolve.defjvp
-def _slope(stride: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+def _slope(
+    stride: int, padding: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
     (x, kernel), (dx, dkernel) = primals, tangents
-    return _convolve(x, kernel, stride), _by_blocks(dx, kernel, stride) + _plain(x, dkernel, stride)
+    # One channel is too thin for XLA's convolution.
+    value = (_by_blocks if x.shape[-1] == 1 else _convolve)(x, kernel, stride, padding)
+    return value, _by_blocks(dx, kernel, stride, padding) + _plain(x, dkernel, stride, padding)
