@@ -135,9 +135,9 @@ def committee(
     """The answer nearest to what all say: the q of min KL(p_g‖q) + Σ_{m active} KL(p_m‖q_m).
 
     q_m is q with its classes outside S_m added up. A specialist is active where the generalist's largest class is one
-    of its own. The problem is convex in q, though not in logits of q, and solved by expectation-maximisation: a dustbin's
-    probability is dealt out as q has it, then q is the mean of all. With one active specialist that is exact at once:
-    on S, q = (p_g + p_m)/2; elsewhere the rest of the mass in the generalist's proportions.
+    of its own. The problem is convex in q, though not in logits of q, and solved by expectation-maximisation: a
+    dustbin's probability is dealt out as q has it, then q is the mean of all. With one active specialist that is exact
+    at once: on S, q = (p_g + p_m)/2; elsewhere the rest of the mass in the generalist's proportions.
 
     Args:
         generalist: logits `[batch, classes]`.
