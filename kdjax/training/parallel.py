@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from kdjax.training.state import separate, unite
 from kdjax.training.step import Rows, Run, Sums
 from kdjax.types import AnyArray, BadInput, PyTree, TrainState
 
@@ -101,3 +102,40 @@ def wrap(parallel: str, make: Callable[[str | None], Run], mesh: Mesh, *, batch_
     if parallel == "pmap":
         return pmap_step(make(AXIS), list(mesh.devices.flat), batch_axis=batch_axis)
     raise BadInput(f"parallel={parallel!r}: accepted are jit and pmap.")
+
+
+def place_members(states: TrainState, mesh: Mesh) -> TrainState:
+    """Put a population on the mesh, members split over the devices; step and frozen are whole on each."""
+    own, shared = separate(states)
+    return unite(shard(own, mesh), replicate(shared, mesh))
+
+
+def jit_members(run: Callable[..., Any], mesh: Mesh, *, own_order: bool) -> Callable[..., Any]:
+    """Split members over devices: each trains its own, and nothing is communicated. The states are donated.
+
+    Args:
+        run: `(own, (step, frozen), active [M], data, rows) -> (own, metrics, finite [M])`, for the members of a device.
+        mesh: its devices divide M.
+        own_order: whether rows have a leading axis of members, or are shared.
+
+    Returns:
+        `(states, active [M], data, rows) -> (states, metrics, finite [M])`.
+    """
+    whole, split = PartitionSpec(), PartitionSpec(AXIS)
+    inputs, outputs = (split, whole, split, whole, split if own_order else whole), (split, split, split)
+    lifted = jax.shard_map(run, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+    compiled = jax.jit(lifted, donate_argnums=0)
+
+    def call(states: TrainState, active: Any, data: Any, rows: Any) -> Any:
+        own, (step, frozen) = separate(states)
+        own, metrics, finite = compiled(own, (step, frozen), active, data, rows)
+        return unite(own, (step + rows["mask"].shape[-2], frozen)), metrics, finite
+
+    return call
+
+
+def map_members(function: Callable[[PyTree, PyTree], PyTree], mesh: Mesh) -> Callable[[PyTree, PyTree], PyTree]:
+    """Compile `(stacked, shared) -> stacked`, each device working on its own members."""
+    whole, split = PartitionSpec(), PartitionSpec(AXIS)
+    lifted = jax.shard_map(function, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False)
+    return jax.jit(lifted)

@@ -46,3 +46,14 @@ def create_state(
 def variables(state: TrainState) -> PyTree:
     """The state's `{"params": ..., **model_state}`, as an `ApplyFn` takes them."""
     return {"params": state.params, **state.model_state}
+
+
+def separate(states: TrainState) -> tuple[dict[str, PyTree], tuple[Array, PyTree]]:
+    """A population's state in two: what every member has of its own, and `(step, frozen)`, which all share."""
+    names = ("params", "model_state", "opt_state", "key", "hparams")
+    return {name: getattr(states, name) for name in names}, (states.step, states.frozen)
+
+
+def unite(own: Mapping[str, PyTree], shared: tuple[Array, PyTree]) -> TrainState:
+    """The inverse of `separate`."""
+    return TrainState(step=shared[0], frozen=shared[1], **own)

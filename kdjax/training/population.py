@@ -1,0 +1,403 @@
+"""Many trainings as one compiled program: a grid or a sample over hyper-parameters and seeds.
+
+The members' states are stacked on a leading axis; the step counter and what is frozen are shared. An epoch of all
+members is one call, in which the steps are scanned; nothing in it knows how many members there are but its shapes, so
+a study compiles once. Members differ in seed and in anything that the recipe reads from `state.hparams`.
+
+A member is *active* until it has diverged or its patience has run out; an epoch that is not wanted, or not finite,
+is not taken, so a member's state is then that of its last good epoch. Members never read each other's numbers.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from kdjax.training import memory, parallel
+from kdjax.training.checkpoint import Checkpointer
+from kdjax.training.loop import Interrupted, until_sigterm
+from kdjax.training.state import create_state, separate, unite
+from kdjax.training.step import Rows, Run, eval_step, many_steps, train_step
+from kdjax.types import AnyArray, ApplyFn, BadInput, LossFn, Model, PyTree, TrainState
+
+log = logging.getLogger(__name__)
+
+
+class Member(NamedTuple):
+    """One training: its seed (initialisation, data order, every draw) and its traced hyper-parameters."""
+
+    seed: int
+    hparams: Mapping[str, float]
+
+
+@dataclass
+class Outcome:
+    """How a member ended: `finished`, `stopped` (patience) or `diverged`, and after how many epochs it stands."""
+
+    status: str = "training"
+    epochs: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether it still trains."""
+        return self.status == "training"
+
+    def settle(self, score: float | None, patience: int) -> None:
+        """Count a good epoch; stop where its score is the last that patience waits for."""
+        self.epochs += 1
+        if score is not None and (self.best is None or score > self.best):
+            self.best, self.best_epoch = score, self.epochs
+        if patience and self.epochs - self.best_epoch >= patience:
+            self.status = "stopped"
+
+
+class Trained(NamedTuple):
+    """Members that were trained together, their stacked states and how each ended; padding is gone."""
+
+    members: list[Member]
+    states: TrainState
+    outcomes: list[Outcome]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a population is laid out.
+
+    Attributes:
+        own_order: every member visits the data in the order of its own seed, as it would alone; otherwise all share the
+            order of seed 0, a batch is gathered once, and the first layer of all members is one wide product.
+        members_per_call: members trained at a time, over all devices; 0 takes what memory holds.
+        group: members of one `vmap`; groups follow one another on a device. 0 chooses: all on an accelerator; on a CPU
+            16 with a shared order and 1 with own orders, where a batch of small products is slower than one by one.
+    """
+
+    own_order: bool = True
+    members_per_call: int = 0
+    group: int = 0
+
+    def grouped(self) -> int:
+        """The members of one `vmap` that this plan means on this backend, 0 for all of a device."""
+        if self.group or jax.default_backend() != "cpu":
+            return self.group
+        return 1 if self.own_order else 16
+
+
+def create_states(
+    model: Model, tx: optax.GradientTransformation, members: Sequence[Member], *, frozen: PyTree = None
+) -> TrainState:
+    """Each member's own initial state, stacked: what `create_state` makes of its seed, bit for bit."""
+    states = [create_state(model, tx, jax.random.key(m.seed), hparams=m.hparams) for m in members]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    return stacked.replace(step=states[0].step, frozen=frozen)
+
+
+def together(run: Run, *, own_order: bool = True, group: int = 0) -> Callable[..., Any]:
+    """Lift `run` from one state to a population on one device.
+
+    Args:
+        run: `(state, data, rows) -> (state, metrics)` for rows of axes [S, B].
+        own_order: rows are [M, S, B], each member's own; otherwise [S, B] for all.
+        group: members of one `vmap`, lowered to a divisor of M; 0 is M. A group of 1 runs the program of a plain run.
+
+    Returns:
+        `(own, (step, frozen), active [M], data, rows) -> (own, metrics, finite [M])`, own being each member's part of
+        the state. Only active members whose metrics and parameters stayed finite are advanced; a group without an
+        active member costs nothing.
+    """
+
+    def population(own: PyTree, shared: Any, active: Array, data: Any, rows: Rows) -> Any:
+        def one(own: PyTree, its_rows: Rows | None) -> Any:
+            new, sums = run(unite(own, shared), data, rows if its_rows is None else its_rows)
+            return separate(new)[0], sums
+
+        def several(part: Any) -> Any:
+            old, active, its_rows = part
+
+            def train(old: PyTree) -> Any:
+                if len(active) > 1:
+                    new, sums = jax.vmap(one)(old, its_rows)
+                else:  # unbatched, so that one member is a plain run to the last bit
+                    alone = jax.tree.map(lambda x: x[0], (old, its_rows))
+                    new, sums = jax.tree.map(lambda x: x[None], one(*alone))
+                finite = _finite({name: total for name, (total, _) in sums.items()}) & _finite(new["params"])
+                take = active & finite
+                return jax.tree.map(lambda n, o: jnp.where(_like(take, n), n, o), new, old), sums, finite
+
+            def skip(old: PyTree) -> Any:
+                _, sums, finite = jax.tree.map(jnp.zeros_like, jax.eval_shape(train, old))
+                return old, sums, ~finite
+
+            return jax.lax.cond(jnp.any(active), train, skip, old)
+
+        count = len(active)
+        size = next(g for g in range(min(group or count, count), 0, -1) if count % g == 0)
+        part = (own, active, rows if own_order else None)
+        if size == count:
+            return several(part)
+        split = jax.tree.map(lambda x: x.reshape(count // size, size, *x.shape[1:]), part)
+        return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), jax.lax.map(several, split))
+
+    return population
+
+
+def member_state(states: TrainState, member: int | slice) -> TrainState:
+    """One member's state, as a plain run would have it; with a slice, some members'."""
+    own, shared = separate(states)
+    return unite(jax.tree.map(lambda x: x[member], own), shared)
+
+
+def _like(flags: Array, leaf: Array) -> Array:
+    return flags.reshape(-1, *[1] * (leaf.ndim - 1))
+
+
+def _finite(tree: PyTree) -> Array:
+    leaves = [jnp.all(jnp.isfinite(x.reshape(len(x), -1)), axis=1) for x in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves), axis=0)
+
+
+@cache
+def _answers(apply: ApplyFn, mesh: Mesh, group: int) -> Callable[[PyTree, Any], Any]:
+    forward = eval_step(apply)
+
+    def body(variables: PyTree, image: Array) -> Array:
+        count = len(jax.tree.leaves(variables)[0])
+        return jax.lax.map(lambda v: forward(v, image), variables, batch_size=min(group or count, count))
+
+    return parallel.map_members(body, mesh)
+
+
+def predict(
+    apply: ApplyFn, states: TrainState, image: np.ndarray, mesh: Mesh, *, batch_size: int = 1000, group: int = 0
+) -> np.ndarray:
+    """Every member's logits for every image, in evaluation mode.
+
+    Args:
+        apply: the members' network.
+        states: of M members.
+        image: `[N, ...]`, bytes or floats of [0, 1].
+        mesh: members are split over its devices.
+        batch_size: images at a time.
+        group: members at a time on a device; 0 is all.
+
+    Returns:
+        `[M, N, K]` float32.
+    """
+    variables = {"params": states.params, **states.model_state}
+    count = len(jax.tree.leaves(variables)[0])
+    places = np.resize(np.arange(count), -(-count // mesh.size) * mesh.size)
+    if len(places) > count:
+        variables = parallel.shard(jax.tree.map(lambda x: np.asarray(x)[places], variables), mesh)
+    run, size = _answers(apply, mesh, group), min(batch_size, len(image))
+    padded = np.concatenate([image, np.repeat(image[:1], -len(image) % size, axis=0)])
+    parts = [np.asarray(run(variables, part)) for part in np.split(padded, len(padded) // size)]
+    return np.concatenate(parts, axis=1)[:count, : len(image)]
+
+
+def train(
+    members: Sequence[Member],
+    model: Model,
+    tx: optax.GradientTransformation,
+    loss_fn: LossFn,
+    *,
+    data: Mapping[str, AnyArray],
+    order: Callable[[int, int], Rows],
+    epochs: int,
+    mesh: Mesh,
+    plan: Plan = Plan(),
+    frozen: PyTree = None,
+    evaluate: Callable[[TrainState], Mapping[str, np.ndarray]] | None = None,
+    watch: str = "validation_accuracy",
+    patience: int = 0,
+    directory: Path | None = None,
+    checkpoint_every: int = 1,
+    on_epoch: Callable[[Sequence[Member], int, list[dict[str, float]]], None] | None = None,
+) -> Iterator[Trained]:
+    """Train a population, as many members at a time as the plan says, each part to its end.
+
+    Args:
+        members: seeds and hyper-parameters; all have the same names.
+        model: what is trained.
+        tx: an Optax transformation of unit learning rate.
+        loss_fn: a recipe's.
+        data: arrays that rows index into; they are put on every device.
+        order: `(seed, epoch) -> {"index": [S, B], "mask": [S, B]}`, as many steps for every seed and epoch.
+        epochs: passes.
+        mesh: members are split over its devices, and padded where these do not divide them.
+        plan: order, members at a time, members of one `vmap`.
+        frozen: for `TrainState.frozen`, one for all.
+        evaluate: metrics of states on held-out data, each `[M]`, once per epoch.
+        watch: the metric of `evaluate` that patience looks at; higher is better.
+        patience: a member stops after so many epochs without a better `watch`; 0 never.
+        directory: checkpoints; a study that was interrupted goes on from them.
+        checkpoint_every: epochs between checkpoints; a part's last epoch always has one.
+        on_epoch: called with (members, epoch from 1, metrics of each member; empty for one that did not train).
+
+    Yields:
+        `Trained`, part by part in the order of `members`. A part that was finished earlier comes back from its
+        checkpoint, untrained.
+
+    Raises:
+        BadInput: no members, members with different names, or patience without an evaluation.
+        Interrupted: after SIGTERM, once the states are saved.
+    """
+    if not members or len({frozenset(m.hparams) for m in members}) > 1:
+        raise BadInput(f"{len(members)} members: accepted are one or more, all with the same hyper-parameters.")
+    if patience and evaluate is None:
+        raise BadInput(f"patience={patience} without evaluate: accepted is 0, or an evaluation to be patient about.")
+    run = many_steps(train_step(loss_fn, tx))
+
+    def step_bytes() -> int:
+        def one(own: PyTree, shared: Any, data: Any, rows: Rows) -> Any:
+            new, sums = run(unite(own, shared), data, rows)
+            return separate(new)[0], sums
+
+        state = member_state(create_states(model, tx, members[:1], frozen=frozen), 0)
+        rows = {name: x[:1] for name, x in order(members[0].seed, 0).items()}
+        found = jax.jit(one).lower(*separate(state), dict(data), rows).compile().memory_analysis()
+        return found.temp_size_in_bytes if found else 0
+
+    size = _part_size(members, plan, mesh, model, tx, step_bytes, directory)
+    log.info("%d members, %d at a time over %d devices", len(members), size, mesh.size)
+    resident, whole = parallel.replicate(dict(data), mesh), parallel.replicate(frozen, mesh)
+    lifted = together(run, own_order=plan.own_order, group=plan.grouped())
+    compiled = parallel.jit_members(lifted, mesh, own_order=plan.own_order)
+    for at in range(0, len(members), size):
+        real = list(members[at : at + size])
+        padded = real + real[:1] * (size - len(real))
+
+        def rows(epoch: int, padded: list[Member] = padded) -> Rows:
+            if not plan.own_order:
+                return order(0, epoch)
+            by_seed = {m.seed: order(m.seed, epoch) for m in padded}
+            return {name: np.stack([by_seed[m.seed][name] for m in padded]) for name in ("index", "mask")}
+
+        def tell(epoch: int, metrics: list[dict[str, float]], real: list[Member] = real) -> None:
+            if on_epoch:
+                on_epoch(real, epoch, metrics[: len(real)])
+
+        with ExitStack() as stack:
+            checkpointer = None
+            if directory:
+                checkpointer = stack.enter_context(Checkpointer(directory / f"part-{at // size}", keep=1))
+            states, outcomes = _fit(
+                parallel.place_members(create_states(model, tx, padded, frozen=whole), mesh),
+                [Outcome() for _ in real] + [Outcome("padding") for _ in padded[len(real) :]],
+                lambda s, a, e, rows=rows: compiled(s, a, resident, rows(e)),
+                epochs=epochs,
+                steps=len(order(0, 0)["mask"]),
+                evaluate=evaluate,
+                watch=watch,
+                patience=patience,
+                checkpointer=checkpointer,
+                checkpoint_every=checkpoint_every,
+                place=lambda s: parallel.place_members(s, mesh),
+                on_epoch=tell,
+            )
+        yield Trained(real, member_state(states, slice(len(real))), outcomes[: len(real)])
+
+
+def _part_size(
+    members: Sequence[Member],
+    plan: Plan,
+    mesh: Mesh,
+    model: Model,
+    tx: optax.GradientTransformation,
+    step_bytes: Callable[[], int],
+    directory: Path | None,
+) -> int:
+    """Members trained at a time: a multiple of the devices, and of whole groups where there are so many."""
+    note = directory / "plan.json" if directory else None
+    if note and note.exists():  # free memory may differ today; the checkpoints' shapes may not
+        size = json.loads(note.read_text())["members_per_call"]
+        if size % mesh.size:
+            raise BadInput(f"{note}: {size} members at a time on {mesh.size} devices; accepted is a divisor of {size}.")
+        return size
+    limit = plan.members_per_call
+    if not limit and len(members) > mesh.size:
+        state = memory.tree_bytes(create_states(model, tx, members[:1]))
+        free = min(memory.free_bytes(device) for device in mesh.devices.flat)
+        limit = memory.members_that_fit(state, step_bytes(), free) * mesh.size
+    limit = min(limit or len(members), len(members))
+    unit = mesh.size * max(plan.grouped(), 1)
+    unit = unit if limit >= unit else mesh.size
+    parts = -(-len(members) // max(limit // unit * unit, unit))
+    size = -(-len(members) // (parts * unit)) * unit
+    if note:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps({"members_per_call": size}) + "\n")
+    return size
+
+
+def _fit(
+    states: TrainState,
+    outcomes: list[Outcome],
+    run: Callable[[TrainState, np.ndarray, int], Any],
+    *,
+    epochs: int,
+    steps: int,
+    evaluate: Callable[[TrainState], Mapping[str, np.ndarray]] | None,
+    watch: str,
+    patience: int,
+    checkpointer: Checkpointer | None,
+    checkpoint_every: int,
+    place: Callable[[TrainState], TrainState],
+    on_epoch: Callable[[int, list[dict[str, float]]], None],
+) -> tuple[TrainState, list[Outcome]]:
+    """Train one part to its end, or until no member is active."""
+    with until_sigterm() as stop:
+        if checkpointer and (found := checkpointer.restore(states)):
+            states, outcomes = place(found[0]), [Outcome(**o) for o in found[1]["outcomes"]]
+            log.info("resumed at epoch %d of %d", int(states.step) // steps, epochs)
+        for epoch in range(int(states.step) // steps, epochs):
+            active = np.array([o.active for o in outcomes])
+            if not active.any():
+                break
+            states, sums, finite = run(states, active, epoch)
+            means = _means(sums)
+            scores = evaluate(states) if evaluate else {}
+            metrics: list[dict[str, float]] = []
+            for i, (outcome, good) in enumerate(zip(outcomes, np.asarray(finite), strict=True)):
+                metrics.append({})
+                if not outcome.active:
+                    continue
+                if not good:
+                    outcome.status = "diverged"
+                    log.warning("a member diverged in epoch %d and stands at its state before it", epoch + 1)
+                    continue
+                metrics[-1] = {f"train_{name}": float(mean[i]) for name, mean in means.items() if np.isfinite(mean[i])}
+                metrics[-1] |= {name: float(score[i]) for name, score in scores.items()}
+                outcome.settle(metrics[-1].get(watch), patience)
+            on_epoch(epoch + 1, metrics)
+            over = epoch + 1 == epochs or not any(o.active for o in outcomes)
+            if checkpointer and (over or stop.is_set() or (epoch + 1) % checkpoint_every == 0):
+                checkpointer.save(states, meta={"outcomes": [asdict(o) for o in outcomes]})
+            if stop.is_set():
+                where = "nothing is saved"
+                if checkpointer:
+                    checkpointer.wait()
+                    where = f"saved after epoch {epoch + 1}; the same command goes on from there"
+                raise Interrupted(f"population: SIGTERM; {where}")
+    ended = [replace(o, status="finished") if o.active else o for o in outcomes]
+    return states, ended
+
+
+def _means(sums: Mapping[str, tuple[Array, Array]]) -> dict[str, np.ndarray]:
+    """Each member's means over an epoch, `[M]`, summed in float64; NaN where no example counted."""
+    found = {}
+    for name, pair in sums.items():
+        total, count = (np.asarray(x, np.float64).sum(1) for x in pair)
+        found[name] = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    return found
