@@ -16,7 +16,7 @@ from kdjax.losses import response
 from kdjax.models.create import create
 from kdjax.recipes.distill import cached, distill
 from kdjax.recipes.supervised import supervised
-from kdjax.training import memory, parallel, population
+from kdjax.training import memory, parallel, population, stacked
 from kdjax.training.loop import Interrupted
 from kdjax.training.population import Member, Plan
 from kdjax.training.state import create_state
@@ -54,7 +54,7 @@ def fit(data, members=MEMBERS, *, devices=1, loss_fn=RECIPE, **changes):
     settings = {"data": data, "order": order, "epochs": EPOCHS, "mesh": mesh, "plan": TOGETHER, **changes}
     states, outcomes = [], []
     for part in population.train(members, MODEL, TX, loss_fn, **settings):
-        states += [jax.device_get(population.member_state(part.states, i).params) for i in range(len(part.members))]
+        states += [jax.device_get(stacked.member_state(part.states, i).params) for i in range(len(part.members))]
         outcomes += part.outcomes
     return states, outcomes
 
@@ -153,11 +153,11 @@ def test_other_values_do_not_compile_again(data):
         traces += 1
         return RECIPE(*args)
 
-    lifted = population.together(many_steps(train_step(counting, TX)), own_order=False)
+    lifted = stacked.together(many_steps(train_step(counting, TX)), own_order=False)
     run, seen = parallel.jit_members(lifted, mesh, own_order=False), []
     for shift in (0, 5):
         members = [Member(m.seed + shift, {name: x + 0.1 * shift for name, x in m.hparams.items()}) for m in MEMBERS]
-        states = parallel.place_members(population.create_states(MODEL, TX, members), mesh)
+        states = parallel.place_members(stacked.create_states(MODEL, TX, members), mesh)
         states, *_ = run(states, np.ones(4, bool), data, order(shift, 0))
         assert int(states.step) == STEPS
         seen.append(traces)
@@ -187,7 +187,7 @@ def test_a_member_out_of_patience_keeps_its_state_and_the_others_go_on(data, tog
     kept = []
 
     def evaluate(states):
-        kept.append(jax.device_get(population.member_state(states, 1).params))
+        kept.append(jax.device_get(stacked.member_state(states, 1).params))
         epoch = int(states.step) // STEPS
         return {"validation_accuracy": np.array([0.1 * epoch, 0.5, 0.2 * epoch])}
 
@@ -246,12 +246,12 @@ def test_teachers_train_together_from_labels(data):
 @pytest.mark.parametrize("devices", [1, 2])
 def test_answers_of_all_members_are_each_ones_own(data, devices):
     mesh = parallel.data_mesh(jax.devices()[:devices])
-    states = population.create_states(MODEL, TX, MEMBERS[:3])
-    logits = population.predict(MODEL.apply, states, data["image"], mesh, batch_size=32, group=2)
+    states = stacked.create_states(MODEL, TX, MEMBERS[:3])
+    logits = stacked.predict(MODEL.apply, states, data["image"], mesh, batch_size=32, group=2)
     assert logits.shape == (3, 60, 10)
     image = jnp.asarray(data["image"], jnp.float32) / (255 if data["image"].dtype == np.uint8 else 1)
     for i in range(3):
-        own = population.member_state(states, i)
+        own = stacked.member_state(states, i)
         near(logits[i], MODEL.apply({"params": own.params}, image, train=False, key=None)[0].logits)
 
 
@@ -266,7 +266,7 @@ def test_what_cannot_be_trained_is_refused(data, tmp_path):
 
 
 def test_memory_decides_how_many_train_at_a_time(data, monkeypatch):
-    state = population.create_states(MODEL, TX, MEMBERS[:1])
+    state = stacked.create_states(MODEL, TX, MEMBERS[:1])
     assert memory.tree_bytes(state.params) == 4 * (64 * 6 + 6 + 6 * 10 + 10)
     sizes = []
     for free in (1, 2**40):

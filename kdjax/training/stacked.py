@@ -1,0 +1,144 @@
+"""States stacked on a leading axis: a plain run lifted to many members, and their answers.
+
+The step counter and what is frozen are shared. Nothing in a lifted program knows how many members there are but its
+shapes, and members never read each other's numbers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from kdjax.training import parallel
+from kdjax.training.state import create_state, separate, unite
+from kdjax.training.step import Rows, Run, eval_step
+from kdjax.types import ApplyFn, Model, PyTree, TrainState
+
+
+class Member(NamedTuple):
+    """One training: its seed (initialisation, data order, every draw) and its traced hyper-parameters."""
+
+    seed: int
+    hparams: Mapping[str, float]
+
+
+def create_states(
+    model: Model, tx: optax.GradientTransformation, members: Sequence[Member], *, frozen: PyTree = None
+) -> TrainState:
+    """Each member's own initial state, stacked: what `create_state` makes of its seed, bit for bit."""
+    states = [create_state(model, tx, jax.random.key(m.seed), hparams=m.hparams) for m in members]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    return stacked.replace(step=states[0].step, frozen=frozen)
+
+
+def together(run: Run, *, own_order: bool = True, group: int = 0) -> Callable[..., Any]:
+    """Lift `run` from one state to a population on one device.
+
+    Args:
+        run: `(state, data, rows) -> (state, metrics)` for rows of axes [S, B].
+        own_order: rows are [M, S, B], each member's own; otherwise [S, B] for all.
+        group: members of one `vmap`, lowered to a divisor of M; 0 is M. A group of 1 runs the program of a plain run.
+
+    Returns:
+        `(own, (step, frozen), active [M], data, rows) -> (own, metrics, finite [M])`, own being each member's part of
+        the state. Only active members whose metrics and parameters stayed finite are advanced; a group without an
+        active member costs nothing.
+    """
+
+    def population(own: PyTree, shared: Any, active: Array, data: Any, rows: Rows) -> Any:
+        def one(own: PyTree, its_rows: Rows | None) -> Any:
+            new, sums = run(unite(own, shared), data, rows if its_rows is None else its_rows)
+            return separate(new)[0], sums
+
+        def several(part: Any) -> Any:
+            old, active, its_rows = part
+
+            def train(old: PyTree) -> Any:
+                if len(active) > 1:
+                    new, sums = jax.vmap(one)(old, its_rows)
+                else:  # unbatched, so that one member is a plain run to the last bit
+                    alone = jax.tree.map(lambda x: x[0], (old, its_rows))
+                    new, sums = jax.tree.map(lambda x: x[None], one(*alone))
+                finite = _finite({name: total for name, (total, _) in sums.items()}) & _finite(new["params"])
+                take = active & finite
+                return jax.tree.map(lambda n, o: jnp.where(_like(take, n), n, o), new, old), sums, finite
+
+            def skip(old: PyTree) -> Any:
+                _, sums, finite = jax.tree.map(jnp.zeros_like, jax.eval_shape(train, old))
+                return old, sums, ~finite
+
+            return jax.lax.cond(jnp.any(active), train, skip, old)
+
+        count = len(active)
+        size = next(g for g in range(min(group or count, count), 0, -1) if count % g == 0)
+        part = (own, active, rows if own_order else None)
+        if size == count:
+            return several(part)
+        split = jax.tree.map(lambda x: x.reshape(count // size, size, *x.shape[1:]), part)
+        return jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), jax.lax.map(several, split))
+
+    return population
+
+
+def member_state(states: TrainState, member: int | slice) -> TrainState:
+    """One member's state, as a plain run would have it; with a slice, some members'."""
+    own, shared = separate(states)
+    return unite(jax.tree.map(lambda x: x[member], own), shared)
+
+
+def _like(flags: Array, leaf: Array) -> Array:
+    return flags.reshape(-1, *[1] * (leaf.ndim - 1))
+
+
+def _finite(tree: PyTree) -> Array:
+    leaves = [jnp.all(jnp.isfinite(x.reshape(len(x), -1)), axis=1) for x in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves), axis=0)
+
+
+@cache
+def _answers(apply: ApplyFn, mesh: parallel.Mesh, group: int) -> Callable[[PyTree, Any], Any]:
+    forward = eval_step(apply)
+
+    def body(variables: PyTree, image: Array) -> Array:
+        count = len(jax.tree.leaves(variables)[0])
+        return jax.lax.map(lambda v: forward(v, image), variables, batch_size=min(group or count, count))
+
+    return parallel.map_members(body, mesh)
+
+
+def predict(
+    apply: ApplyFn,
+    states: TrainState,
+    image: np.ndarray,
+    mesh: parallel.Mesh,
+    *,
+    batch_size: int = 1000,
+    group: int = 0,
+) -> np.ndarray:
+    """Every member's logits for every image, in evaluation mode.
+
+    Args:
+        apply: the members' network.
+        states: of M members.
+        image: `[N, ...]`, bytes or floats of [0, 1].
+        mesh: members are split over its devices.
+        batch_size: images at a time.
+        group: members at a time on a device; 0 is all.
+
+    Returns:
+        `[M, N, K]` float32.
+    """
+    variables = {"params": states.params, **states.model_state}
+    count = len(jax.tree.leaves(variables)[0])
+    places = np.resize(np.arange(count), -(-count // mesh.size) * mesh.size)
+    if len(places) > count:
+        variables = parallel.shard(jax.tree.map(lambda x: np.asarray(x)[places], variables), mesh)
+    run, size = _answers(apply, mesh, group), min(batch_size, len(image))
+    padded = np.concatenate([image, np.repeat(image[:1], -len(image) % size, axis=0)])
+    parts = [np.asarray(run(variables, part)) for part in np.split(padded, len(padded) // size)]
+    return np.concatenate(parts, axis=1)[:count, : len(image)]
