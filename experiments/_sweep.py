@@ -1,0 +1,200 @@
+"""What a sweep is made of: axes from a flag, the points to train, and the tables and figures of what came out."""
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy import stats
+
+from kdjax.types import BadInput, nearest
+
+DRAWS = {
+    "uniform": lambda rng, a, b: rng.uniform(a, b),
+    "log": lambda rng, a, b: math.exp(rng.uniform(*np.log([a, b]))),
+}
+FORM = "accepted: name:1,2,4 or name:uniform(a,b) or name:log(a,b), axes separated by ;"
+
+
+class Axis(NamedTuple):
+    """A hyper-parameter and its values, or the distribution it is drawn from."""
+
+    name: str
+    values: tuple[float, ...]
+    draw: str = ""
+
+
+def parse(text: str, bounds: Mapping[str, tuple[float | None, float | None]]) -> list[Axis]:
+    """The axes that a flag names.
+
+    Args:
+        text: such as `temperature:1,2,4;learning_rate:log(1e-4,1e-2)`.
+        bounds: the accepted names, and the lowest and highest value of each (None is open).
+
+    Raises:
+        BadInput: an unknown name, the nearest one given; a value that is no number or out of range; a name twice.
+
+    >>> parse("temperature:1,2;alpha:uniform(0,1)", {"temperature": (0, None), "alpha": (0, 1)})
+    [Axis(name='temperature', values=(1.0, 2.0), draw=''), Axis(name='alpha', values=(0.0, 1.0), draw='uniform')]
+    """
+    axes: list[Axis] = []
+    for part in filter(None, (p.strip() for p in text.split(";"))):
+        name, _, rest = (x.strip() for x in part.partition(":"))
+        if name not in bounds:
+            raise BadInput(f"--sweep: {name!r} is no axis; accepted: {', '.join(bounds)}{nearest(name, bounds)}")
+        if name in (a.name for a in axes):
+            raise BadInput(f"--sweep: {name} twice; accepted: each axis once.")
+        draw, bracket, inside = rest.partition("(")
+        if bracket and (draw not in DRAWS or not inside.endswith(")")):
+            raise BadInput(f"--sweep: {part!r}; {FORM}{nearest(draw, DRAWS)}")
+        try:
+            values = tuple(float(x) for x in (inside[:-1] if bracket else rest).split(","))
+        except ValueError:
+            raise BadInput(f"--sweep: {part!r} holds what is no number; {FORM}.") from None
+        low, high = bounds[name]
+        for x in values:
+            if not math.isfinite(x) or (low is not None and x < low) or (high is not None and x > high):
+                raise BadInput(f"--sweep: {name}={x:g}; accepted: {_range(low, high)}.")
+        if bracket and (len(values) != 2 or values[0] >= values[1] or (draw == "log" and values[0] <= 0)):
+            raise BadInput(f"--sweep: {part!r}; accepted are two bounds, the lower first, above 0 for log.")
+        axes.append(Axis(name, values, draw if bracket else ""))
+    if not axes:
+        raise BadInput(f"--sweep={text!r} names no axis; {FORM}.")
+    return axes
+
+
+def _range(low: float | None, high: float | None) -> str:
+    ends = [f"{word} {end:g}" for word, end in (("from", low), ("to", high)) if end is not None]
+    return " ".join(["finite numbers", *ends])
+
+
+def points(axes: Sequence[Axis], sample: int) -> list[dict[str, float]]:
+    """The grid of all values, or so many random points, the same ones each time.
+
+    >>> points([Axis("a", (1.0, 2.0)), Axis("b", (3.0,))], 0)
+    [{'a': 1.0, 'b': 3.0}, {'a': 2.0, 'b': 3.0}]
+    """
+    drawn = [a.name for a in axes if a.draw]
+    if not sample:
+        if drawn:
+            raise BadInput(f"--sweep draws {', '.join(drawn)}; accepted: --sample=N with it, or lists of values.")
+        names = [a.name for a in axes]
+        return [dict(zip(names, p, strict=True)) for p in itertools.product(*(a.values for a in axes))]
+    rng = np.random.default_rng(0)
+    return [
+        {a.name: float(DRAWS[a.draw](rng, *a.values) if a.draw else rng.choice(a.values)) for a in axes}
+        for _ in range(sample)
+    ]
+
+
+def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Accuracy and NLL of every member, each `[M]`, from logits `[M, N, K]`."""
+    top = logits.max(-1, keepdims=True)
+    norm = np.log(np.exp(logits - top).sum(-1, dtype=np.float64)) + top[..., 0]
+    said = np.take_along_axis(logits, labels[None, :, None], axis=2)[..., 0]
+    return {"accuracy": np.mean(logits.argmax(-1) == labels, axis=1), "nll": np.mean(norm - said, axis=1)}
+
+
+def summary(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Every point over its seeds, best validation accuracy first; points with a diverged seed come last.
+
+    `low` and `high` are the 95% Student-t interval of the mean test accuracy; they are absent with one seed.
+    """
+    found = []
+    for point in sorted({r["point"] for r in rows}):
+        mine = [r for r in rows if r["point"] == point]
+        good = [r for r in mine if r["status"] != "diverged"]
+        one = {"point": point, **{n: mine[0][n] for n in names}, "seeds": len(mine), "diverged": len(mine) - len(good)}
+        for metric in ("validation_accuracy", "validation_nll", "test_accuracy", "test_nll"):
+            one[metric] = float(np.mean([r[metric] for r in good])) if good else None
+        if len(good) > 1:
+            test = np.array([r["test_accuracy"] for r in good])
+            half = stats.t.ppf(0.975, len(good) - 1) * test.std(ddof=1) / math.sqrt(len(good))
+            one |= {"low": one["test_accuracy"] - half, "high": one["test_accuracy"] + half}
+        found.append(one)
+    worst = (-1.0, math.inf)
+    return sorted(
+        found,
+        key=lambda p: (
+            p["diverged"],
+            *((-p["validation_accuracy"], p["validation_nll"]) if p["seeds"] > p["diverged"] else worst[::-1]),
+        ),
+    )
+
+
+def table(found: Sequence[Mapping[str, Any]], names: Sequence[str], *, most: int = 10) -> str:
+    """The best points as Markdown, and in words the one that validation chose."""
+    heads = (*names, "validation %", "validation NLL", "test %", "95% interval", "test NLL", "seeds", "status")
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for p in found[:most]:
+        status = f"{p['diverged']} of {p['seeds']} diverged" if p["diverged"] else "well"
+        lines.append("| " + " | ".join([*(f"{p[n]:.4g}" for n in names), *_cells(p), str(p["seeds"]), status]) + " |")
+    if len(found) > most:
+        lines.append(f"\nThe first {most} of {len(found)} points by validation accuracy; all are in results.json.")
+    best = found[0]
+    if best["test_accuracy"] is None:
+        return "\n".join([*lines, "", "Every seed of every point diverged."])
+    chosen = ", ".join(f"{n} = {best[n]:.4g}" for n in names)
+    cells = _cells(best)
+    text = f"best on validation: {chosen}: test accuracy {cells[2]} %, 95% interval {cells[3]} over seeds"
+    return "\n".join([*lines, "", text])
+
+
+def _cells(p: Mapping[str, Any]) -> list[str]:
+    if p["test_accuracy"] is None:
+        return ["–"] * 5
+    between = f"[{100 * p['low']:.2f}, {100 * p['high']:.2f}]" if "low" in p else "–"
+    scores = [f"{100 * p['validation_accuracy']:.2f}", f"{p['validation_nll']:.4f}", f"{100 * p['test_accuracy']:.2f}"]
+    return [*scores, between, f"{p['test_nll']:.4f}"]
+
+
+def heat_maps(
+    found: Sequence[Mapping[str, Any]], axes: Sequence[Axis], folder: Path, *, title: str, grid: bool
+) -> None:
+    """For each pair of axes `map-A-B.png`: validation accuracy, averaged over the other axes, or every drawn point."""
+    well = [p for p in found if p["validation_accuracy"] is not None]
+    for a, b in itertools.combinations(axes, 2):
+        fig, ax = plt.subplots(figsize=(6, 4.4), layout="constrained")
+        if grid:
+            xs, ys = sorted(set(a.values)), sorted(set(b.values))
+            cells = np.full((len(ys), len(xs)), np.nan)
+            for i, j in itertools.product(range(len(ys)), range(len(xs))):
+                mine = [p["validation_accuracy"] for p in well if p[a.name] == xs[j] and p[b.name] == ys[i]]
+                cells[i, j] = 100 * np.mean(mine) if mine else np.nan
+            shown = ax.imshow(cells, origin="lower", aspect="auto", cmap="viridis")
+            for (i, j), value in np.ndenumerate(cells):
+                words = "diverged" if np.isnan(value) else f"{value:.2f}"
+                ax.text(
+                    j,
+                    i,
+                    words,
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="black",
+                    bbox={"fc": "w", "alpha": 0.6, "lw": 0},
+                )
+            ax.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
+            ax.set_yticks(range(len(ys)), [f"{y:g}" for y in ys])
+        else:
+            colour = [100 * p["validation_accuracy"] for p in well]
+            shown = ax.scatter([p[a.name] for p in well], [p[b.name] for p in well], c=colour, cmap="viridis")
+            bad = [p for p in found if p["validation_accuracy"] is None]
+            ax.plot([p[a.name] for p in bad], [p[b.name] for p in bad], "x", color="red")
+            ax.set(xscale="log" if a.draw == "log" else "linear", yscale="log" if b.draw == "log" else "linear")
+        fig.colorbar(shown, label="validation accuracy, %, mean over seeds")
+        ax.set(xlabel=a.name.replace("_", " "), ylabel=b.name.replace("_", " "))
+        ax.set_title(title, fontsize=9)
+        fig.savefig(folder / f"map-{a.name}-{b.name}.png", dpi=150)
+        plt.close(fig)
+
+
+def save_rows(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """One member a line, whole or not at all."""
+    part = file.with_suffix(".part")
+    part.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    part.replace(file)
