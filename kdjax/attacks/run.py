@@ -1,6 +1,8 @@
 """Attack a whole set of examples: the one place where inputs are checked and memory is bounded."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,17 +85,32 @@ def run(
         asked = np.arange(at, at + size) < len(image)
         wanted = {} if target is None else {"target": jnp.asarray(target[rows])}
         clean = jnp.asarray(image[rows])
-        found = call(
-            objective(victim, jnp.asarray(label[rows]), **wanted), _keys(seed, rows), clean, where=jnp.asarray(asked)
-        )
-        found = (*found, _lengths(found.image, clean))
-        parts.append(jax.tree.map(lambda x: np.asarray(x)[asked], found))  # noqa: B023 - used at once
+        with _refusals_as_they_were():
+            found = call(
+                objective(victim, jnp.asarray(label[rows]), **wanted),
+                _keys(seed, rows),
+                clean,
+                where=jnp.asarray(asked),
+            )
+            found = (*found, _lengths(found.image, clean))
+            parts.append(jax.tree.map(lambda x: np.asarray(x)[asked], found))  # noqa: B023 - used at once
     columns = jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
     result = Attacked(*columns)
     if not np.isfinite(result.value).all():
         where = int(np.flatnonzero(~np.isfinite(result.value))[0])
         raise BadInput(f"the victim's answer to example {where} is not a number; accepted are finite logits.")
     return result
+
+
+@contextmanager
+def _refusals_as_they_were() -> Iterator[None]:
+    """What a victim on the host is refused for comes out of XLA as an error of XLA's, with our words inside."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if found := re.search(r"BadInput: (.+)", str(error)):
+            raise BadInput(found[1]) from None
+        raise
 
 
 @jax.jit

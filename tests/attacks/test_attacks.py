@@ -462,7 +462,7 @@ class TestBadInput:
     )
     def test_a_victim_on_the_host(self, answer, message, on_device, counter, image, label):
         host = victims.black_box(lambda x: answer(counter(x)), num_classes=10)
-        with pytest.raises(Exception, match=message):
+        with pytest.raises(BadInput, match=message):
             run.run(
                 named.square(0.1, queries=5),
                 host,
