@@ -12,7 +12,7 @@ A comma joins domains that share their classes, by number; a plus begins classes
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal, NamedTuple
 
@@ -41,8 +41,9 @@ _DOMAIN = re.compile(
 
 @dataclass(frozen=True)
 class Domain:
-    """One domain as typed: `classes` None is all, `block` counts the label spaces, `own_splits` None takes the study's.
+    """One domain: `classes` None is all, `block` counts the label spaces, `own_splits` None takes the study's.
 
+    `name` is what was typed, without the splits where that tells it from the others.
     Two domains of the same `view` are the same images, of other classes perhaps.
     """
 
@@ -93,7 +94,8 @@ def parse(text: str) -> tuple[Domain, ...]:
     names = [d.name for d in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadInput(f"domains {text!r}: {', '.join(twice)} more than once; accepted: each domain at most once")
-    return found
+    short = [name.partition("@")[0] for name in names]
+    return tuple(replace(d, name=s) if short.count(s) == 1 else d for d, s in zip(found, short, strict=True))
 
 
 def _domain(text: str, block: int) -> Domain:

@@ -29,7 +29,9 @@ def test_a_domain_says_data_set_classes_transforms_and_splits():
     assert first.dataset == "a_set/config:1.2.3"
     assert first.classes == (0, 1, 2, 7)
     assert first.transforms == ("invert", "rotate-30.5")
-    assert first.split("train", "x"), first.split("test", "x") == ("train[:80%]", "train[80%:]")
+    assert (first.split("train", "x"), first.split("test", "x")) == ("train[:80%]", "train[80%:]")
+    assert first.name == "a_set/config:1.2.3{0-2, 7}:invert:rotate-30.5"
+    assert [d.name for d in domains.parse("a@b/c,a@d/e")] == ["a@b/c", "a@d/e"]
     assert (second.dataset, second.block, second.split("train", "x"), second.classes) == ("kmnist", 1, "x", None)
 
 
@@ -130,7 +132,7 @@ def test_usps_and_mnist_meet_at_28_pixels():
 
 def test_training_on_what_another_view_is_tested_on_is_refused():
     pair = domains.parse("digits,digits:invert@test/train")
-    with pytest.raises(BadInput, match="digits trains on train of digits and digits:invert@test/train is tested on"):
+    with pytest.raises(BadInput, match="digits trains on train of digits and digits:invert is tested on train"):
         domains.refuse_shared_examples(pair, "train", "test")
     apart = domains.parse("digits@train[:50%]/train[50%:],digits:invert")
     domains.refuse_shared_examples(apart, "train[:50%]", "test")
