@@ -150,14 +150,28 @@ def predict(study: Study, model: Model, weights: PyTree, source: Examples, *, ba
     return Predictor(model.apply, study.mesh)(weights, _eval_batches(study, source, batch_size))
 
 
-def _eval_batches(study: Study, source: Examples, batch_size: int) -> Iterator[Mapping[str, Any]]:
+def predictions(
+    study: Study, model: Model, weights: PyTree, source: Examples, *, first: int = 0, batch_size: int = 1000
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same batch by batch from example `first` on, bit for bit: images as they were shown, and logits."""
+    forward, weights = Predictor(model.apply, study.mesh), parallel.replicate(weights, study.mesh)
+    for batch in _eval_batches(study, source, batch_size, first):
+        wanted = (batch["mask"] > 0) & (batch["index"] >= first)
+        yield batch["image"][wanted], forward(weights, [batch])[wanted[batch["mask"] > 0]]
+
+
+def _eval_batches(
+    study: Study, source: Examples, batch_size: int, first: int = 0
+) -> Iterator[Mapping[str, np.ndarray]]:
+    """Every example once, in order, beginning with the batch that example `first` is in."""
     devices = study.mesh.size
     size = max(min(batch_size, len(source)) // devices, 1) * devices
     order = np.arange(len(source), dtype=np.int32)
     order = order if len(order) >= size else np.resize(order, size)
     index, mask = pipeline.batches(order, size, devices)
     mask.reshape(-1)[len(source) :] = 0
-    rows = (pipeline.take(source, i, m) for i, m in zip(index, mask, strict=True))
+    skip = first // size
+    rows = (pipeline.take(source, i, m) for i, m in zip(index[skip:], mask[skip:], strict=True))
     return rows if isinstance(source, Source) else pipeline.prefetch(rows)
 
 

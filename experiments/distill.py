@@ -10,6 +10,10 @@ notebook in which distillation loses, about 4 minutes. Results: see the README's
 
 Both students make the same number of updates from the same initial parameters. Student alone sees only the labelled
 images; student distilled sees every training image with the teacher's answers, and the labels that there are.
+
+A teacher that is given answers once for all runs, seeds and sweeps that share --answers_dir:
+
+    python -m experiments.distill --teacher=runs/teacher --answers_dir=runs/teacher/answers --workdir=runs/from-disk
 """
 
 from dataclasses import dataclass
@@ -20,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import _networks, _report, _run, _train
+from experiments import _answers, _networks, _report, _run, _train
 from kdjax.config import field
 from kdjax.data.source import hide_labels, labelled
 from kdjax.evaluation.classification import classification
@@ -28,7 +32,7 @@ from kdjax.evaluation.fidelity import fidelity
 from kdjax.evaluation.paired import paired_difference
 from kdjax.losses import combine
 from kdjax.models import create as models
-from kdjax.recipes.distill import cached, distill, live
+from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.training.state import variables
 from kdjax.types import BadInput, Loss, PyTree
@@ -53,6 +57,12 @@ class Config(_train.Common):
     teacher_learning_rate: float = field(1e-3, "teacher's peak learning rate", low=0.0)
     teacher_outputs: str = field(
         "cached", "teacher's answers: computed once, or in every step", choices=("cached", "live")
+    )
+    answers_dir: str = field(
+        "", "folder that keeps cached answers for this run and others; empty: in memory only", identity=False
+    )
+    answers_top_k: int = field(
+        0, "of cached answers, keep the k largest logits and the others' sum; 0 keeps all", low=0
     )
     student_model: str = field("mlp", "student's network", choices=models.names())
     student_hidden: tuple[int, ...] = field((20,), "student's widths or channels", low=1, smoke=(8,))
@@ -96,6 +106,7 @@ def main(config: Config, workdir: Path) -> None:
         hide_labels(study.train, config.labels, seed) if config.labels else study.train for seed in range(config.seeds)
     ]
     loss = checked_loss(config, study.train.num_classes)
+    _answers.check(config, study, workdir, given[: config.seeds])
     steps = -(-len(study.train) // config.batch_size)
     for epochs in (config.epochs, config.teacher_epochs):
         _train.optimizer_of(config, steps=steps * epochs)
@@ -108,8 +119,9 @@ def main(config: Config, workdir: Path) -> None:
     results: dict[str, list[dict[str, Any]]] = {"teacher": [], "student alone": [], "student distilled": []}
     for seed, transfer in enumerate(transfers):
         run, plain = f"seed-{seed}", partial(train, model=student, seed=seed, epochs=config.epochs)
+        number = seed % len(given) if given else seed
         if given:
-            answers = given[seed % len(given)]
+            answers = given[number]
         else:
             loss_fn, epochs = supervised(teacher.apply), config.teacher_epochs
             trained = train(f"teacher/{run}", teacher, loss_fn, seed=seed, epochs=epochs, hparams=teaching)
@@ -121,17 +133,13 @@ def main(config: Config, workdir: Path) -> None:
             source=labelled(transfer),
             examples_per_epoch=len(transfer),
         )
-        if config.teacher_outputs == "cached":
-            said = _train.predict(study, teacher, answers, transfer)
-            source, recipe, frozen = transfer.with_column("teacher_logits", said), cached(), None
-        else:
-            source, recipe, frozen = transfer, live(teacher.apply), answers
+        answered = _answers.answered(config, study, teacher, answers, transfer, workdir, number)
         distilled = plain(
             run=f"distilled/{run}",
-            loss_fn=distill(student.apply, recipe, loss),
+            loss_fn=distill(student.apply, answered.teacher, loss),
             hparams=soft,
-            source=source,
-            frozen=frozen,
+            source=answered.source,
+            frozen=answered.frozen,
         )
         reference = _train.predict(study, teacher, answers, study.test)
         results["teacher"].append({**classification(reference, labels), "parameters": size(answers)})

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import _networks, _report, _run, _sweep, _train, distill
+from experiments import _answers, _networks, _report, _run, _sweep, _train, distill
 from kdjax.config import field
 from kdjax.data import pipeline
 from kdjax.data.source import Source, hide_labels
@@ -67,6 +67,7 @@ def main(config: Config, workdir: Path) -> None:
     study = _train.open_study(config, workdir)
     axes, members, points = plan_members(config)
     loss = checked_losses(config, study.train.num_classes, points)
+    _answers.check(config, study, workdir, [])
     if study.validation is None:
         raise BadInput("--validation_split= is empty; accepted: a split to choose the best point on.")
     if not isinstance(study.train, Source):
@@ -78,22 +79,18 @@ def main(config: Config, workdir: Path) -> None:
     steps = -(-len(transfer) // config.batch_size)
     tx = _train.optimizer_of(config, steps=steps * config.epochs)
     teacher, answers = teacher_of(config, study, workdir)
-    if config.teacher_outputs == "cached":
-        said = _train.predict(study, teacher, answers, transfer)
-        transfer, source, frozen = transfer.with_column("teacher_logits", said), recipes.cached(), None
-    else:
-        source, frozen = recipes.live(teacher.apply), answers
+    answered = _answers.answered(config, study, teacher, answers, transfer, workdir, 0)
     parts = population.train(
         members,
         student,
         tx,
-        swept(student, source, loss),
-        data=transfer.arrays,
+        swept(student, answered.teacher, loss),
+        data=answered.source.arrays,
         order=partial(order, len(transfer), config.batch_size),
         epochs=config.epochs,
         mesh=study.mesh,
         plan=Plan(config.order == "own", config.members_per_call, config.group),
-        frozen=frozen,
+        frozen=answered.frozen,
         evaluate=lambda states: score(study, student, states, "validation"),
         patience=config.patience,
         directory=workdir / "checkpoints" / "students",

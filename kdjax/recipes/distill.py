@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.losses import response
+from kdjax.losses import response, top_k
 from kdjax.losses.ensemble import Ensemble, Vote
 from kdjax.recipes.supervised import Augment, augmented, correct, known
 from kdjax.types import ApplyFn, BadInput, Batch, Loss, LossFn, Metrics, Outputs, PyTree, TrainState
@@ -27,11 +27,25 @@ def cached() -> Teacher:
     several teachers.
     """
 
+    return lambda frozen, batch: Outputs(_teachers_first(jnp.asarray(batch["teacher_logits"])))
+
+
+def cached_top_k(num_classes: int) -> Teacher:
+    """The same where only the k largest logits travel with the data, and the others' sum: see `kdjax.losses.top_k`.
+
+    The batch has `teacher_values` and `teacher_classes [B, k]` and `teacher_rest [B]`; several teachers' are
+    `[B, T, k]` and `[B, T]`. All `num_classes` logits exist for one batch at a time.
+    """
+
     def teacher(frozen: PyTree, batch: Batch) -> Outputs:
-        said = jnp.asarray(batch["teacher_logits"])
-        return Outputs(jnp.moveaxis(said, 1, 0) if said.ndim == 3 else said)
+        values, classes, rest = (jnp.asarray(batch[f"teacher_{name}"]) for name in ("values", "classes", "rest"))
+        return Outputs(_teachers_first(top_k.expand(values, classes, rest, num_classes)))
 
     return teacher
+
+
+def _teachers_first(said: Array) -> Array:
+    return jnp.moveaxis(said, 1, 0) if said.ndim == 3 else said
 
 
 def distill(
