@@ -219,8 +219,10 @@ def _begin(part: Path, claim: dict[str, Any], index: np.ndarray) -> None:
         before = json.loads((part / _BEGUN).read_text())
     except FileNotFoundError:
         before = None
-        if foreign := [file.name for file in part.glob("*.*") if file.suffix != ".draft"]:
+        if foreign := [file.name for file in part.iterdir() if file.suffix != ".draft"]:
             raise BadInput(f"{part} holds {foreign[0]}; accepted: a folder that is not there") from None
+    except ValueError:
+        before = None
     if before != claim:
         for file in part.glob("*.npy"):
             file.unlink()

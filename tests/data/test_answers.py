@@ -239,8 +239,13 @@ def test_a_stop_at_any_rename_is_mended(tmp_path, monkeypatch, call):
 def test_what_an_unfinished_run_left_of_other_answers_is_not_used(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         logits(tmp_path / "a", teacher=Teacher(dies_at=6), key={**KEY, "teacher": "other"})
+    teacher = Teacher(dies_at=6)
+    with pytest.raises(KeyboardInterrupt):
+        logits(tmp_path / "a", teacher=teacher)
+    assert teacher.asked == list(range(6))
+    (tmp_path / "a.part" / "begun.json").write_text("{")
     teacher = Teacher()
-    logits(tmp_path / "a", teacher=teacher)
+    np.testing.assert_array_equal(logits(tmp_path / "a", teacher=teacher), EXPECTED)
     assert teacher.asked == list(range(SIZE))
 
 
