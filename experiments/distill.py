@@ -16,6 +16,7 @@ A teacher that is given answers once for all runs, seeds and sweeps that share -
     python -m experiments.distill --teacher=runs/teacher --answers_dir=runs/teacher/answers --workdir=runs/from-disk
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,6 +84,8 @@ def parse_loss_args(text: str) -> dict[str, float]:
         name, _, value = part.partition("=")
         try:
             found[name.strip()] = float(value)
+            if not math.isfinite(found[name.strip()]):
+                raise ValueError
         except ValueError:
             raise BadInput(f"--loss_args={text!r}: accepted are name=number pairs, such as alpha=1,beta=2.") from None
     return found
