@@ -177,7 +177,7 @@ def report(config: Config, workdir: Path, study: _train.Study, results: dict[str
         text += "\n\n" + _report.gain("distilled minus alone", difference)
     if (
         config.teacher
-        and (teachers := len(list(Path(config.teacher).glob("checkpoints/teacher/seed-*")))) < config.seeds
+        and (teachers := len(list(Path(config.teacher).expanduser().glob("checkpoints/teacher/seed-*")))) < config.seeds
     ):
         text += f"\n{teachers} teachers served {config.seeds} seeds in turn: the spread is that of the students."
     title = f"{config.dataset}, {config.labels or 'all'} labels, T={config.temperature:g}, alpha={config.alpha:g}"
