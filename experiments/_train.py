@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,18 @@ def _eval_batches(
     return rows if isinstance(source, Source) else pipeline.prefetch(rows)
 
 
+@lru_cache(maxsize=8)
+def _program(config: Common, loss_fn: LossFn, steps: int, scan: bool, mesh: Any) -> Run:
+    """The compiled step or scan of a recipe: the next seed of the same recipe does not trace it again."""
+    tx = optimizer_of(config, steps=steps)
+
+    def make(axis_name: str | None) -> Run:
+        step = train_step(loss_fn, tx, axis_name=axis_name)
+        return many_steps(step) if scan else one_step(step)
+
+    return parallel.wrap(config.parallel, make, mesh, batch_axis=1 if scan else 0)
+
+
 def train(
     study: Study,
     workdir: Path,
@@ -189,6 +202,7 @@ def train(
     examples_per_epoch: int | None = None,
     frozen: PyTree = None,
     begin: Callable[[TrainState], TrainState] = lambda state: state,
+    watch: Examples | None = None,
 ) -> TrainState:
     """Train `model` to the end, or go on from where the same command was stopped.
 
@@ -205,6 +219,7 @@ def train(
         examples_per_epoch: more places in an epoch than examples, to give a small source as many steps as a large one.
         frozen: for `TrainState.frozen`.
         begin: changes the initial state, as to parameters that were trained or copied before.
+        watch: examples whose accuracy is written down after every epoch as `watched_accuracy`, and chooses nothing.
     """
     config, mesh = study.config, study.mesh
     source = study.train if source is None else source
@@ -219,10 +234,6 @@ def train(
     )
     scan = resident and chooses_scan(config.loop, state.params)
     data = parallel.replicate(dict(source.arrays), mesh) if resident else {}
-
-    def make(axis_name: str | None) -> Run:
-        step = train_step(loss_fn, tx, axis_name=axis_name)
-        return many_steps(step) if scan else one_step(step)
 
     def chunks(epoch: int, first: int) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
         order = pipeline.epoch_order(len(source), seed=seed, epoch=epoch, length=places)
@@ -241,14 +252,15 @@ def train(
         else:
             yield from pipeline.prefetch((1, pipeline.take(source, index[s], mask[s])) for s in range(first, steps))
 
-    evaluate = None
-    if (held_out := study.validation) is not None:
-        forward, labels = Predictor(model.apply, mesh), held_out.labels()
+    def score(state: TrainState, held_out: Examples) -> dict[str, float]:
+        return classification(predict(study, model, variables(state), held_out), held_out.labels())
 
-        def evaluate(state: TrainState) -> dict[str, float]:
-            logits = forward(variables(state), _eval_batches(study, held_out, 1000))
-            scores = classification(logits, labels)
-            return {f"validation_{name}": scores[name] for name in ("accuracy", "nll")}
+    def evaluate(state: TrainState) -> dict[str, float]:
+        found: dict[str, float] = {}
+        if study.validation is not None:
+            scores = score(state, study.validation)
+            found = {f"validation_{name}": scores[name] for name in ("accuracy", "nll")}
+        return found if watch is None else {**found, "watched_accuracy": score(state, watch)["accuracy"]}
 
     checkpoints = workdir / "checkpoints" / run
     bar = tqdm(total=epochs, desc=run, unit="epoch", disable=not sys.stderr.isatty(), leave=False)
@@ -267,7 +279,7 @@ def train(
     with Checkpointer(checkpoints, keep=config.keep, best=best) as checkpointer, bar:
         state = fit(
             state,
-            parallel.wrap(config.parallel, make, mesh, batch_axis=1 if scan else 0),
+            _program(config, loss_fn, steps * epochs, scan, mesh),
             data=data,
             chunks=chunks,
             epochs=epochs,

@@ -1,0 +1,176 @@
+"""Every method of the field on one teacher and one student: same seeds, same steps, same data; what does each gain?
+
+    python -m experiments.compare_methods
+    python -m experiments.compare_methods --methods=kd,fitnet,at,sp,rkd,dkd --seeds=3 --workdir=runs/methods-few
+
+Cost and result: see the README.
+
+One teacher per seed, trained on all labels. The student alone chooses the learning rate, and each method then chooses a
+factor for its field's weights (`_methods.py`), both on validation images with the first seeds; then every arm trains on
+all seeds from the same initial parameters in as many steps, and the test images are scored. Reported is the last epoch.
+The column `best epoch` is the best of all epochs *on the test images*, as much of the literature reports it: its
+distance from the last epoch is what such a choice adds, and it is compared with nothing.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import _knowledge, _method_report, _methods, _run, _students, _train
+from kdjax.config import field
+from kdjax.data.source import labelled
+from kdjax.evaluation.classification import classification
+from kdjax.recipes.distill import live
+from kdjax.recipes.supervised import supervised
+from kdjax.training.state import variables
+from kdjax.types import BadInput, LossFn, Model, PyTree
+
+log = logging.getLogger("kdjax.compare")
+ALONE = "student alone"
+
+
+@dataclass(frozen=True)
+class Config(_students.Flags):
+    """Flags of this experiment."""
+
+    workdir: str = field("runs/methods", "folder of the run", identity=False, smoke="runs/smoke/methods")
+    methods: str = field("all", f"all that fit the networks, or some of: {_methods.NAMES}", smoke="kd,ab")
+    model: str = field("cnn", "every network's kind", choices=_students.models.names())
+    teacher_hidden: tuple[int, ...] = field((32, 64, 64), "teacher's widths or channels", low=1, smoke=(6, 6, 6))
+    hidden: tuple[int, ...] = field((8, 16, 16), "student's widths or channels", low=1, smoke=(4, 4, 4))
+    teacher_epochs: int = field(30, "teacher's passes", low=1, smoke=2)
+    epochs: int = field(30, "passes of each student", low=1, smoke=4)
+    layers: str = field("first", "the layer map that methods on layers take their pairs from")
+    factors: tuple[float, ...] = field((0.1, 1.0, 10.0), "of a method's weights, to choose from", low=0.0, smoke=(1.0,))
+    learning_rates: tuple[float, ...] = field(
+        (1e-3, 3e-3, 1e-2), "peak rates that the student alone chooses from, for all arms", low=0.0, smoke=(3e-3,)
+    )
+    search_seeds: int = field(2, "of the seeds, the first so many choose", low=1, smoke=1)
+
+
+class Arm(NamedTuple):
+    """One method on this pair of networks: `plan` and `recipe` serve every factor, whose weights are `hparams`.
+
+    `epochs` of the stage that compares layers alone, 0 for none, and of the one that follows.
+    """
+
+    plan: _knowledge.Plan
+    recipe: LossFn
+    hparams: dict[float, dict[str, float]]
+    epochs: tuple[int, int]
+
+
+Runs = Callable[[float, int], tuple[str, PyTree]]
+"""`(choice, seed) -> (the run's name, the student's trained variables)`."""
+
+
+def main(config: Config, workdir: Path) -> None:
+    """Choose on validation, then train every arm on every seed."""
+    study = _train.open_study(config, workdir)
+    if study.validation is None:
+        raise BadInput("--validation_split= is empty; accepted: a split that chooses rates and factors.")
+    if config.search_seeds > config.seeds:
+        raise BadInput(f"--search_seeds={config.search_seeds}; accepted: at most --seeds={config.seeds}.")
+    teacher, student = (_students.network(study, config, hidden) for hidden in (config.teacher_hidden, config.hidden))
+    images = [labelled(all_images) for all_images in _students.transfers(study, config)]
+    arms, unfit = arms_of(config, study, student, teacher)
+    for name, why in unfit.items():
+        log.info("%s does not fit: %s", name, why)
+    train = partial(_train.train, study, workdir)
+    fit = partial(train, examples_per_epoch=len(study.train), watch=study.test)
+
+    recipe, teachers = supervised(teacher.apply), []
+    results: _students.Results = {"teacher": [], ALONE: [], **{name: [] for name in arms}}
+    for seed in range(config.seeds):
+        hparams = {"learning_rate": config.learning_rate}
+        run = f"teacher/seed-{seed}"
+        state = train(run, teacher, recipe, seed=seed, epochs=config.teacher_epochs, hparams=hparams)
+        teachers.append(variables(state))
+        results["teacher"].append(_students.tested(study, teacher, state))
+    recipe = supervised(student.apply)
+
+    def alone(rate: float, seed: int) -> tuple[str, PyTree]:
+        run = f"alone-{rate:g}/seed-{seed}"
+        hparams = {"learning_rate": rate}
+        state = fit(run, student, recipe, seed=seed, epochs=config.epochs, hparams=hparams, source=images[seed])
+        return run, variables(state)
+
+    def taught(arm: Arm, name: str, rate: float, factor: float, seed: int) -> tuple[str, PyTree]:
+        run = f"{_methods.slug(name)}-{factor:g}/seed-{seed}"
+        learn = partial(
+            fit, model=arm.plan.model, loss_fn=arm.recipe, seed=seed, source=images[seed], frozen=teachers[seed]
+        )
+        hparams, begin = {"learning_rate": rate, **arm.hparams[factor]}, _knowledge.unchanged
+        first, second = arm.epochs
+        if first:
+            before = learn(f"first-{run}", epochs=first, hparams={**hparams, "alpha": 0.0, "label_weight": 0.0})
+            begin, hparams = _knowledge.after(before), {"learning_rate": rate, **_knowledge.answers_alone(arm.plan)}
+        state = learn(run, epochs=second, hparams=hparams, begin=begin)
+        return run, arm.plan.own(variables(state))
+
+    def tested(runs: Runs, choices: Sequence[float]) -> tuple[float, list[dict[str, Any]]]:
+        """The choice that validation prefers, the first of equals, and its scores on the test images."""
+        held_out: Any = study.validation
+        means = []
+        for choice in choices:
+            answers = [_train.predict(study, student, runs(choice, s)[1], held_out) for s in range(config.search_seeds)]
+            means.append(np.mean([classification(z, held_out.labels())["accuracy"] for z in answers]))
+        best = choices[int(np.argmax(means))]
+        scores = []
+        for seed in range(config.seeds):
+            run, weights = runs(best, seed)
+            logits = _train.predict(study, student, weights, study.test)
+            watched = [row["watched_accuracy"] for row in study.recorder.rows() if row["run"] == run]
+            scores.append({**_students.scores(study, logits, weights), "best_epoch": max(watched), "choice": best})
+        return best, scores
+
+    rate, results[ALONE] = tested(alone, config.learning_rates)
+    for name, arm in arms.items():
+        factor, results[name] = tested(partial(taught, arm, name, rate), config.factors)
+        log.info("%s: factor %g", name, factor)
+    title = f"{config.dataset}, {config.model}, {config.labels or 'all'} labels"
+    _method_report.report(workdir, study, results, unfit, title=title, alone=ALONE)
+
+
+def arms_of(
+    config: Config, study: _train.Study, student: Model, teacher: Model
+) -> tuple[dict[str, Arm], dict[str, str]]:
+    """The methods that the flag names, and of `all` those that these networks have no layers for, with the reason."""
+    arms: dict[str, Arm] = {}
+    unfit: dict[str, str] = {}
+    pairs = _knowledge.plan(student, teacher, study.shape, loss="response.kl", steps=1, layers=config.layers).layers
+    for name, method in _methods.named(config.methods).items():
+        first = round(method.first * config.epochs)
+        plan = partial(
+            _knowledge.plan,
+            student,
+            teacher,
+            study.shape,
+            steps=-(-len(study.train) // config.batch_size) * (config.epochs - first),
+            temperature=config.temperature,
+            loss_args=method.args,
+            layers=method.map(pairs),
+            schedules=method.schedules,
+            wrapper=config.parallel,
+        )
+        try:
+            plans = {factor: plan(loss=method.text(factor)) for factor in config.factors}
+        except BadInput as error:
+            if config.methods != "all":
+                raise
+            unfit[name] = str(error)
+            continue
+        # One program: factors are weights, and weights are traced.
+        one = next(iter(plans.values()))
+        hparams = {factor: p.hparams for factor, p in plans.items()}
+        arms[name] = Arm(one, one.recipe(live(teacher.apply)), hparams, (first, config.epochs - first))
+    return arms, unfit
+
+
+if __name__ == "__main__":
+    _run.start(Config, main)

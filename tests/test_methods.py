@@ -1,0 +1,73 @@
+"""The table of methods: every loss is in it, every method fits the flags; a comparison says what it counted."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from experiments import _knowledge, _method_report, _methods
+from kdjax.models.create import create
+from kdjax.types import BadInput
+
+SHAPE = {"num_classes": 10, "image_shape": (16, 16, 1)}
+
+
+def test_every_loss_belongs_to_a_method_and_names_are_told_apart():
+    assert _methods.missing() == set()
+    assert len({_methods.slug(name) for name in _methods.METHODS}) == len(_methods.METHODS)
+    with pytest.raises(BadInput, match=r"'fitnett' is no method.*did you mean fitnet\?"):
+        _methods.named("kd,fitnett")
+    with pytest.raises(BadInput, match="names kd twice"):
+        _methods.named("kd,kd")
+
+
+@pytest.mark.parametrize("name", _methods.METHODS)
+def test_every_method_is_a_plan_whose_weights_carry_the_factor(name):
+    method = _methods.METHODS[name]
+    student, teacher = (create("cnn", **SHAPE, hidden=hidden) for hidden in ((4, 6, 6), (4, 6, 6)))
+    pairs = ((1, 1), (2, 2), (3, 3))
+    plan = _knowledge.plan(
+        student,
+        teacher,
+        SHAPE,
+        loss=method.text(10.0),
+        steps=100,
+        loss_args=method.args,
+        layers=method.map(pairs),
+        schedules=method.schedules,
+    )
+    weights = {k.rpartition("@")[0] or k: v for k, v in plan.hparams.items() if k == "alpha" or k.startswith("weight/")}
+    wanted = {"alpha" if k.startswith("response.") else f"weight/{k}": 10 * v for k, v in method.losses.items()}
+    assert weights == pytest.approx({"alpha": 0.0, **wanted})
+    assert plan.hparams["label_weight"] == method.labels
+
+
+def test_a_method_in_stages_compares_layers():
+    for name, method in _methods.METHODS.items():
+        assert not method.first or method.layers, name
+
+
+def test_the_report_counts_what_beats_ties_and_falls_behind(tmp_path, capsys):
+    noise = np.array([0.0, 0.01, -0.01])
+
+    def scores(mean, jitter=0.0):
+        found = mean + noise + jitter * np.array([1, -1, 0])
+        return [{"accuracy": float(a), "nll": 0.5, "best_epoch": float(a) + 0.01, "choice": 1.0} for a in found]
+
+    results = {
+        "teacher": [{"accuracy": 0.95, "nll": 0.2}] * 3,
+        "alone": scores(0.8),
+        "good": scores(0.85, 0.001),
+        "bad": scores(0.7, 0.001),
+        "same": scores(0.801, 0.01),
+    }
+    _method_report.report(tmp_path, SimpleNamespace(), results, {"odd": "no maps"}, title="t", alone="alone")  # pyright: ignore
+    text = capsys.readouterr().out
+    assert "Of 3 methods 1 beat the alone, 1 tie, 1 fall behind" in text
+    assert "Not run: odd: no maps" in text
+    order = [line.split("|")[1].strip() for line in text.splitlines()[2:7]]
+    assert order == ["teacher", "good", "same", "alone", "bad"]
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert saved["good minus alone"]["low"] > 0 > saved["bad minus alone"]["high"]
+    assert (tmp_path / "methods.png").read_bytes()[:4] == b"\x89PNG"
