@@ -5,11 +5,14 @@ Weights are those of CIFAR-100's common protocol (Tian, Krishnan, Isola, Contras
 tuned on one pair of networks, so `compare_methods` multiplies them by factors chosen on validation data.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
+from experiments import _knowledge
 from kdjax.losses import combine
-from kdjax.types import BadInput, nearest
+from kdjax.recipes.distill import live
+from kdjax.types import BadInput, LossFn, Model, nearest
 
 ALL, MIDDLE, LAST = "all", "middle", "last"
 
@@ -113,3 +116,64 @@ def named(text: str) -> dict[str, Method]:
             raise BadInput(f"--methods={text} names {part} twice; accepted is each once.")
         found[by_slug[part]] = METHODS[by_slug[part]]
     return found
+
+
+class Arm(NamedTuple):
+    """One method on one pair of networks: `plan` and `recipe` serve every factor, whose weights are `hparams`.
+
+    `epochs` of the stage that compares layers alone, 0 for none, and of the one that follows.
+    """
+
+    plan: _knowledge.Plan
+    recipe: LossFn
+    hparams: dict[float, dict[str, float]]
+    epochs: tuple[int, int]
+
+
+def arms(
+    methods: str,
+    student: Model,
+    teacher: Model,
+    shape: Mapping[str, Any],
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    layers: str,
+    factors: Sequence[float],
+    temperature: float,
+    wrapper: str,
+) -> tuple[dict[str, Arm], dict[str, str]]:
+    """The methods that a flag names; of `all`, also those that these networks have no layers for, with the reason.
+
+    Raises:
+        BadInput: a name that is no method's; a method by name that does not fit the networks.
+    """
+    found: dict[str, Arm] = {}
+    unfit: dict[str, str] = {}
+    pairs = _knowledge.plan(student, teacher, shape, loss="response.kl", steps=1, layers=layers).layers
+    for name, method in named(methods).items():
+        first = round(method.first * epochs)
+        plan = partial(
+            _knowledge.plan,
+            student,
+            teacher,
+            shape,
+            steps=steps_per_epoch * (epochs - first),
+            temperature=temperature,
+            loss_args=method.args,
+            layers=method.map(pairs),
+            schedules=method.schedules,
+            wrapper=wrapper,
+        )
+        try:
+            plans = {factor: plan(loss=method.text(factor)) for factor in factors}
+        except BadInput as error:
+            if methods != "all":
+                raise
+            unfit[name] = str(error)
+            continue
+        # One program: factors are weights, and weights are traced.
+        one = next(iter(plans.values()))
+        hparams = {factor: p.hparams for factor, p in plans.items()}
+        found[name] = Arm(one, one.recipe(live(teacher.apply)), hparams, (first, epochs - first))
+    return found, unfit

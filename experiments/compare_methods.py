@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,10 +25,9 @@ from experiments import _knowledge, _method_report, _methods, _run, _students, _
 from kdjax.config import field
 from kdjax.data.source import labelled
 from kdjax.evaluation.classification import classification
-from kdjax.recipes.distill import live
 from kdjax.recipes.supervised import supervised
 from kdjax.training.state import variables
-from kdjax.types import BadInput, LossFn, Model, PyTree
+from kdjax.types import BadInput, PyTree
 
 log = logging.getLogger("kdjax.compare")
 ALONE = "student alone"
@@ -53,18 +52,6 @@ class Config(_students.Flags):
     search_seeds: int = field(2, "of the seeds, the first so many choose", low=1, smoke=1)
 
 
-class Arm(NamedTuple):
-    """One method on this pair of networks: `plan` and `recipe` serve every factor, whose weights are `hparams`.
-
-    `epochs` of the stage that compares layers alone, 0 for none, and of the one that follows.
-    """
-
-    plan: _knowledge.Plan
-    recipe: LossFn
-    hparams: dict[float, dict[str, float]]
-    epochs: tuple[int, int]
-
-
 Runs = Callable[[float, int], tuple[str, PyTree]]
 """`(choice, seed) -> (the run's name, the student's trained variables)`."""
 
@@ -78,7 +65,18 @@ def main(config: Config, workdir: Path) -> None:
         raise BadInput(f"--search_seeds={config.search_seeds}; accepted: at most --seeds={config.seeds}.")
     teacher, student = (_students.network(study, config, hidden) for hidden in (config.teacher_hidden, config.hidden))
     images = [labelled(all_images) for all_images in _students.transfers(study, config)]
-    arms, unfit = arms_of(config, study, student, teacher)
+    arms, unfit = _methods.arms(
+        config.methods,
+        student,
+        teacher,
+        study.shape,
+        steps_per_epoch=-(-len(study.train) // config.batch_size),
+        epochs=config.epochs,
+        layers=config.layers,
+        factors=config.factors,
+        temperature=config.temperature,
+        wrapper=config.parallel,
+    )
     for name, why in unfit.items():
         log.info("%s does not fit: %s", name, why)
     train = partial(_train.train, study, workdir)
@@ -100,7 +98,7 @@ def main(config: Config, workdir: Path) -> None:
         state = fit(run, student, recipe, seed=seed, epochs=config.epochs, hparams=hparams, source=images[seed])
         return run, variables(state)
 
-    def taught(arm: Arm, name: str, rate: float, factor: float, seed: int) -> tuple[str, PyTree]:
+    def taught(arm: _methods.Arm, name: str, rate: float, factor: float, seed: int) -> tuple[str, PyTree]:
         run = f"{_methods.slug(name)}-{factor:g}/seed-{seed}"
         learn = partial(
             fit, model=arm.plan.model, loss_fn=arm.recipe, seed=seed, source=images[seed], frozen=teachers[seed]
@@ -135,41 +133,6 @@ def main(config: Config, workdir: Path) -> None:
         log.info("%s: factor %g", name, factor)
     title = f"{config.dataset}, {config.model}, {config.labels or 'all'} labels"
     _method_report.report(workdir, study, results, unfit, title=title, alone=ALONE)
-
-
-def arms_of(
-    config: Config, study: _train.Study, student: Model, teacher: Model
-) -> tuple[dict[str, Arm], dict[str, str]]:
-    """The methods that the flag names, and of `all` those that these networks have no layers for, with the reason."""
-    arms: dict[str, Arm] = {}
-    unfit: dict[str, str] = {}
-    pairs = _knowledge.plan(student, teacher, study.shape, loss="response.kl", steps=1, layers=config.layers).layers
-    for name, method in _methods.named(config.methods).items():
-        first = round(method.first * config.epochs)
-        plan = partial(
-            _knowledge.plan,
-            student,
-            teacher,
-            study.shape,
-            steps=-(-len(study.train) // config.batch_size) * (config.epochs - first),
-            temperature=config.temperature,
-            loss_args=method.args,
-            layers=method.map(pairs),
-            schedules=method.schedules,
-            wrapper=config.parallel,
-        )
-        try:
-            plans = {factor: plan(loss=method.text(factor)) for factor in config.factors}
-        except BadInput as error:
-            if config.methods != "all":
-                raise
-            unfit[name] = str(error)
-            continue
-        # One program: factors are weights, and weights are traced.
-        one = next(iter(plans.values()))
-        hparams = {factor: p.hparams for factor, p in plans.items()}
-        arms[name] = Arm(one, one.recipe(live(teacher.apply)), hparams, (first, config.epochs - first))
-    return arms, unfit
 
 
 if __name__ == "__main__":
