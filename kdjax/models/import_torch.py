@@ -1,4 +1,4 @@
-"""Weights of PyTorch networks: state dicts in .npz or .safetensors files, as `{"params": ..., "batch_stats": ...}`.
+"""Weights from PyTorch and back: state dicts in .npz or .safetensors files, here `{"params": ..., "batch_stats": ...}`.
 
 From PyTorch, `numpy.savez(path, **{name: array.numpy() for name, array in model.state_dict().items()})` writes the
 first and `safetensors.torch.save_file(model.state_dict(), path)` the second; files made by pickle are not read, since
@@ -66,16 +66,14 @@ def converted(
     arrays: Mapping[str, np.ndarray], module: nn.Module | None, image_shape: tuple[int, int, int], *, name: str
 ) -> dict[str, PyTree]:
     """A state dict's arrays as the variables of a module, of which `name` speaks in errors."""
-    if module is None or type(module) not in _NAMES:
-        raise BadInput(f"name={name!r}; accepted: ResNets, wide and pre-activation ResNets, and VGGs")
-    names = _NAMES[type(module)](module)
+    module, names = _readable(module, name)
     init = functools.partial(module.init, train=False)
     wanted: Any = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *image_shape)))
     flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(wanted)
     left = {_plain(key): array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
     found: dict[tuple[str, ...], jax.Array] = {}
     for leaf, shape in flat.items():
-        key = f"{names['/'.join(leaf[1:-1])]}.{_LEAVES[leaf[-1]]}"
+        key = _plain(_key(names, leaf))
         if key not in left:
             raise BadInput(f"{key} is missing for {name}{nearest(key, left, most=3)}")
         array = left.pop(key)
@@ -86,6 +84,37 @@ def converted(
     if left:
         raise BadInput(f"{name} has no place for {', '.join(left)}; accepted: the arrays of its state dict alone")
     return traverse_util.unflatten_dict(found)
+
+
+def to_torch(variables: Mapping[str, PyTree], name: str) -> dict[str, np.ndarray]:
+    """The inverse of `from_torch`: a state dict's arrays by PyTorch's names, for `numpy.savez` or `load_state_dict`.
+
+    BatchNorm's counters of batches (`num_batches_tracked`), which no evaluation reads, are not in it: load with
+    `strict=False` where PyTorch insists on them.
+
+    Args:
+        variables: `{"params": ..., "batch_stats": ...}` of a network of `create`.
+        name: the network's name.
+
+    Raises:
+        BadInput: a network that is not read.
+    """
+    _, names = _readable(FIXED[name](num_classes=2) if name in FIXED else None, name)
+    found = {}
+    for leaf, array in traverse_util.flatten_dict(dict(variables)).items():
+        array = np.asarray(array)
+        found[_key(names, leaf)] = np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
+    return found
+
+
+def _readable(module: nn.Module | None, name: str) -> tuple[nn.Module, Names]:
+    if module is None or type(module) not in _NAMES:
+        raise BadInput(f"name={name!r}; accepted: ResNets, wide and pre-activation ResNets, and VGGs")
+    return module, _NAMES[type(module)](module)
+
+
+def _key(names: Names, leaf: tuple[str, ...]) -> str:
+    return f"{names['/'.join(leaf[1:-1])]}.{_LEAVES[leaf[-1]]}"
 
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -115,13 +144,15 @@ def _resnet(module: ResNet) -> Names:
 
 
 def _wide(module: WideResNet) -> Names:
-    names = {"stem_conv": "conv1", "last_norm": "bn1", "logits": "fc"}
     # Three stages: wide ResNets; four: the pre-activation ResNet-18, written as its sisters are.
     wide = len(module.widths) == 3
+    names = {"stem_conv": "conv1", "last_norm": "bn1" if wide else "bn", "logits": "fc" if wide else "linear"}
     for number in range(len(module.widths) * module.blocks):
         stage, place = divmod(number, module.blocks)
-        names |= _block(number + 1, f"block{stage + 1}.layer.{place}" if wide else f"layer{stage + 1}.{place}")
-    return names if wide else names | {"last_norm": "bn"}
+        theirs = f"block{stage + 1}.layer.{place}" if wide else f"layer{stage + 1}.{place}"
+        names |= _block(number + 1, theirs)
+        names[f"block{number + 1}/shortcut_conv"] = f"{theirs}.{'convShortcut' if wide else 'shortcut.0'}"
+    return names
 
 
 def _vgg(module: VGG) -> Names:

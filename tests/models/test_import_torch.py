@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from kdjax.models.create import create
-from kdjax.models.import_torch import from_torch
+from kdjax.models.import_torch import converted, from_torch, to_torch
 from kdjax.models.shufflenet import ShuffleNet
+from kdjax.models.zoo import FIXED
 from kdjax.types import BadInput
 
 torch = pytest.importorskip("torch")
@@ -129,3 +130,17 @@ def test_what_is_not_read(arrays, tmp_path):
             load(tmp_path, arrays, name)
     with pytest.raises(BadInput, match=r"weights.pth'; accepted: an existing .npz or .safetensors file"):
         from_torch(tmp_path / "weights.pth", "resnet8", num_classes=5, image_shape=(16, 16, 3))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_back_to_pytorch(name):
+    build, side = NETWORKS[name]
+    net = torch_zoo.randomised(build())
+    arrays = {key: array for key, array in state_dict(net).items() if not key.endswith("num_batches_tracked")}
+    if name == "preact_resnet18":
+        arrays = {spelled_as_preact(key): array for key, array in arrays.items()}
+    variables = converted(arrays, FIXED[name](num_classes=5), (side, side, 3), name=name)
+    back = to_torch(variables, name)
+    assert back.keys() == arrays.keys()
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(back[key], array)
