@@ -145,8 +145,7 @@ def swept(student: Model, source: recipes.Teacher, loss: Any) -> LossFn:
 
 def order(examples: int, batch_size: int, seed: int, epoch: int) -> dict[str, np.ndarray]:
     """The rows of an epoch, as a plain run with this seed sees them."""
-    index, mask = pipeline.batches(pipeline.epoch_order(examples, seed=seed, epoch=epoch), batch_size)
-    return {"index": index, "mask": mask}
+    return pipeline.epoch_rows(examples, batch_size, seed=seed, epoch=epoch)
 
 
 def teacher_of(config: Config, study: _train.Study, workdir: Path) -> tuple[Model, PyTree]:
