@@ -1,5 +1,6 @@
-"""Networks that a run left in its folder: written where they are trained, read where they teach or are attacked."""
+"""Networks from flags, and those that a run left: written where they train, read where they teach or are attacked."""
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -9,7 +10,9 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import _train
-from kdjax.models.create import create
+from kdjax.data.moments import channel_moments
+from kdjax.data.source import Examples
+from kdjax.models.create import accepts, all_names, create
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.types import BadInput, Model, PyTree
 
@@ -21,6 +24,70 @@ class Network(NamedTuple):
     weights: list[PyTree]
     description: dict[str, Any]
     learned: dict[str, Any]
+
+
+STANDARDIZE = "normalise images inside the networks, by the training split's mean and deviation of each channel"
+
+
+class Described(NamedTuple):
+    """A network that is not trained yet, and what `create` builds it of: what model.json holds."""
+
+    model: Model
+    description: dict[str, Any]
+
+
+def from_flags(
+    config: Any, shape: Mapping[str, Any], role: str = "", *, hidden: str = "", train: Examples | None = None
+) -> Described:
+    """The network that `--model` names, or `--ROLE_model`, found before training to accept the images.
+
+    It is given what it takes of `--hidden`, `--dropout`, `--input_dropout` and `--norm`, or `--ROLE_hidden` and so on,
+    as far as there are such flags, and with `--standardize` the channels' mean and standard deviation. A network of
+    published widths leaves a width or rate alone that has its default.
+
+    Args:
+        config: of an experiment with such flags.
+        shape: classes and image shape.
+        role: what the flags' names begin with, such as student.
+        hidden: the flag of the widths, where it is called otherwise.
+        train: the training images, for their mean and standard deviation; needed where there is `--standardize`.
+
+    Raises:
+        BadInput: a flag that was changed and that the network does not take, or images that it does not accept.
+    """
+    prefix = f"{role}_" if role else ""
+    name = getattr(config, f"{prefix}model")
+    taken, flags = accepts(name), {f.name: f for f in dataclasses.fields(config)}
+    description = {"name": name, **shape}
+    for argument in ("hidden", "dropout", "input_dropout", "norm"):
+        flag = hidden if argument == "hidden" and hidden else prefix + argument
+        if flag not in flags:
+            continue
+        value = getattr(config, flag)
+        if argument in taken:
+            description[argument] = value
+        elif value and value not in (flags[flag].default, flags[flag].metadata["smoke"]):
+            typed = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            others = ", ".join(n for n in all_names() if argument in accepts(n))
+            raise BadInput(f"--{flag}={typed}: {name} takes no {argument}; accepted: {flag} for {others}.")
+    if getattr(config, "standardize", False):
+        assert train is not None
+        description["mean"], description["std"] = channel_moments(train)
+    model = create(**description)
+    try:
+        jax.eval_shape(model.init, jax.random.key(0))
+    except BadInput as error:
+        raise BadInput(f"--{prefix}model={name}: {error}.") from None
+    return Described(model, description)
+
+
+def title(description: Mapping[str, Any]) -> str:
+    """What figures call a network.
+
+    >>> title({"name": "mlp", "hidden": (20, 10)}), title({"name": "resnet20"})
+    ('mlp 20-10', 'resnet20')
+    """
+    return " ".join(filter(None, (description["name"], "-".join(map(str, description.get("hidden", ()))))))
 
 
 def save_model(workdir: Path, *, role: str = "", **description: Any) -> None:
@@ -57,7 +124,9 @@ def load_network(
         description = json.loads(file.read_text())
         learned = json.loads((folder / "config.json").read_text())
         json.loads((folder / "results.json").read_text())  # the last file that a run writes
-        description |= {name: tuple(description[name]) for name in ("hidden", "image_shape")}
+        if not {"name", "num_classes", "image_shape"} <= description.keys():
+            raise ValueError
+        description = {name: tuple(x) if isinstance(x, list) else x for name, x in description.items()}
         if not roles:
             raise FileNotFoundError
     except (OSError, ValueError, KeyError):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
-from experiments import _report, _train
+from experiments import _networks, _report, _train
 from kdjax.config import field
 from kdjax.data.source import Examples, hide_labels, labelled
 from kdjax.evaluation.classification import classification
@@ -28,8 +28,10 @@ Results = dict[str, list[dict[str, Any]]]
 class Flags(_train.Common):
     """The flags of a study that trains several networks on the same images for as long."""
 
-    model: str = field("mlp", "every network's kind", choices=models.names())
+    model: str = field("mlp", "every network's kind", choices=models.all_names())
     dropout: float = field(0.0, "every network's dropout rate", low=0.0, high=0.99)
+    norm: str = field("batch", "every network's normalisation, where it has one", choices=models.NORMS)
+    standardize: bool = field(False, _networks.STANDARDIZE)
     labels: int = field(100, "labelled images, balanced over classes; 0 for all", low=0)
     epochs: int = field(60, "passes of each network over its images", low=1, smoke=2)
     learning_rate: float = field(3e-3, "peak learning rate", low=0.0)
@@ -37,9 +39,9 @@ class Flags(_train.Common):
     alpha: float = field(0.9, "weight of the teacher; 1 - alpha of the labels", low=0.0, high=1.0)
 
 
-def network(study: _train.Study, config: Flags, hidden: tuple[int, ...]) -> Model:
-    """A network of these widths that fits the data."""
-    return models.create(config.model, **study.shape, hidden=hidden, dropout=config.dropout)
+def network(study: _train.Study, config: Flags, hidden: str = "hidden") -> Model:
+    """A network that fits the data, of the widths that a flag says if it takes any."""
+    return _networks.from_flags(config, study.shape, hidden=hidden, train=study.train).model
 
 
 def transfers(study: _train.Study, config: Flags) -> list[Examples]:

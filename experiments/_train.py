@@ -236,21 +236,22 @@ def train(
     data = parallel.replicate(dict(source.arrays), mesh) if resident else {}
 
     def chunks(epoch: int, first: int) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
-        order = pipeline.epoch_order(len(source), seed=seed, epoch=epoch, length=places)
-        index, mask = pipeline.batches(order, config.batch_size, mesh.size)
+        order = {"seed": seed, "epoch": epoch, "length": places, "multiple_of": mesh.size}
+        rows = pipeline.epoch_rows(len(source), config.batch_size, **order)
+
+        def cut(part: slice | int) -> dict[str, np.ndarray]:
+            return {name: column[part] for name, column in rows.items()}
+
         if scan:
             cuts = -(-steps // config.steps_per_call)
             size = -(-steps // cuts)
             for at in range(0, steps, size):
                 if at >= first:
-                    yield (
-                        len(index[at : at + size]),
-                        {"index": index[at : at + size], "mask": mask[at : at + size]},
-                    )
+                    yield min(size, steps - at), cut(slice(at, at + size))
         elif resident:
-            yield from ((1, {"index": index[s], "mask": mask[s]}) for s in range(first, steps))
+            yield from ((1, cut(s)) for s in range(first, steps))
         else:
-            yield from pipeline.prefetch((1, pipeline.take(source, index[s], mask[s])) for s in range(first, steps))
+            yield from pipeline.prefetch((1, pipeline.take(source, **cut(s))) for s in range(first, steps))
 
     def score(state: TrainState, held_out: Examples) -> dict[str, float]:
         return classification(predict(study, model, variables(state), held_out), held_out.labels())

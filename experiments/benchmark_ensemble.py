@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import _report, _run
+from experiments import _networks, _report, _run
 from kdjax.config import field
 from kdjax.models import create as models
 from kdjax.recipes.distill import live
@@ -31,7 +31,7 @@ class Config:
     """Flags of this experiment."""
 
     workdir: str = field("runs/ensemble-speed", "folder of the run", identity=False, smoke="runs/smoke/ensemble-speed")
-    model: str = field("mlp", "teachers' network", choices=models.names())
+    model: str = field("mlp", "teachers' network", choices=models.all_names())
     hidden: tuple[int, ...] = field((256, 256), "teachers' widths or channels", low=1, smoke=(16,))
     teachers: int = field(5, "how many", low=1)
     batch_size: int = field(64, "images of 28 x 28 in a call", low=1)
@@ -40,7 +40,7 @@ class Config:
 
 def main(config: Config, workdir: Path) -> None:
     """Compile, warm up, alternate, tabulate."""
-    model = models.create(config.model, num_classes=10, image_shape=(28, 28, 1), hidden=config.hidden)
+    model = _networks.from_flags(config, {"num_classes": 10, "image_shape": (28, 28, 1)}).model
     weights = []
     for seed in range(config.teachers):
         params, model_state = jax.jit(model.init)(jax.random.key(seed))

@@ -58,9 +58,10 @@ class Flags(_train.Common):
     teacher: str = field(
         "", "workdir of a finished train_teacher run (other teacher_ flags are then unused); empty trains one per seed"
     )
-    teacher_model: str = field("mlp", "teacher's network", choices=models.names())
+    teacher_model: str = field("mlp", "teacher's network", choices=models.all_names())
     teacher_hidden: tuple[int, ...] = field((256, 256), "teacher's widths or channels", low=1, smoke=(16,))
     teacher_dropout: float = field(0.2, "teacher's dropout rate", low=0.0, high=0.99)
+    teacher_norm: str = field("batch", "teacher's normalisation, where it has one", choices=models.NORMS)
     teacher_epochs: int = field(60, "teacher's passes", low=1, smoke=2)
     teacher_learning_rate: float = field(1e-3, "teacher's peak learning rate", low=0.0)
     teacher_outputs: str = field(
@@ -72,9 +73,11 @@ class Flags(_train.Common):
     answers_top_k: int = field(
         0, "of cached answers, keep the k largest logits and the others' sum; 0 keeps all", low=0
     )
-    student_model: str = field("mlp", "student's network", choices=models.names())
+    student_model: str = field("mlp", "student's network", choices=models.all_names())
     student_hidden: tuple[int, ...] = field((20,), "student's widths or channels", low=1, smoke=(8,))
     student_dropout: float = field(0.0, "student's dropout rate", low=0.0, high=0.99)
+    student_norm: str = field("batch", "student's normalisation, where it has one", choices=models.NORMS)
+    standardize: bool = field(False, _networks.STANDARDIZE)
     labels: int = field(60, "labelled images that students get, balanced over classes; 0 for all", low=0)
     epochs: int = field(100, "passes over the transfer set (all training images)", low=1, smoke=2)
     learning_rate: float = field(3e-3, "students' peak learning rate", low=0.0)
@@ -115,19 +118,15 @@ def parse_loss_args(text: str) -> dict[str, float]:
 def main(config: Config, workdir: Path) -> None:
     """Teacher, alone, distilled; for each seed."""
     study = _train.open_study(config, workdir)
-    student = models.create(
-        config.student_model, **study.shape, hidden=config.student_hidden, dropout=config.student_dropout
-    )
+    student, small = _networks.from_flags(config, study.shape, "student", train=study.train)
     given: list[PyTree] = []
     if config.teacher:
         teacher, given = _networks.load_teachers(study, config.teacher)
     else:
-        described: dict[str, Any] = {**study.shape, "hidden": config.teacher_hidden, "dropout": config.teacher_dropout}
-        teacher = models.create(config.teacher_model, **described)
-        _networks.save_model(workdir, name=config.teacher_model, **described)
-    small: dict[str, Any] = {**study.shape, "hidden": config.student_hidden, "dropout": config.student_dropout}
+        teacher, described = _networks.from_flags(config, study.shape, "teacher", train=study.train)
+        _networks.save_model(workdir, **described)
     for role in ("alone", "distilled"):
-        _networks.save_model(workdir, role=role, name=config.student_model, **small)
+        _networks.save_model(workdir, role=role, **small)
     # All that can be refused is refused here, before anything trains: labels, loss arguments, schedules.
     transfers = [
         hide_labels(study.train, config.labels, seed) if config.labels else study.train for seed in range(config.seeds)

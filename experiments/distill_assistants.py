@@ -9,7 +9,7 @@ The small network learns, from the same initial parameters and over as many step
 and from the last assistant. Mirzadeh et al., Improved Knowledge Distillation via Teacher Assistant, AAAI 2020.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from experiments import _run, _students, _train
 from kdjax.config import field
 from kdjax.data.source import Examples
+from kdjax.models import create as models
 from kdjax.training.state import variables
 from kdjax.types import BadInput, TrainState
 
@@ -29,6 +30,7 @@ class Config(_students.Flags):
         "runs/distill_assistants", "folder for everything the run leaves", identity=False,
         smoke="runs/smoke/distill_assistants",
     )  # fmt: skip
+    model: str = field("mlp", "every network's kind", choices=models.names())
     chain: tuple[int, ...] = field(
         (256, 64, 10), "width of the one hidden layer of the teacher, each assistant and the student", low=1,
         smoke=(16, 8, 4),
@@ -42,7 +44,8 @@ def main(config: Config, workdir: Path) -> None:
     if len(config.chain) < 3:
         raise BadInput(f"--chain={','.join(map(str, config.chain))}: accepted are three widths or more, largest first.")
     study = _train.open_study(config, workdir)
-    links = [_students.network(study, config, (width,)) for width in config.chain]
+    own = [replace(config, chain=(width,)) for width in config.chain]
+    links = [_students.network(study, link, "chain") for link in own]
     student, last = links[-1], len(links) - 1
     results: _students.Results = {}
     for seed, transfer in enumerate(_students.transfers(study, config)):

@@ -59,7 +59,7 @@ class Config(_train.Common):
     train_split: str = field("train[:20000]", "split to train on", smoke="train")
     validation_split: str = field("", "split for curves only; nothing is chosen on it")
     seeds: int = field(3, "runs, numbered from 0", low=1, smoke=1)
-    model: str = field("mlp", "network of teachers and students", choices=models.names())
+    model: str = field("mlp", "network of teachers and students", choices=models.all_names())
     hidden: tuple[int, ...] = field((200,), "its widths or channels", low=1, smoke=(16,))
     temperatures: tuple[float, ...] = field(
         (1.0, 5.0, 20.0, 50.0, 100.0), "of both trainings", low=1e-6, high=1e4, smoke=(20.0,)
@@ -121,9 +121,8 @@ class Attacks:
 def main(config: Config, workdir: Path) -> None:
     """For each seed a twin on labels alone; for each temperature teacher, student, and every attack on the student."""
     study = _train.open_study(config, workdir)
-    described: dict[str, Any] = {**study.shape, "hidden": config.hidden}
-    model = models.create(config.model, **described)
-    _networks.save_model(workdir, name=config.model, **described)
+    model, described = _networks.from_flags(config, study.shape)
+    _networks.save_model(workdir, **described)
     steps = -(-len(study.train) // config.batch_size) * config.epochs
     _train.optimizer_of(config, steps=steps)
     x, y = _attacks.first(study.test, config.examples)
@@ -153,7 +152,8 @@ def main(config: Config, workdir: Path) -> None:
 
 def report(config: Config, workdir: Path, study: _train.Study, rows: dict[str, list[Scores]]) -> None:
     """Tables, figure, results.json."""
-    setting = f"{config.dataset}, {config.model} {'-'.join(map(str, config.hidden))}, epsilon {config.epsilon:g}"
+    described = _networks.from_flags(config, study.shape).description
+    setting = f"{config.dataset}, {_networks.title(described)}, epsilon {config.epsilon:g}"
     distilled = {t: rows[f"distilled-{t:g}"] for t in config.temperatures}
     panels = {"accuracy, %": ("clean", *ROBUST[:-2]), "share of images, %": ("zero gradients", "ZOO fooled")}
     _defended.draw(distilled, panels, workdir / "defence.png", title=f"{setting}, deployed at T = 1")

@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import _domain_figures as _figures
-from experiments import _domains, _report, _run, _train
+from experiments import _domains, _networks, _report, _run, _train
 from kdjax.config import field
 from kdjax.data import domains as typed
 from kdjax.data.source import Source, labelled
@@ -48,7 +48,7 @@ from kdjax.recipes.supervised import supervised
 from kdjax.training import parallel
 from kdjax.training.record import Recorder
 from kdjax.training.state import variables
-from kdjax.types import BadInput, LossFn
+from kdjax.types import BadInput, LossFn, Model
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -75,9 +75,10 @@ class Config(_train.Common):
     )
     entropy_scale: float = field(0.3, "of the entropy gate: softmax(-entropy/scale) over experts, nats", low=1e-6)
     confidence_scale: float = field(0.1, "of the confidence gate: softmax(top probability/scale)", low=1e-6)
-    expert_model: str = field("mlp", "network of experts and of the big teacher", choices=models.names())
+    expert_model: str = field("mlp", "network of experts and of the big teacher", choices=models.all_names())
     expert_hidden: tuple[int, ...] = field((256, 256), "widths or channels of each expert", low=1, smoke=(16,))
     expert_dropout: float = field(0.2, "dropout rate of experts and of the big teacher", low=0.0, high=0.99)
+    expert_norm: str = field("batch", "their normalisation, where they have one", choices=models.NORMS)
     expert_epochs: int = field(40, "passes of experts and of the big teacher over their images", low=1, smoke=2)
     expert_learning_rate: float = field(1e-3, "peak learning rate of experts, gate and big teacher", low=0.0)
     big_hidden: tuple[int, ...] = field(
@@ -127,8 +128,10 @@ def prepare(config: Config, workdir: Path) -> Setting:
     gates, note = _domains.chosen(config.gates, spaces)
     test = load("test", config.test_split).source
     study = _train.Study(config, train.source, None, test, parallel.data_mesh(), Recorder(workdir))
+    network(config, train.source, "big_hidden")
     for d in range(len(domains)):
         part = typed.of_domain(train, d)
+        network(config, part)
         _train.check_batch(study, part)
         _train.optimizer_of(config, steps=-(-len(part) // config.batch_size) * config.expert_epochs)
     for seed in range(config.seeds):
@@ -138,6 +141,12 @@ def prepare(config: Config, workdir: Path) -> Setting:
         _train.optimizer_of(config, steps=-(-len(transfer) // config.batch_size) * config.epochs)
     _train.optimizer_of(config, steps=-(-len(train.source) // config.batch_size) * config.gate_epochs)
     return Setting(domains, train, study, spaces, gates, note)
+
+
+def network(config: Config, source: Source, hidden: str = "expert_hidden") -> Model:
+    """An expert, or the big teacher, that fits its images and classes."""
+    shape = {"num_classes": source.num_classes, "image_shape": source.image_shape()}
+    return _networks.from_flags(config, shape, "expert", hidden=hidden).model
 
 
 def main(config: Config, workdir: Path) -> None:
@@ -158,24 +167,21 @@ def one_seed(config: Config, workdir: Path, setting: Setting, seed: int) -> dict
     train = partial(_train.train, study, workdir, seed=seed)
     score = partial(_domains.score, test=test, domains=domains, spaces=spaces)
 
-    def answers(run: str, source: Source, model: str, hidden: tuple[int, ...], epochs: int, dropout: float) -> Pair:
+    def answers(run: str, source: Source, net: Model, epochs: int = config.expert_epochs) -> Pair:
         """Train a network from labels; what it says of the students' images and of the test images."""
-        net = models.create(model, num_classes=source.num_classes, **shape, hidden=hidden, dropout=dropout)
         rate = {"learning_rate": config.expert_learning_rate}
         state = train(f"{run}/seed-{seed}", net, supervised(net.apply), epochs=epochs, hparams=rate, source=source)
         said = [_train.predict(study, net, variables(state), s) for s in (images, test)]
         return said[0], said[1]
 
-    expert = {"model": config.expert_model, "epochs": config.expert_epochs, "dropout": config.expert_dropout}
-    experts = [
-        answers(f"expert-{d}", typed.of_domain(union, d), hidden=config.expert_hidden, **expert)
-        for d in range(len(domains))
-    ]
-    big = answers("big", union.source, hidden=config.big_hidden, **expert)
+    parts = [typed.of_domain(union, d) for d in range(len(domains))]
+    experts = [answers(f"expert-{d}", part, network(config, part)) for d, part in enumerate(parts)]
+    big = answers("big", union.source, network(config, union.source, "big_hidden"))
     guess = (None, None)
     if "learned" in setting.gates:
         asked = replace(union.source, num_classes=len(domains)).with_column("label", union.source.arrays["domain"])
-        guess = answers("gate", asked, "mlp", config.gate_hidden, config.gate_epochs, 0.0)
+        gate = models.create("mlp", num_classes=asked.num_classes, **shape, hidden=config.gate_hidden)
+        guess = answers("gate", asked, gate, config.gate_epochs)
 
     student = models.create("mlp", num_classes=spaces.union, **shape, hidden=config.student_hidden)
     transfer = _domains.scarce(images, config.labels, seed)

@@ -36,7 +36,7 @@ class Config(_students.Flags):
 def main(config: Config, workdir: Path) -> None:
     """Generation after generation, and as many networks from labels; for each seed."""
     study = _train.open_study(config, workdir)
-    model = _students.network(study, config, config.hidden)
+    model = _students.network(study, config)
     count = config.generations + 1
     results: _students.Results = {}
     for seed, transfer in enumerate(_students.transfers(study, config)):

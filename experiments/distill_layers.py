@@ -41,7 +41,7 @@ class Config(_students.Flags):
 def main(config: Config, workdir: Path) -> None:
     """One teacher a seed, five students of each."""
     study = _train.open_study(config, workdir)
-    teacher, student = (_students.network(study, config, hidden) for hidden in (config.teacher_hidden, config.hidden))
+    teacher, student = (_students.network(study, config, hidden) for hidden in ("teacher_hidden", "hidden"))
     transfers = _students.transfers(study, config)
     answers, layers = f"response.kl:{config.alpha}", f"{config.layer_loss}:{config.layer_weight}"
     labels = f"labels:{1 - config.alpha}"

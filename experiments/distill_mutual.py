@@ -36,7 +36,7 @@ class Config(_students.Flags):
 def main(config: Config, workdir: Path) -> None:
     """A cohort that heeds its peers and one that does not; for each seed."""
     study = _train.open_study(config, workdir)
-    peer = _students.network(study, config, config.hidden)
+    peer = _students.network(study, config)
     cohort = alike(peer, config.peers)
     results: _students.Results = {}
     for seed, transfer in enumerate(_students.transfers(study, config)):

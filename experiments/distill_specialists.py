@@ -27,7 +27,6 @@ from experiments import _run, _students, _train
 from kdjax.config import field
 from kdjax.data.source import Examples
 from kdjax.losses import specialists as committees
-from kdjax.models import create as models
 from kdjax.recipes.supervised import supervised
 from kdjax.training.state import variables
 from kdjax.types import BadInput, Model, Outputs, PyTree
@@ -64,8 +63,8 @@ def main(config: Config, workdir: Path) -> None:
     study = _train.open_study(config, workdir)
     if config.specialists > study.train.num_classes:
         raise BadInput(f"--specialists={config.specialists}: accepted are 1 to {study.train.num_classes}, the classes.")
-    generalist = models.create(config.model, **study.shape, hidden=config.generalist_hidden, dropout=config.dropout)
-    student = _students.network(study, config, config.hidden)
+    generalist = _students.network(study, config, "generalist_hidden")
+    student = _students.network(study, config)
     results: _students.Results = {}
     found: list[list[tuple[int, ...]]] = []
     for seed, transfer in enumerate(_students.transfers(study, config)):

@@ -30,7 +30,6 @@ from kdjax.config import field
 from kdjax.data import pipeline
 from kdjax.data.source import Source, hide_labels
 from kdjax.losses import combine
-from kdjax.models import create as models
 from kdjax.recipes import distill as recipes
 from kdjax.recipes.supervised import supervised
 from kdjax.training import population, stacked
@@ -72,9 +71,7 @@ def main(config: Config, workdir: Path) -> None:
         raise BadInput("--validation_split= is empty; accepted: a split to choose the best point on.")
     if not isinstance(study.train, Source):
         raise BadInput(f"--dataset={config.dataset} is streamed; accepted are sets in memory.")
-    student = models.create(
-        config.student_model, **study.shape, hidden=config.student_hidden, dropout=config.student_dropout
-    )
+    student, _ = _networks.from_flags(config, study.shape, "student", train=study.train)
     transfer = hide_labels(study.train, config.labels, 0) if config.labels else study.train
     steps = -(-len(transfer) // config.batch_size)
     tx = _train.optimizer_of(config, steps=steps * config.epochs)
@@ -145,8 +142,7 @@ def swept(student: Model, source: recipes.Teacher, loss: Any) -> LossFn:
 
 def order(examples: int, batch_size: int, seed: int, epoch: int) -> dict[str, np.ndarray]:
     """The rows of an epoch, as a plain run with this seed sees them."""
-    index, mask = pipeline.batches(pipeline.epoch_order(examples, seed=seed, epoch=epoch), batch_size)
-    return {"index": index, "mask": mask}
+    return pipeline.epoch_rows(examples, batch_size, seed=seed, epoch=epoch)
 
 
 def teacher_of(config: Config, study: _train.Study, workdir: Path) -> tuple[Model, PyTree]:
@@ -154,9 +150,8 @@ def teacher_of(config: Config, study: _train.Study, workdir: Path) -> tuple[Mode
     if config.teacher:
         teacher, given = _networks.load_teachers(study, config.teacher)
         return teacher, given[0]
-    described: dict[str, Any] = {**study.shape, "hidden": config.teacher_hidden, "dropout": config.teacher_dropout}
-    teacher = models.create(config.teacher_model, **described)
-    _networks.save_model(workdir, name=config.teacher_model, **described)
+    teacher, described = _networks.from_flags(config, study.shape, "teacher", train=study.train)
+    _networks.save_model(workdir, **described)
     settings = {"seed": 0, "epochs": config.teacher_epochs, "hparams": {"learning_rate": config.teacher_learning_rate}}
     state = _train.train(study, workdir, "teacher/seed-0", teacher, supervised(teacher.apply), **settings)
     return teacher, variables(state)

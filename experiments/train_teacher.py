@@ -14,7 +14,6 @@ the README's tables. The third is the adversarial training of Wong, Rice, Kolter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from experiments import _attacks, _networks, _report, _run, _train
 from kdjax.config import field
@@ -35,10 +34,12 @@ class Config(_train.Common):
     workdir: str = field(
         "runs/teacher", "folder for everything the run leaves", identity=False, smoke="runs/smoke/teacher"
     )
-    model: str = field("mlp", "network", choices=models.names())
+    model: str = field("mlp", "network", choices=models.all_names())
     hidden: tuple[int, ...] = field((256, 256), "widths of an mlp, channels of a cnn", low=1, smoke=(16,))
     dropout: float = field(0.2, "dropout rate of hidden layers", low=0.0, high=0.99)
     input_dropout: float = field(0.0, "dropout rate of pixels", low=0.0, high=0.99)
+    norm: str = field("batch", "normalisation, where the network has one", choices=models.NORMS)
+    standardize: bool = field(False, _networks.STANDARDIZE)
     label_smoothing: float = field(0.0, "share of the target spread over all classes", low=0.0, high=1.0)
     shift: int = field(0, "random shift of each training image, in pixels, both axes", low=0)
     attack: str = field(
@@ -54,14 +55,7 @@ def main(config: Config, workdir: Path) -> None:
     if config.attacked != 1 and not config.attack:
         raise BadInput(f"--attacked={config.attacked}: nothing is attacked without --attack; accepted: both, or none.")
     study = _train.open_study(config, workdir)
-    description: dict[str, Any] = {
-        "name": config.model,
-        **study.shape,
-        "hidden": config.hidden,
-        "dropout": config.dropout,
-        "input_dropout": config.input_dropout,
-    }
-    model = models.create(**description)
+    model, description = _networks.from_flags(config, study.shape, train=study.train)
     against = _attacks.named(config.attack, flag="attack") if config.attack else None
     _networks.save_model(workdir, **description)
     recipe = supervised(
@@ -90,7 +84,7 @@ def main(config: Config, workdir: Path) -> None:
                 "parameters": models.parameter_count(state.params),
             }
         )
-    title = f"{config.dataset}, {config.model} {'-'.join(map(str, config.hidden))}, {config.epochs} epochs"
+    title = f"{config.dataset}, {_networks.title(description)}, {config.epochs} epochs"
     _report.curves(study.recorder.rows(), workdir / "curves.png", title=title)
     _report.comparison({"teacher": [s["accuracy"] for s in scores]}, workdir / "comparison.png", title=title)
     _report.save_results(workdir, {"teacher": scores}, _report.table({"teacher": scores}, COLUMNS))

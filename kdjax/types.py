@@ -20,7 +20,9 @@ AnyArray = Array | np.ndarray
 Batch = Mapping[str, AnyArray]
 """Arrays that share their first axis. `image [B, H, W, C]` float32 in [0, 1]; `label [B]` int32, where -1 is an example
 whose label is not known; `mask [B]` float32, 1 for a real example and 0 for padding; optional `index [B]` int32, the
-example's place in its data set, `domain [B]`, and `teacher_logits [B, K]`, answers computed once beforehand."""
+example's place in its data set, `epoch [B]` int32, how many times the run has shown it before (no index has the same
+number twice in a run; augmented views are made of both), `domain [B]`, and `teacher_logits [B, K]`, answers computed
+once beforehand."""
 
 Metrics = dict[str, Array | tuple[Array, Array]]
 """Metric name to one number per example, `[B]`, or to such numbers and weights, both `[B]`, where not every example

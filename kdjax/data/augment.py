@@ -3,8 +3,8 @@
     f(key, image, **own) -> image
 
 - `key`: one key per image, `[batch]`, or a single one, of which each image takes its part by its row. With
-  `jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)`, `key` being an epoch's or a step's, an example's view
-  does not depend on the batch, row or device it lies in, and a teacher that is shown the same keys sees it too.
+  `kdjax.data.views.keys(key, index, epoch)`, `key` being a run's, an example's view does not depend on the batch, row,
+  step or device it lies in, and a teacher that is shown the same keys sees it too.
 - `image`: `[batch, height, width, channels]`, any range.
 """
 

@@ -74,8 +74,39 @@ def batches(
     return index.reshape(-1, batch_size), mask.reshape(-1, batch_size)
 
 
+def epoch_rows(
+    n: int, batch_size: int, *, seed: int, epoch: int, length: int | None = None, multiple_of: int = 1
+) -> dict[str, np.ndarray]:
+    """All batches of an epoch as indices: `epoch_order` cut by `batches`, and which visit of its example each row is.
+
+    Visits are counted over the whole run, one for each permutation, so that no example has the same number twice: it
+    is the epoch where an epoch has one permutation.
+
+    Args:
+        n, seed, epoch, length: as `epoch_order`.
+        batch_size, multiple_of: as `batches`.
+
+    Returns:
+        `index`, `mask` and `epoch`, each `[S, B]`; padding has the visit of the last row.
+
+    Raises:
+        BadInput: as those two.
+
+    >>> epoch_rows(2, 2, seed=0, epoch=3, length=5)["epoch"].tolist()
+    [[9, 9], [10, 10], [11, 11]]
+    """
+    index, mask = batches(epoch_order(n, seed=seed, epoch=epoch, length=length), batch_size, multiple_of)
+    places = n if length is None else length
+    permutation = np.minimum(np.arange(index.size), places - 1) // n
+    visit = (epoch * -(-places // n) + permutation).astype(np.int32)
+    return {"index": index, "mask": mask, "epoch": visit.reshape(index.shape)}
+
+
 def take(
-    source: Examples, index: Int32[np.ndarray, " batch"], mask: Float32[np.ndarray, " batch"]
+    source: Examples,
+    index: Int32[np.ndarray, " batch"],
+    mask: Float32[np.ndarray, " batch"],
+    **columns: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """One batch, as numpy: what `kdjax.types.Batch` describes.
 
@@ -83,13 +114,15 @@ def take(
         source: where rows come from.
         index: `[B]`, which rows.
         mask: `[B]`, 1 for a real row and 0 for padding.
+        columns: further ones that travel along, `[B]`, such as `epoch`.
 
     Returns:
-        `image [B, H, W, C]` float32 in [0, 1], `label [B]` int32, `mask`, `index`, and the source's other columns.
+        `image [B, H, W, C]` float32 in [0, 1], `label [B]` int32, `mask`, `index`, `columns`, and the source's other
+        columns.
     """
     rows = source[index]
     image, label = unit_interval(rows["image"]), rows["label"].astype(np.int32)
-    return {**rows, "image": image, "label": label, "mask": mask, "index": index}
+    return {**rows, "image": image, "label": label, "mask": mask, "index": index, **columns}
 
 
 def prefetch(items: Iterable[Item], size: int = 2) -> Iterator[Item]:

@@ -10,6 +10,9 @@ from flax import linen as nn
 from kdjax.models.zoo import MODELS, WITH_WIDTHS
 from kdjax.types import BadInput, Model, Outputs, PyTree, nearest
 
+NORMS = ("batch", "group")
+"""What `norm` can be."""
+
 _UNSET: dict[str, Any] = {
     "hidden": (), "dropout": 0.0, "input_dropout": 0.0, "norm": None, "mean": None, "std": None,
 }  # fmt: skip
@@ -35,7 +38,7 @@ def accepts(name: str) -> frozenset[str]:
     (['dropout', 'mean', 'norm', 'std'], ['mean', 'std'])
     """
     if name not in MODELS:
-        raise BadInput(f"name={name!r} is no model; accepted: {', '.join(names())}{nearest(name, MODELS)}")
+        raise BadInput(f"name={name!r} is no model; accepted: {', '.join(all_names())}{nearest(name, MODELS)}")
     return frozenset(_UNSET).intersection(inspect.signature(MODELS[name]).parameters)
 
 
@@ -95,8 +98,8 @@ def create(
     for argument, rate in (("dropout", dropout), ("input_dropout", input_dropout)):
         if not 0 <= rate < 1:
             raise BadInput(f"{argument}={rate}; accepted: a rate in [0, 1)")
-    if norm not in (None, "batch", "group"):
-        raise BadInput(f"norm={norm!r}; accepted: batch, group")
+    if norm not in (None, *NORMS):
+        raise BadInput(f"norm={norm!r}; accepted: {', '.join(NORMS)}")
     module = MODELS[name](num_classes=num_classes, **given)
     return from_linen(module, image_shape, needs_key=max(dropout, input_dropout) > 0)
 

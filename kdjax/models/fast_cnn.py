@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from kdjax.models.convolution import StridedConv
 from kdjax.models.dropout import Dropout
+from kdjax.models.layers import entered
 from kdjax.types import Outputs
 
 
@@ -22,17 +23,21 @@ class FastCNN(nn.Module):
         num_classes: number of logits.
         dropout: rate on the embedding.
         input_dropout: rate on the pixels.
+        mean, std: for every channel, to normalise images with.
     """
 
     hidden: tuple[int, ...]
     num_classes: int
     dropout: float = 0.0
     input_dropout: float = 0.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     @nn.compact
     def __call__(self, image: Float[Array, "batch height width channels"], *, train: bool) -> Outputs:
         *convolutions, width = self.hidden
-        x = Dropout(self.input_dropout)(image, train=train)
+        x = entered(image, self.mean, self.std, least=1)
+        x = Dropout(self.input_dropout)(x, train=train)
         features = {}
         for number, channels in enumerate(convolutions, start=1):
             x = jax.nn.relu(StridedConv(channels, 4, 2, 1, name=f"conv{number}")(x))

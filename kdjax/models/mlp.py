@@ -6,6 +6,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from kdjax.models.dropout import Dropout
+from kdjax.models.layers import entered
 from kdjax.types import Outputs
 
 
@@ -22,16 +23,20 @@ class MLP(nn.Module):
         num_classes: number of logits.
         dropout: rate in every hidden layer.
         input_dropout: rate on the pixels.
+        mean, std: for every channel, to normalise images with.
     """
 
     hidden: tuple[int, ...]
     num_classes: int
     dropout: float = 0.0
     input_dropout: float = 0.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     @nn.compact
     def __call__(self, image: Float[Array, "batch height width channels"], *, train: bool) -> Outputs:
-        x = image.reshape(image.shape[0], -1)
+        x = entered(image, self.mean, self.std, least=1)
+        x = x.reshape(x.shape[0], -1)
         x = Dropout(self.input_dropout)(x, train=train)
         features = {}
         for number, width in enumerate(self.hidden, start=1):

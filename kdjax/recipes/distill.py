@@ -101,7 +101,7 @@ def distill(
     couples = {k.name: over_devices(k.loss, axis_name if k.sees_the_batch else None) for k in knowledge}
 
     def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
-        batch, key = augmented(batch, key, augment)
+        batch, key = augmented(batch, key, augment, run_key=state.key)
         said = teacher(state.frozen, batch)
         answers = said.logits
         variables = {"params": params, **state.model_state}

@@ -113,7 +113,7 @@ def mutual(cohort: ApplyFn, *, augment: Augment | None = None) -> LossFn:
     """
 
     def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
-        batch, key = augmented(batch, key, augment)
+        batch, key = augmented(batch, key, augment, run_key=state.key)
         outputs, model_state = cohort(
             {"params": params, **state.model_state}, jnp.asarray(batch["image"]), train=True, key=key
         )

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from kdjax.attacks import objectives, victims
+from kdjax.data import views
 from kdjax.losses import response
 from kdjax.types import ApplyFn, Attack, BadInput, Batch, LossFn, Metrics, Objective, PyTree, TrainState
 
@@ -57,7 +58,7 @@ def supervised(
         raise BadInput(f"attacked={attacked}: accepted are shares of a batch, from 0 to 1.")
 
     def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
-        batch, key = augmented(batch, key, augment)
+        batch, key = augmented(batch, key, augment, run_key=state.key)
         variables = {"params": params, **state.model_state}
         image, labels = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
         rows = (jnp.asarray(batch["mask"]) > 0) & (labels >= 0) & spread_rows(attacked, len(labels))
@@ -87,17 +88,26 @@ def spread_rows(share: float, rows: int) -> np.ndarray:
     return np.diff(np.floor(np.arange(rows + 1) * share + 1e-9)) > 0
 
 
-def augmented(batch: Batch, key: Array, augment: Augment | None) -> tuple[Batch, Array]:
+def augmented(batch: Batch, key: Array, augment: Augment | None, *, run_key: Array) -> tuple[Batch, Array]:
     """The batch with its images augmented, if asked, and the key that is left for the model.
 
-    Each example's own key is made of the step's and of its `index`, so that in a step its view does not depend on the
-    row it lies in; without `index` in the batch, of its row.
+    An example's view is a function of the run's key, its `index` and its `epoch` (`data.views.keys`), whatever the
+    step, the row and the device that it lies in. Without `epoch` in the batch, each example's own key is made of the
+    step's and of its `index`; without that, of its row.
+
+    Args:
+        batch: as the step got it.
+        key: the step's.
+        augment: what makes the views; None leaves batch and key as they are.
+        run_key: the state's.
     """
     if augment is None:
         return batch, key
-    model_key, augment_key = jax.random.split(key)
     image = jnp.asarray(batch["image"])
     index = jnp.asarray(batch["index"]) if "index" in batch else jnp.arange(len(image))
+    if "epoch" in batch:
+        return {**batch, "image": augment(views.keys(run_key, index, jnp.asarray(batch["epoch"])), image)}, key
+    model_key, augment_key = jax.random.split(key)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(augment_key, index)
     return {**batch, "image": augment(keys, image)}, model_key
 

@@ -2,8 +2,9 @@
 
 Both take and return the same values, and agree on the same global batch. Where they legitimately differ:
 
-- dropout and augmentation: jit draws one mask for the global batch (the same on any number of devices); pmap folds the
-  device's number into the key, so its masks depend on how many devices there are;
+- dropout: jit draws one mask for the global batch (the same on any number of devices); pmap folds the device's number
+  into the key, so its masks depend on how many devices there are; augmented views are the same, mixup's excepted (an
+  image is mixed with the next one of its device), where batches say which `epoch` each row is of;
 - BatchNorm, which counts padded rows too: under jit its statistics are those of the global batch; under pmap each
   device normalises with its own part unless the module is given `axis_name="data"`, and running averages are averaged;
 - losses that couple examples (relations, DIST) see the global batch under jit; under pmap they do so where the recipe

@@ -112,7 +112,8 @@ def train(
         tx: an Optax transformation of unit learning rate.
         loss_fn: a recipe's.
         data: arrays that rows index into; they are put on every device.
-        order: `(seed, epoch) -> {"index": [S, B], "mask": [S, B]}`, as many steps for every seed and epoch.
+        order: `(seed, epoch) -> {"index": [S, B], "mask": [S, B]}`, and further columns such as "epoch"; as many steps
+            for every seed and epoch.
         epochs: passes.
         mesh: members are split over its devices, and padded where these do not divide them.
         plan: order, members at a time, members of one `vmap`.
@@ -161,7 +162,7 @@ def train(
             if not plan.own_order:
                 return order(0, epoch)
             by_seed = {m.seed: order(m.seed, epoch) for m in padded}
-            return {name: np.stack([by_seed[m.seed][name] for m in padded]) for name in ("index", "mask")}
+            return {name: np.stack([by_seed[m.seed][name] for m in padded]) for name in by_seed[padded[0].seed]}
 
         def tell(epoch: int, metrics: list[dict[str, float]], real: list[Member] = real) -> None:
             if on_epoch:

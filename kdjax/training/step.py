@@ -12,7 +12,8 @@ from kdjax.types import AnyArray, ApplyFn, Batch, LossFn, Metrics, PyTree, Train
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 Rows = Mapping[str, AnyArray]
-"""What changes from step to step: `index [B]` and `mask [B]` into data that is on the device, or a whole `Batch`."""
+"""What changes from step to step: `index [B]`, `mask [B]` and `epoch [B]` for data that is on the device, or a whole
+`Batch`."""
 Run = Callable[[TrainState, Mapping[str, AnyArray], Rows], tuple[TrainState, Sums]]
 
 

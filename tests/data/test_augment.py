@@ -108,7 +108,8 @@ def test_a_recipes_views_follow_the_index(key):
 
     @jax.jit
     def views(index, k):
-        batch, model_key = augmented({"image": jnp.asarray(image)[index], "index": index}, k, crop_and_flip)
+        rows = {"image": jnp.asarray(image)[index], "index": index}
+        batch, model_key = augmented(rows, k, crop_and_flip, run_key=key)
         return batch["image"], jax.random.key_data(model_key)
 
     index = np.array([5, 2, 9, 5], np.int32)
@@ -121,11 +122,10 @@ def test_a_recipes_views_follow_the_index(key):
     np.testing.assert_array_equal(turned, first[::-1])
     np.testing.assert_array_equal(model_key, same)
     assert not np.array_equal(first, other)
-    alone, left = augmented({"image": image}, key, crop_and_flip)
-    np.testing.assert_array_equal(
-        alone["image"], augmented({"image": image, "index": np.arange(12)}, key, crop_and_flip)[0]["image"]
-    )
-    assert augmented({"image": image}, key, None)[1] is key
+    alone, left = augmented({"image": image}, key, crop_and_flip, run_key=key)
+    numbered, _ = augmented({"image": image, "index": np.arange(12)}, key, crop_and_flip, run_key=key)
+    np.testing.assert_array_equal(alone["image"], numbered["image"])
+    assert augmented({"image": image}, key, None, run_key=key)[1] is key
     np.testing.assert_array_equal(jax.random.key_data(left), model_key)
 
 

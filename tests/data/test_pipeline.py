@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kdjax.data.embedded import digits
-from kdjax.data.pipeline import batches, epoch_order, prefetch, take
+from kdjax.data.pipeline import batches, epoch_order, epoch_rows, prefetch, take
 from kdjax.data.source import Source
 from kdjax.types import BadInput
 
@@ -56,6 +56,26 @@ def test_a_longer_order_goes_round_and_round(n, length):
 def test_rounds_of_a_longer_order_differ():
     order = epoch_order(50, seed=0, epoch=0, length=100)
     assert not np.array_equal(order[:50], order[50:])
+
+
+@pytest.mark.parametrize(("n", "length", "batch"), [(7, None, 3), (7, 7, 7), (7, 8, 3), (7, 30, 4), (1, 5, 2)])
+def test_rows_of_an_epoch_count_the_visits_of_each_example(n, length, batch):
+    seen, places = set(), length or n
+    for epoch in range(3):
+        rows = epoch_rows(n, batch, seed=0, epoch=epoch, length=length)
+        index, mask = batches(epoch_order(n, seed=0, epoch=epoch, length=length), batch)
+        np.testing.assert_array_equal(rows["index"], index)
+        np.testing.assert_array_equal(rows["mask"], mask)
+        assert rows["epoch"].dtype == np.int32
+        flat = {name: rows[name][mask == 1] for name in ("index", "epoch")}
+        for visit in np.unique(flat["epoch"]):
+            shown = flat["index"][flat["epoch"] == visit]
+            assert len(np.unique(shown)) == len(shown) == min(n, places - (visit * n - epoch * -(-places // n) * n))
+        pairs = set(zip(flat["index"].tolist(), flat["epoch"].tolist(), strict=True))
+        assert len(pairs) == places
+        assert not pairs & seen
+        seen |= pairs
+    assert {visit for _, visit in seen} == set(range(3 * -(-places // n)))
 
 
 @pytest.mark.parametrize(

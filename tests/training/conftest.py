@@ -20,7 +20,7 @@ from kdjax.training.step import many_steps, train_step
 class Task:
     """Digits, batch 64 (18 steps an epoch, the last one uneven), Adam, a cosine schedule and dropout."""
 
-    def __init__(self, wrapper: str = "jit", *, scan: bool = True, dropout: float = 0.2) -> None:
+    def __init__(self, wrapper: str = "jit", *, scan: bool = True, dropout: float = 0.2, augment=None) -> None:
         self.source = load("digits", "train[:80%]")
         self.model = create("mlp", num_classes=10, image_shape=(8, 8, 1), hidden=(16,), dropout=dropout)
         self.steps, self.epochs, self.scan = 18, 4, scan
@@ -28,7 +28,7 @@ class Task:
             "adam", learning_rate=optimizers.schedule("cosine", total_steps=self.steps * self.epochs)
         )
         self.mesh = parallel.data_mesh()
-        self.loss_fn = supervised(self.model.apply)
+        self.loss_fn = supervised(self.model.apply, augment=augment)
 
         def make(axis_name):
             step = train_step(self.loss_fn, self.tx, axis_name=axis_name)
@@ -42,13 +42,13 @@ class Task:
         return parallel.replicate(state, self.mesh)
 
     def chunks(self, epoch, first):
-        index, mask = pipeline.batches(pipeline.epoch_order(len(self.source), seed=0, epoch=epoch), 64, self.mesh.size)
+        rows = pipeline.epoch_rows(len(self.source), 64, seed=0, epoch=epoch, multiple_of=self.mesh.size)
         for at in range(0, self.steps, 9):
             if at >= first and self.scan:
-                yield 9, {"index": index[at : at + 9], "mask": mask[at : at + 9]}
+                yield 9, {name: column[at : at + 9] for name, column in rows.items()}
         for at in range(first, self.steps):
             if not self.scan:
-                yield 1, pipeline.take(self.source, index[at], mask[at])
+                yield 1, pipeline.take(self.source, **{name: column[at] for name, column in rows.items()})
 
     def fit(self, directory: Path | None = None, **changes):
         args = {

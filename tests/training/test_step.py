@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from kdjax.data import pipeline
+from kdjax.data.augment import random_shift
 from kdjax.recipes.supervised import supervised
 from kdjax.training import parallel
 from kdjax.training.state import create_state
@@ -75,6 +76,24 @@ def test_jit_and_pmap_on_two_devices_agree_with_an_uneven_mask(scan):
     assert int(a.step) == int(b.step) == 36
     for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def test_views_are_the_same_under_jit_and_pmap_scanned_and_streamed():
+    ends = [
+        Task(wrapper, scan=scan, dropout=0.0, augment=crop).fit(epochs=1)
+        for wrapper, scan, crop in (
+            ("jit", True, shifted), ("pmap", True, shifted), ("pmap", False, shifted), ("jit", False, None),
+        )
+    ]  # fmt: skip
+    first, *others, plain = ([np.asarray(x) for x in jax.tree.leaves(end.params)] for end in ends)
+    for other in others:
+        for x, y in zip(first, other, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+    assert max(np.abs(x - y).max() for x, y in zip(first, plain, strict=True)) > 1e-2
+
+
+def shifted(key, image):
+    return random_shift(key, image, pixels=1)
 
 
 def test_two_devices_agree_with_one():

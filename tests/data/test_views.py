@@ -1,0 +1,125 @@
+"""Views by name, and the keys that make them again outside of training."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kdjax.data import augment, views
+from kdjax.losses import response
+from kdjax.recipes.distill import distill, live
+from kdjax.recipes.supervised import supervised
+from kdjax.training.state import create_state
+from kdjax.training.step import train_step
+from kdjax.types import BadInput, Model, Outputs
+
+
+@pytest.mark.parametrize("name", views.names())
+def test_every_name_is_a_function_that_gives_views(key, name):
+    name, _, number = name.partition(":")
+    image = jax.random.uniform(key, (6, 9, 9, 2))
+    expected = getattr(augment, name)(key, image)
+    assert expected.shape == image.shape
+    for text in {name, f"{name}:{number}" if number else name}:
+        np.testing.assert_array_equal(views.resolve(text)(key, image), expected)
+
+
+def test_names_are_all_functions_of_key_and_image():
+    public = {n for n, f in inspect.getmembers(augment, inspect.isfunction) if f.__module__ == augment.__name__}
+    assert {n.partition(":")[0] for n in views.names()} == {n for n in public if n[0] != "_"} - {"in_turn"}
+
+
+def test_a_list_is_applied_in_turn_and_mixing_can_be_left_out(key):
+    image = jax.random.uniform(key, (6, 9, 9, 2))
+    both = views.resolve("random_shift:1, mixup")
+    expected = augment.in_turn(lambda k, x: augment.random_shift(k, x, pixels=1), augment.mixup)(key, image)
+    np.testing.assert_array_equal(both(key, image), expected)
+    alone = views.resolve("random_shift:1,mixup", mixing=False)
+    np.testing.assert_array_equal(alone(key, image), augment.random_shift(key, image, pixels=1))
+    assert views.resolve("") is None
+    assert views.resolve("mixup", mixing=False) is None
+    assert not views.mixes("")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("crop_and_flop", "'crop_and_flop' is no view; accepted: crop_and_flip:4, .*did you mean crop_and_flip"),
+        ("in_turn", "is no view"),
+        ("random_flip,", "'' is no view"),
+        ("random_shift:two", "accepted after random_shift: a whole number, 0 or more"),
+        ("random_shift:-1", "accepted after random_shift: a whole number, 0 or more"),
+        ("random_flip:2", "accepted after random_flip: it alone, for it takes no number"),
+    ],
+)
+def test_texts_that_name_no_views(text, words):
+    with pytest.raises(BadInput, match=words):
+        views.resolve(text)
+
+
+def test_keys_depend_on_run_example_and_visit_alone(key):
+    index, epoch = jnp.array([4, 9, 4, 0]), jnp.array([0, 0, 1, 4])
+    found = jax.random.key_data(views.keys(key, index, epoch))
+    assert len({tuple(row) for row in found.tolist()}) == 4
+    np.testing.assert_array_equal(jax.random.key_data(views.keys(key, index[::-1], epoch[::-1])), found[::-1])
+    assert not np.any(jax.random.key_data(views.keys(jax.random.key(1), index, epoch)) == found)
+    # Apart from the keys that steps make of the same run's: a dropout mask must not repeat a shift.
+    steps = [jax.random.fold_in(jax.random.fold_in(key, step), i) for step in range(5) for i in range(10)]
+    assert not {tuple(np.asarray(jax.random.key_data(k))) for k in steps} & {tuple(row) for row in found.tolist()}
+
+
+class Watched:
+    """A linear model that keeps every image that it is shown."""
+
+    def __init__(self):
+        self.seen: list[np.ndarray] = []
+        self.model = Model(lambda key: ({"w": 0.1 * jax.random.normal(key, (81, 3))}, {}), self.apply)
+
+    def apply(self, variables, image, *, train, key):
+        self.seen.append(np.asarray(image))
+        return Outputs(image.reshape(len(image), -1) @ variables["params"]["w"]), {}
+
+
+def test_student_and_teacher_see_one_view_which_can_be_made_again(key):
+    image = jax.random.uniform(key, (8, 9, 9, 1))
+    student, teacher = Watched(), Watched()
+    frozen = {"params": teacher.model.init(key)[0]}
+    hparams = {"learning_rate": 0.1, "temperature": 4.0, "alpha": 0.9}
+    tx = optax.sgd(1.0)
+    state = create_state(student.model, tx, key, hparams=hparams, frozen=frozen)
+    recipe = distill(student.model.apply, live(teacher.model.apply), response.kl, augment=augment.crop_and_flip)
+
+    def step(state, index, epoch):
+        rows = {"image": image[index], "label": jnp.zeros(len(index), jnp.int32)}
+        given = {"mask": jnp.ones(len(index)), "index": jnp.asarray(index), "epoch": jnp.asarray(epoch)}
+        state = train_step(recipe, tx)(state, {**rows, **given})[0]  # not compiled, so that images are numbers
+        again = augment.crop_and_flip(views.keys(state.key, jnp.asarray(index), jnp.asarray(epoch)), image[index])
+        np.testing.assert_array_equal(student.seen[-1], teacher.seen[-1])
+        np.testing.assert_array_equal(student.seen[-1], again)
+        return state, student.seen[-1]
+
+    first = np.array([5, 2, 7, 0], np.int32)
+    state, before = step(state, first, np.zeros(4, np.int32))
+    state, later = step(state, first[::-1], np.array([1, 0, 1, 1], np.int32))
+    # In another step and row: the same view for the same visit, another for another.
+    np.testing.assert_array_equal(later[1], before[2])
+    assert not np.array_equal(later[0], before[3])
+    assert not np.array_equal(before, image[first])
+
+
+def test_views_do_not_take_the_models_randomness(key):
+    batch = {"image": jnp.ones((2, 9, 9, 1)), "label": jnp.zeros(2, jnp.int32), "mask": jnp.ones(2)}
+    numbers = {"index": jnp.arange(2), "epoch": jnp.zeros(2, jnp.int32)}
+    drawn = []
+
+    def apply(variables, image, *, train, key):
+        drawn.append(jax.random.key_data(key))
+        return Outputs(jnp.zeros((2, 3)) + variables["params"]), {}
+
+    state = create_state(Model(lambda key: (jnp.zeros(()), {}), apply), optax.sgd(1.0), key, hparams={})
+    for view in (None, augment.random_flip):
+        supervised(apply, augment=view)(state.params, state, {**batch, **numbers}, key)
+    np.testing.assert_array_equal(*drawn)
