@@ -11,14 +11,16 @@ import optax
 from jaxtyping import Array
 
 from kdjax.losses import combine, feature, response, terms
-from kdjax.losses.layer_maps import layer_map
-from kdjax.models import connectors
+from kdjax.losses.layer_maps import layer_map, stages
+from kdjax.models import connectors, factors
 from kdjax.recipes.distill import Teacher, distill
 from kdjax.recipes.knowledge import Knowledge, over_devices
 from kdjax.training import parallel
 from kdjax.types import BadInput, LossFn, Model, PyTree, TrainState
 
 HELP = f"what is learned from the teacher: {terms.SYNTAX}; NAME one of labels, {', '.join(combine.names())}"
+_FACTORS = "feature.ft"
+_ON_LAYERS = ("weight/feature.", "weight/relation.")
 SCHEDULES = "NAME=warmup:FRACTION, NAME=linear:LAST or NAME=cosine:LAST, joined by commas"
 
 
@@ -56,6 +58,7 @@ def plan(
     layer_weights: Sequence[float] = (1.0,),
     schedules: str = "",
     wrapper: str = "jit",
+    second: bool = False,
 ) -> Plan:
     """Read the flags and check them on shapes alone, so that nothing is refused after training began.
 
@@ -67,6 +70,7 @@ def plan(
         alpha: weight of the first response loss, where the text gives none.
         temperature: of every response loss.
         wrapper: `jit` or `pmap`.
+        second: the plan is of the second of two stages, so that what learned in the first is held fast.
 
     Raises:
         BadInput: what cannot be used.
@@ -78,12 +82,18 @@ def plan(
         for side, model in (("student", student), ("teacher", teacher))
     }
     counted = {side: connectors.numbered(names) for side, names in features.items()}
-    numbers = layer_map(layers, **{side: len(names) for side, names in counted.items()}) if layers else ()
+    counting, others = stages(layers) if layers else ("", ())
+    numbers = layer_map(counting, **{side: len(names) for side, names in counted.items()}) if counting else ()
     named = [(counted["student"][m - 1], counted["teacher"][g - 1]) for m, g in numbers]
+    if unknown := [name for name in others if not all(name in names for names in features.values())]:
+        both = [name for name in features["student"] if name in features["teacher"]]
+        raise BadInput(f"--layers={layers}: {unknown[0]} is no map and no layer of both; accepted layers: {both}.")
+    named += [(name, name) for name in others]
 
     parsed = terms.parse(loss)
     own = terms.arguments(loss_args, parsed)
-    found = terms.on_layers(parsed, named, weights=layer_weights)
+    shown = features["student"], features["teacher"]
+    found = terms.on_layers(parsed, named, weights=layer_weights, shown=shown)
     functions = terms.bound(found, own)
     labels = next((t for t in found if t.name == terms.LABELS), None)
     first = next((t for t in found if t.on_logits), None)
@@ -100,9 +110,12 @@ def plan(
 
     knowledge = [Knowledge(t.label, _complete(t.name, functions[t.label]), t.on_logits, t.sees_the_batch) for t in rest]
     hparams |= {k.weight: 1.0 if t.weight is None else t.weight for k, t in zip(knowledge, rest, strict=True)}
-    links = {
-        t.label: connectors.Link(t.student, t.teacher, connectors.connector(t.name)) for t in rest if not t.on_logits
-    }
+    links = {t.label: connectors.Link(t.student, t.teacher, _module(t.name, second)) for t in rest if not t.on_logits}
+    if not second:
+        # A paraphraser learns of the teacher's layer alone, whatever the student's share weighs.
+        own_loss = [Knowledge(_paraphraser(t), _reconstruction, pair=t.label) for t in rest if t.name == _FACTORS]
+        knowledge += own_loss
+        hparams |= {k.weight: 1.0 for k in own_loss}
     factors = _schedules(schedules, found, first, steps)
     model, pairs = student, None
     if links:
@@ -130,11 +143,33 @@ def unchanged(state: TrainState) -> TrainState:
     return state
 
 
-def after(trained: TrainState) -> Callable[[TrainState], TrainState]:
-    """The initial state with the parameters of a run before; optimizer and step begin anew."""
-    # Copies: what begins a run is donated to it.
-    params, model_state = jax.tree.map(jnp.array, (trained.params, trained.model_state))
-    return lambda state: state.replace(params=params, model_state=model_state)
+def after(
+    trained: TrainState, begin: Callable[[TrainState], TrainState] = unchanged
+) -> Callable[[TrainState], TrainState]:
+    """The initial state of a second stage, with what learned in the first; optimizer and step begin anew.
+
+    Args:
+        trained: the end of the first stage, of a plan and of its `hints_alone`.
+        begin: how the first stage began. The student begins so again if nothing taught it there, as where paraphrasers
+            learned of the teacher alone.
+    """
+    taught = any(name.startswith(_ON_LAYERS) and value > 0 for name, value in trained.hparams.items())
+
+    def start(state: TrainState) -> TrainState:
+        fresh = begin(state)
+        # Copies: what begins a run is donated to it.
+        params, model_state = jax.tree.map(jnp.array, (trained.params, trained.model_state))
+        paraphrasers = fresh.model_state.get(factors.LEARNED, {}).get("adapter", {})
+        held = {name: {"paraphraser": params["adapter"][name]["paraphraser"]} for name in paraphrasers}
+        if held:
+            model_state[factors.LEARNED] = {"student": {}, "adapter": held}
+            params["adapter"] |= {name: fresh.params["adapter"][name] for name in held}
+        if not taught:
+            params["student"] = fresh.params["student"]
+            model_state |= {n: {**tree, "student": fresh.model_state[n]["student"]} for n, tree in model_state.items()}
+        return state.replace(params=params, model_state=model_state)
+
+    return start
 
 
 def copies(given: Plan, teacher: PyTree) -> tuple[Callable[[TrainState], TrainState], list[str]]:
@@ -144,33 +179,43 @@ def copies(given: Plan, teacher: PyTree) -> tuple[Callable[[TrainState], TrainSt
         BadInput: no layer map, or no pair of layers of the same shape.
     """
 
-    def student(params: PyTree) -> PyTree:
-        return params["student"] if given.compares_layers else params
+    def student(tree: PyTree) -> PyTree:
+        return tree["student"] if given.compares_layers else tree
 
     params = jax.eval_shape(given.model.init, jax.random.key(0))[0]
     names = connectors.copied(student(params), teacher["params"], given.layers)[1]
     if not names:
         raise BadInput("--copy_layers: no pair of --layers has the same shapes; accepted: layers of the same width.")
 
-    def begin(state: TrainState) -> TrainState:
-        new, _ = connectors.copied(student(state.params), teacher["params"], given.layers)
+    def copy(tree: PyTree, theirs: PyTree) -> PyTree:
+        new, _ = connectors.copied(student(tree), theirs, given.layers)
         # Copies of the copies: the state is donated, and the teacher must survive it.
         new = jax.tree.map(jnp.array, new)
-        return state.replace(params={**state.params, "student": new} if given.compares_layers else new)
+        return {**tree, "student": new} if given.compares_layers else new
+
+    def begin(state: TrainState) -> TrainState:
+        # BatchNorm's averages come with its numbers.
+        model_state = {n: copy(tree, teacher.get(n, {})) for n, tree in state.model_state.items()}
+        return state.replace(params=copy(state.params, teacher["params"]), model_state=model_state)
 
     return begin, names
 
 
 def hints_alone(given: Plan) -> dict[str, float]:
-    """The hyper-parameters of a first stage that compares layers and nothing else (FitNets)."""
+    """The hyper-parameters of a first stage that compares layers and nothing else (FitNets, AB, FSP).
+
+    Factor transfer waits: in this stage its paraphraser learns of the teacher alone.
+    """
     if not given.compares_layers:
         raise BadInput("--hint_epochs: no loss compares layers; accepted with one such as feature.hint:100@block2.")
-    return {**given.hparams, "alpha": 0.0, "label_weight": 0.0}
+    waiting = {name: 0.0 for name in given.hparams if name.startswith(f"weight/{_FACTORS}")}
+    return {**given.hparams, **waiting, "alpha": 0.0, "label_weight": 0.0}
 
 
 def answers_alone(given: Plan) -> dict[str, float]:
-    """The hyper-parameters of the second stage: all but what compares layers."""
-    return {n: 0.0 if n.startswith(("weight/feature.", "weight/relation.")) else v for n, v in given.hparams.items()}
+    """The hyper-parameters of the second stage: all but what compared layers in the first."""
+    over = tuple(n for n in given.hparams if n.startswith(_ON_LAYERS) and not n.startswith(f"weight/{_FACTORS}"))
+    return {**given.hparams, **dict.fromkeys(over, 0.0)}
 
 
 def _recipe(teacher: Teacher, *, apply: Any, loss: Any, **rest: Any) -> LossFn:
@@ -183,15 +228,29 @@ def _variables(model: Model) -> PyTree:
 
 
 def _features(model: Model, variables: PyTree, image: Array) -> dict[str, Array]:
-    return model.apply(variables, image, train=False, key=None)[0].features
+    return connectors.layers_of(model.apply(variables, image, train=False, key=None)[0])
+
+
+def _module(name: str, second: bool) -> Any:
+    return factors.Factors(learned=True) if second and name == _FACTORS else connectors.connector(name)
+
+
+def _paraphraser(term: terms.Term) -> str:
+    return term._replace(name="paraphraser").label
+
+
+def _reconstruction(student: Array, teacher: Array, *, where: Array, reconstruction: Array) -> Array:
+    return jnp.where(where, reconstruction, 0)
 
 
 def _complete(name: str, loss: Callable[..., Any]) -> Callable[..., Any]:
     """A loss that takes what its connector gives, where that is more than the two arrays."""
     if name == "feature.fsp":
         return lambda s, t, *, where: loss(feature.fsp_matrix(*s), feature.fsp_matrix(*t), where=where)
-    if name == "feature.ft":
-        return lambda s, t, *, where, reconstruction: loss(s, t, where=where) + jnp.where(where, reconstruction, 0)
+    if name == _FACTORS:
+        return lambda s, t, *, where, reconstruction=None: loss(s, t, where=where)
+    if name == "feature.review":
+        return lambda s, t, *, where: sum(loss(*level, where=where) for level in zip(s, t, strict=True))
     return loss
 
 

@@ -93,11 +93,17 @@ class Config(Flags):
 
     loss: str = field("response.kl", _knowledge.HELP)
     layers: str = field(
-        "", "which of the teacher's layers teach the student's: every:2, offset:2, first, last, or pairs 1=2,2=4"
+        "",
+        "which of the teacher's layers teach the student's: every:2, offset:2, first, last, or pairs 1=2,2=4; then "
+        "stages by name, joined by +: every:2+embedding+logits",
     )
     layer_weights: tuple[float, ...] = field((1.0,), "factors of the pairs of --layers, or one for all", low=0.0)
     schedules: str = field("", f"of weights and temperature: {_knowledge.SCHEDULES}")
-    hint_epochs: int = field(0, "epochs that compare layers alone, before those of answers alone (FitNets)", low=0)
+    hint_epochs: int = field(
+        0,
+        "epochs that compare layers alone, before those of answers alone (FitNets); of feature.ft's paraphraser",
+        low=0,
+    )
     copy_layers: bool = field(False, "start from the teacher's --layers where shapes agree")
 
 
@@ -132,9 +138,12 @@ def main(config: Config, workdir: Path) -> None:
         hide_labels(study.train, config.labels, seed) if config.labels else study.train for seed in range(config.seeds)
     ]
     steps = -(-len(study.train) // config.batch_size)
-    plan = planned(config, study, student, teacher, steps * config.epochs)
+    plan = planned(config, study, student, teacher, steps * (config.hint_epochs or config.epochs))
+    second = (
+        planned(config, study, student, teacher, steps * config.epochs, second=True) if config.hint_epochs else plan
+    )
     _answers.check(config, study, workdir, given[: config.seeds])
-    for epochs in (config.epochs, config.teacher_epochs):
+    for epochs in (config.epochs, config.teacher_epochs, config.hint_epochs or config.epochs):
         _train.optimizer_of(config, steps=steps * epochs)
 
     train = partial(_train.train, study, workdir)
@@ -159,27 +168,23 @@ def main(config: Config, workdir: Path) -> None:
             examples_per_epoch=len(transfer),
         )
         answered = _answers.answered(plan.outputs(config), study, teacher, answers, transfer, workdir, number)
-        taught = partial(
-            train,
-            model=plan.model,
-            loss_fn=plan.recipe(answered.teacher),
-            seed=seed,
-            source=answered.source,
-            frozen=answered.frozen,
-        )
+        taught = partial(train, seed=seed, source=answered.source, frozen=answered.frozen)
         begin, hparams = _knowledge.unchanged, plan.hparams
         if config.copy_layers:
             begin, copied = _knowledge.copies(plan, answers)
             log.info("copied from the teacher: %s", ", ".join(copied))
         if config.hint_epochs:
             hints = {**rate, **_knowledge.hints_alone(plan)}
-            first = taught(f"hints/{run}", epochs=config.hint_epochs, hparams=hints, begin=begin)
-            begin, hparams = _knowledge.after(first), _knowledge.answers_alone(plan)
-        hparams = {**rate, **hparams}
-        distilled = taught(f"distilled/{run}", epochs=config.epochs, hparams=hparams, begin=begin)
+            loss_fn, epochs = plan.recipe(answered.teacher), config.hint_epochs
+            first = taught(f"hints/{run}", plan.model, loss_fn, epochs=epochs, hparams=hints, begin=begin)
+            begin, hparams = _knowledge.after(first, begin), _knowledge.answers_alone(second)
+        hparams, loss_fn = {**rate, **hparams}, second.recipe(answered.teacher)
+        distilled = taught(
+            f"distilled/{run}", second.model, loss_fn, epochs=config.epochs, hparams=hparams, begin=begin
+        )
         reference = _train.predict(study, teacher, answers, study.test)
         results["teacher"].append({**classification(reference, labels), "parameters": size(answers)})
-        both = {"student alone": variables(alone), "student distilled": plan.own(variables(distilled))}
+        both = {"student alone": variables(alone), "student distilled": second.own(variables(distilled))}
         for role, weights in both.items():
             logits = _train.predict(study, student, weights, study.test)
             scores = {**classification(logits, labels), **fidelity(logits, reference)}
@@ -187,7 +192,9 @@ def main(config: Config, workdir: Path) -> None:
     report(config, workdir, study, results)
 
 
-def planned(config: Config, study: _train.Study, student: Model, teacher: Model, steps: int) -> _knowledge.Plan:
+def planned(
+    config: Config, study: _train.Study, student: Model, teacher: Model, steps: int, *, second: bool = False
+) -> _knowledge.Plan:
     """What the student learns, as the flags say; refused here if it cannot be."""
     plan = _knowledge.plan(
         student,
@@ -195,6 +202,7 @@ def planned(config: Config, study: _train.Study, student: Model, teacher: Model,
         study.shape,
         steps=steps,
         wrapper=config.parallel,
+        second=second,
         **{name: getattr(config, name) for name in ("loss", "alpha", "temperature", "loss_args", "layers")},
         **{name: getattr(config, name) for name in ("layer_weights", "schedules")},
     )

@@ -5,6 +5,32 @@ from kdjax.types import BadInput
 _ACCEPTED = "every:K (g(m) = K m), offset:K (K (m - 1) + 1), first (m), last (N - M + m), or pairs such as 1=2,2=4"
 
 
+def stages(text: str) -> tuple[str, tuple[str, ...]]:
+    """A layer map and the names of stages that both networks have, which are written after it: `every:2+embedding`.
+
+    Args:
+        text: a map for `layer_map` or none, and names such as `stem`, `stage1`, `embedding`, `logits`, joined by plus
+            signs; of a word that could be either, such as `first`, the map.
+
+    Returns:
+        The map, empty where there is none, and the names.
+
+    Raises:
+        BadInput: an empty part, more than one map, a map that is not the first part, a name twice.
+
+    >>> stages("every:2+embedding+logits"), stages("stage1+stage2")
+    (('every:2', ('embedding', 'logits')), ('', ('stage1', 'stage2')))
+    """
+    parts = text.split("+")
+    names = tuple(part for part in parts if part.isidentifier() and part not in ("first", "last"))
+    maps = [part for part in parts if part not in names]
+    if "" in parts or len(maps) > 1 or maps != parts[: len(maps)] or len(set(names)) < len(names):
+        raise BadInput(
+            f"layers={text!r}: accepted are a map and after it names of stages, joined by +; a map is {_ACCEPTED}"
+        )
+    return "".join(maps), names
+
+
 def layer_map(text: str, *, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
     """Pairs `(m, g(m))` of a student's and a teacher's layers, both counted from 1.
 

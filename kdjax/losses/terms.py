@@ -1,7 +1,7 @@
 """Several losses at once, as a flag writes them: `response.kl:0.9,relation.rkd_distance:25,feature.hint:100@block2`."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,13 +12,16 @@ LABELS = "labels"
 SYNTAX = "NAME[:WEIGHT][@STUDENT_LAYER[=TEACHER_LAYER]], joined by commas"
 
 _SEES_THE_BATCH = ("response.dist",)
+_SEVERAL_LAYERS = {"feature.fsp": (2,), "feature.review": range(1, 100)}
+_BEFORE_RELU = ("feature.ab", "feature.ofd", "feature.review")
 
 
 class Term(NamedTuple):
     """One loss of several.
 
     `name` as `combine.resolve` knows it, or `labels`; `weight`, None where the text gives none; the layers that a
-    feature or relation loss compares, empty where the text gives none. Two adjacent layers are `block1-block2`.
+    feature or relation loss compares, empty where the text gives none. Several layers, of which `feature.fsp` compares
+    two at once and `feature.review` any number, are joined by hyphens: `block1-block2`.
     """
 
     name: str
@@ -78,6 +81,13 @@ def parse(text: str) -> tuple[Term, ...]:
             raise BadInput(f"loss={part.strip()!r}: accepted is {SYNTAX}")
         if student and (name == LABELS or term.on_logits):
             raise BadInput(f"loss={part.strip()!r}: {name} compares logits; accepted is no layer")
+        counts = [len(side.split("-")) for side in (student, term.teacher)]
+        allowed = _SEVERAL_LAYERS.get(name, (1,))
+        if student and (counts[0] != counts[1] or counts[0] not in allowed):
+            wanted = {"feature.fsp": "two layers", "feature.review": "one layer or more, as many"}.get(
+                name, "one layer"
+            )
+            raise BadInput(f"loss={part.strip()!r}: {name} compares {wanted} on each side, such as {SYNTAX}")
         if term.label in [other.label for other in found]:
             raise BadInput(f"loss={text!r} names {term.label} twice; accepted is each once")
         found.append(term)
@@ -85,14 +95,22 @@ def parse(text: str) -> tuple[Term, ...]:
 
 
 def on_layers(
-    terms: Sequence[Term], pairs: Sequence[tuple[str, str]], *, weights: Sequence[float] = (1.0,)
+    terms: Sequence[Term],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    weights: Sequence[float] = (1.0,),
+    shown: tuple[Collection[str], Collection[str]] = ((), ()),
 ) -> tuple[Term, ...]:
     """Give every feature loss without layers all pairs of a layer map, every relation loss the embeddings.
+
+    Of n pairs most losses become n terms, `feature.fsp` n - 1 of two pairs each, `feature.review` one of all. Losses
+    whose papers look before the ReLU (AB, OFD, knowledge review) are given `NAME_pre` where a network shows it.
 
     Args:
         terms: as parsed.
         pairs: layers of the student and of the teacher by name; empty without a map.
-        weights: factors of each pair, or one for all.
+        weights: factors of each pair, or one for all; a loss that joins all pairs takes one.
+        shown: the names of all layers of the student and of the teacher.
 
     Raises:
         BadInput: a feature loss without layers and no map; other than one weight per pair.
@@ -111,13 +129,24 @@ def on_layers(
         elif not pairs:
             raise BadInput(f"{term.name} names no layer; accepted: {term.name}@LAYER, or a layer map such as every:2")
         else:
-            each = list(zip(pairs, weights, strict=True))
+            taken = [_before_relu(pair, shown) for pair in pairs] if term.name in _BEFORE_RELU else pairs
+            each = list(zip(taken, weights, strict=True))
             if term.name == "feature.fsp":
                 # Its matrices stand between two layers, so a map of n pairs has n - 1 of them.
                 each = [((f"{a}-{c}", f"{b}-{d}"), factor) for ((a, b), factor), ((c, d), _) in pairwise(each)]
+            if term.name == "feature.review":
+                if len(set(weights)) > 1:
+                    raise BadInput(f"layer_weights={tuple(weights)}: {term.name} fuses all pairs; accepted: one weight")
+                student, teacher = ("-".join(side) for side in zip(*taken, strict=True))
+                each = [((student, teacher), weights[0])]
             weight = 1.0 if term.weight is None else term.weight
             found += [Term(term.name, weight * factor, s, t) for (s, t), factor in each]
     return tuple(found)
+
+
+def _before_relu(pair: tuple[str, str], shown: tuple[Collection[str], Collection[str]]) -> tuple[str, str]:
+    student, teacher = (f"{x}_pre" if f"{x}_pre" in names else x for x, names in zip(pair, shown, strict=True))
+    return student, teacher
 
 
 def arguments(text: str, terms: Sequence[Term]) -> dict[str, dict[str, float]]:

@@ -15,7 +15,8 @@ class CNN(nn.Module):
     Strides, because they are fast on every device. On two CPU cores the gradient at [128, 28, 28, 1] with channels
     16, 32 took 9 ms; with average pooling instead 29 ms, with max pooling 83 ms.
 
-    Features: `block1`, `block2` ..., each `[B, h, w, channels]` after its ReLU; `embedding`, the last one flattened.
+    Features: `block1`, `block2` ..., each `[B, h, w, channels]` after its ReLU, and as `block1_pre` ... before it;
+    `embedding`, the last after its ReLU, flattened.
 
     Attributes:
         hidden: channels of the blocks.
@@ -38,8 +39,8 @@ class CNN(nn.Module):
         x = Dropout(self.input_dropout)(x, train=train)
         features = {}
         for number, channels in enumerate(self.hidden, start=1):
-            x = jax.nn.relu(nn.Conv(channels, (3, 3), strides=2, name=f"conv{number}")(x))
-            features[f"block{number}"] = x
+            features[f"block{number}_pre"] = x = nn.Conv(channels, (3, 3), strides=2, name=f"conv{number}")(x)
+            features[f"block{number}"] = x = jax.nn.relu(x)
         features["embedding"] = x = x.reshape(x.shape[0], -1)
         x = Dropout(self.dropout)(x, train=train)
         return Outputs(nn.Dense(self.num_classes, name="logits")(x), features)

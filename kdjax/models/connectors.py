@@ -1,9 +1,10 @@
 """What stands between a student's layer and a teacher's while a feature loss compares them; thrown away afterwards.
 
-A connector is a Linen module called as `connector(student, teacher, train=...) -> (student, teacher, keywords)`: the
-two arrays that the loss compares and the further keywords that it takes. Projections stand on the student's side, or
-the teacher's target could be made small; embeddings stand on both, as their papers say. `connect` joins a student and
-its connectors into one `Model`, whose parameters are `{"student": ..., "adapter": {name: ...}}`.
+A connector is a Linen module called as `connector(student, teacher, train=...) -> (student, teacher, keywords)`: what
+the loss compares, two arrays or two tuples of them, and the further keywords that it takes. Projections stand on the
+student's side, or the teacher's target could be made small; embeddings stand on both, as their papers say. `connect`
+joins a student and its connectors into one `Model`, whose parameters are
+`{"student": ..., "adapter": {name: ...}}`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,30 +15,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
 
+from kdjax.models.factors import Factors
+from kdjax.models.review import Fusion
+from kdjax.models.sizes import met, pooled
 from kdjax.types import BadInput, Model, Outputs, PyTree
 
-Feature = Array | tuple[Array, Array]
+Feature = Array | tuple[Array, ...]
 Pair = tuple[Any, Any, dict[str, Any]]
-
-
-def smaller(a: Array, b: Array) -> tuple[Array, Array]:
-    """Two feature maps at the smaller's height and width: the larger one's averages; vectors as they are."""
-    if a.ndim != 4 or b.ndim != 4 or a.shape[1:3] == b.shape[1:3]:
-        return a, b
-    size = min(a.shape[1:3], b.shape[1:3])
-    return _average(a, size), _average(b, size)
-
-
-def _average(x: Array, size: tuple[int, ...]) -> Array:
-    # Cell i of n covers rows floor(i h / n) to ceil((i + 1) h / n), so no size must divide another.
-    for axis, wanted in zip((1, 2), size, strict=True):
-        had = x.shape[axis]
-        at = jnp.arange(wanted)[:, None]
-        row = jnp.arange(had)[None]
-        inside = ((row >= at * had // wanted) & (row < -(-(at + 1) * had // wanted))).astype(x.dtype)
-        weights = inside / jnp.sum(inside, 1, keepdims=True)
-        x = jnp.moveaxis(jnp.tensordot(weights, x, (1, axis)), 0, axis)
-    return x
 
 
 class Project(nn.Module):
@@ -45,16 +29,19 @@ class Project(nn.Module):
 
     Of maps of different size the larger one is averaged to the smaller. A map meets a vector by its mean over pixels.
 
+    FitNets' regressor is a convolution whose kernel is as large as the difference of the maps' sizes, with the hint's
+    own nonlinearity after it (in the CIFAR-100 code 3 x 3 with stride 2, 4 x 4 transposed with stride 2 or one that
+    keeps the size, then BatchNorm and ReLU, and that too where shapes agree). Averages and 1 x 1 kernels have far fewer
+    parameters and can reach negative hints.
+
     Reference:
         Jiao et al., TinyBERT, Findings of EMNLP 2020, equation 8 (W_h); Romero et al., FitNets: Hints for Thin Deep
-        Nets, ICLR 2015, section 2.2, with 1 x 1 kernels.
+        Nets, ICLR 2015, section 2.2.
     """
 
     @nn.compact
     def __call__(self, student: Array, teacher: Array, *, train: bool) -> Pair:
-        if student.ndim != teacher.ndim:
-            student, teacher = pooled(student), pooled(teacher)
-        student, teacher = smaller(student, teacher)
+        student, teacher = met(student, teacher)
         if student.shape != teacher.shape:
             student = nn.Dense(teacher.shape[-1], name="linear")(student)
         return student, teacher, {}
@@ -63,27 +50,43 @@ class Project(nn.Module):
 class Normalised(nn.Module):
     """A linear map of the student's channels and BatchNorm, always: the connector of AB and OFD.
 
-    With `margin`, also the margin of each of the teacher's channels: the mean of its negative values in the batch, 0
-    where it has none. Networks that show no value before their ReLU have a margin of 0. The paper's closed form from
-    BatchNorm's numbers is `losses.feature.ofd_margin`.
+    With `margin`, also the margin of each of the teacher's channels, the mean of its negative values over all batches
+    seen while training, this one included; 0 where there are none. Its running sums lie in the state's collection
+    `margins`: after a pass they are over the training set (rows that pad a batch count). The released code puts the
+    numbers of the teacher's last BatchNorm into a closed form instead, `losses.feature.ofd_margin`: that is the same
+    mean for a layer that is a BatchNorm's output and normally distributed, which after a shortcut's sum it is not.
+
+    Both papers take layers before their ReLU: of a layer after it OFD's margin is 0. AB needs the teacher's signs
+    alone, which are the same after it.
 
     Reference:
-        Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019, section 3; Heo et al., Knowledge
-        Transfer via Distillation of Activation Boundaries, AAAI 2019, equation 5 (the connector).
+        Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019, section 3 and equation 3; Heo et al.,
+        Knowledge Transfer via Distillation of Activation Boundaries, AAAI 2019, equation 5 (the connector).
     """
 
     margin: bool = False
 
     @nn.compact
     def __call__(self, student: Array, teacher: Array, *, train: bool) -> Pair:
-        student, teacher = smaller(student, teacher)
+        keywords = {"margin": self._margin(teacher, train)} if self.margin else {}
+        student, teacher = met(student, teacher)
         student = nn.Dense(teacher.shape[-1], use_bias=False, name="linear")(student)
         student = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name="norm")(student)
-        if not self.margin:
-            return student, teacher, {}
-        axes, negative = tuple(range(teacher.ndim - 1)), teacher < 0
-        mean = jnp.sum(jnp.where(negative, teacher, 0), axes) / jnp.maximum(jnp.sum(negative, axes), 1)
-        return student, teacher, {"margin": jax.lax.stop_gradient(mean)}
+        return student, teacher, keywords
+
+    def _margin(self, teacher: Array, train: bool) -> Array:
+        teacher, channels = jax.lax.stop_gradient(teacher), teacher.shape[-1:]
+        total, share, batches = (
+            self.variable("margins", name, jnp.zeros, shape)
+            for name, shape in (("mean", channels), ("share", channels), ("batches", ()))
+        )
+        if train:
+            # Means over elements and batches, so that the average of several devices' is that of all.
+            axes, negative = tuple(range(teacher.ndim - 1)), teacher < 0
+            batches.value = batches.value + 1
+            for variable, values in ((total, jnp.where(negative, teacher, 0)), (share, negative)):
+                variable.value = variable.value + (jnp.mean(values, axes) - variable.value) / batches.value
+        return jnp.where(share.value > 0, total.value / jnp.where(share.value > 0, share.value, 1), 0)
 
 
 class Variational(nn.Module):
@@ -99,7 +102,7 @@ class Variational(nn.Module):
 
     @nn.compact
     def __call__(self, student: Array, teacher: Array, *, train: bool) -> Pair:
-        student, teacher = smaller(student, teacher)
+        student, teacher = met(student, teacher)
         channels = teacher.shape[-1]
         for number in (1, 2):
             student = jax.nn.relu(nn.Dense(channels, use_bias=False, name=f"linear{number}")(student))
@@ -110,7 +113,7 @@ class Variational(nn.Module):
 
 
 class Embed(nn.Module):
-    """One linear map of each side's vectors to the same width; both learn.
+    """One linear map of each side's vectors to the same width; both learn, as in the CIFAR-100 code of CC.
 
     Reference:
         Tian, Krishnan, Isola, Contrastive Representation Distillation, ICLR 2020, section 3.2; Peng et al.,
@@ -126,31 +129,6 @@ class Embed(nn.Module):
             nn.Dense(self.dims, name="teacher")(pooled(teacher)),
             {},
         )
-
-
-class Factors(nn.Module):
-    """The teacher's factor, from a paraphraser that learns to reconstruct the layer, and the student's translation.
-
-    The paraphraser learns beside the student instead of before it; the student's loss sends it no gradient. Keyword
-    `reconstruction [B]` is the paraphraser's own loss, the mean squared error.
-
-    Reference:
-        Kim, Park, Kwak, Paraphrasing Complex Network: Network Compression via Factor Transfer, NeurIPS 2018,
-        sections 3.1 and 3.2.
-    """
-
-    rate: float = 0.5
-
-    @nn.compact
-    def __call__(self, student: Array, teacher: Array, *, train: bool) -> Pair:
-        student, teacher = smaller(student, teacher)
-        channels = teacher.shape[-1]
-        factors = max(int(channels * self.rate), 1)
-        factor = jax.nn.leaky_relu(nn.Dense(factors, name="paraphraser")(teacher), 0.1)
-        back = nn.Dense(channels, name="decoder")(factor)
-        error = jnp.mean((back - teacher) ** 2, axis=tuple(range(1, teacher.ndim)))
-        translated = jax.nn.leaky_relu(nn.Dense(factors, name="translator")(student), 0.1)
-        return translated, jax.lax.stop_gradient(factor), {"reconstruction": error}
 
 
 class Untouched(nn.Module):
@@ -169,16 +147,11 @@ class Pooled(nn.Module):
         return pooled(student), pooled(teacher), {}
 
 
-def pooled(x: Array) -> Array:
-    """`[B, H, W, C]` to `[B, C]`, the mean over pixels; `[B, C]` as it is."""
-    return x.mean((1, 2)) if x.ndim == 4 else x
-
-
 CONNECTORS: dict[str, Callable[[], nn.Module]] = {
     "feature.hint": Project,
     "feature.pkd": Project,
     "feature.cosine": Project,
-    "feature.review": Project,
+    "feature.review": Fusion,
     "feature.vid": Variational,
     "feature.ab": Normalised,
     "feature.ofd": lambda: Normalised(margin=True),
@@ -198,7 +171,10 @@ def connector(loss: str) -> nn.Module:
 
 
 class Link(NamedTuple):
-    """A connector between a layer of the student and one of the teacher, by the layers' names in `features`."""
+    """A connector between a layer of the student and one of the teacher, by their names in `features`, or `logits`.
+
+    Several layers, joined by hyphens, are given to the connector as a tuple.
+    """
 
     student: str
     teacher: str
@@ -234,7 +210,7 @@ def connect(
     image = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     mine, state = jax.eval_shape(student.init, jax.random.key(0))
     shapes = [
-        jax.eval_shape(lambda v, x, m=model: m.apply(v, x, train=False, key=None)[0].features, variables, image)
+        jax.eval_shape(lambda v, x, m=model: layers_of(m.apply(v, x, train=False, key=None)[0]), variables, image)
         for model, variables in ((student, {"params": mine, **state}), teacher)
     ]
     for name, link in links.items():
@@ -277,7 +253,7 @@ def connect(
         for name, link in links.items():
             mine = {column: tree["adapter"][name] for column, tree in variables.items() if name in tree["adapter"]}
             state = [column for column in mine if column != "params"]
-            arrays = layers(link, own.features, theirs.features)
+            arrays = layers(link, layers_of(own), layers_of(theirs))
             answer: Any = link.module.apply(mine, *arrays, train=train, mutable=state if train and state else False)
             if train and state:
                 answer, updated = answer
@@ -289,9 +265,14 @@ def connect(
     return Connected(Model(init, apply), pairs)
 
 
+def layers_of(outputs: Outputs) -> dict[str, Array]:
+    """All that can be compared: features, and the logits as the last stage."""
+    return {**outputs.features, "logits": outputs.logits}
+
+
 def _layer(features: Mapping[str, Array], name: str) -> Feature:
-    first, _, second = name.partition("-")
-    return (features[first], features[second]) if second else features[first]
+    first, *others = (features[part] for part in name.split("-"))
+    return (first, *others) if others else first
 
 
 def without_adapter(variables: PyTree) -> PyTree:
@@ -314,7 +295,8 @@ def copied(student: PyTree, teacher: PyTree, pairs: Sequence[tuple[int, int]]) -
     """A student's parameters with layers copied from the teacher, where both have the same shapes.
 
     Args:
-        student, teacher: parameters whose top level names layers by a word and a number, such as `dense2`, `block4`.
+        student, teacher: parameters whose top level names layers by a word and a number, such as `dense2`, `block4`, or
+            another collection of the same networks, such as BatchNorm's averages.
         pairs: `(m, g(m))`: the student's layer m becomes the teacher's layer g(m).
 
     Returns:
@@ -328,7 +310,7 @@ def copied(student: PyTree, teacher: PyTree, pairs: Sequence[tuple[int, int]]) -
     """
     found, names = dict(student), []
     for m, g in pairs:
-        for word in {name.rstrip("0123456789") for name in student}:
+        for word in sorted({name.rstrip("0123456789") for name in student}):
             mine, theirs = student.get(f"{word}{m}"), teacher.get(f"{word}{g}")
             if mine is not None and theirs is not None and _shapes(mine) == _shapes(theirs):
                 found[f"{word}{m}"] = theirs

@@ -16,7 +16,8 @@ class FastCNN(nn.Module):
     With hidden (16, 32, 100) on 28 x 28 images: 166,406 parameters, the network of Wong, Rice, Kolter, Fast is better
     than free: revisiting adversarial training, ICLR 2020 (their MNIST experiments).
 
-    Features: `block1`, `block2` ..., each `[B, h, w, channels]` after its ReLU; `embedding [B, hidden[-1]]`.
+    Features: `block1`, `block2` ..., each `[B, h, w, channels]` after its ReLU, and as `block1_pre` ... before it;
+    `embedding [B, hidden[-1]]`.
 
     Attributes:
         hidden: channels of the convolutions, then the width of the dense layer.
@@ -40,8 +41,8 @@ class FastCNN(nn.Module):
         x = Dropout(self.input_dropout)(x, train=train)
         features = {}
         for number, channels in enumerate(convolutions, start=1):
-            x = jax.nn.relu(StridedConv(channels, 4, 2, 1, name=f"conv{number}")(x))
-            features[f"block{number}"] = x
+            features[f"block{number}_pre"] = x = StridedConv(channels, 4, 2, 1, name=f"conv{number}")(x)
+            features[f"block{number}"] = x = jax.nn.relu(x)
         x = jax.nn.relu(nn.Dense(width, name="dense")(x.reshape(x.shape[0], -1)))
         features["embedding"] = x
         x = Dropout(self.dropout)(x, train=train)

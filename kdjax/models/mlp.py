@@ -16,7 +16,8 @@ class MLP(nn.Module):
     Dropout stands before the ReLU. Its factor m is never negative, so `relu(m z) = m relu(z)`: the same network as with
     dropout after the ReLU.
 
-    Features: `hidden1`, `hidden2` ..., each `[B, width]` after its ReLU, and `embedding`, the last of them.
+    Features: `hidden1`, `hidden2` ..., each `[B, width]` after its ReLU, and as `hidden1_pre` ... before it;
+    `embedding`, the last after its ReLU.
 
     Attributes:
         hidden: widths of the hidden layers.
@@ -40,8 +41,8 @@ class MLP(nn.Module):
         x = Dropout(self.input_dropout)(x, train=train)
         features = {}
         for number, width in enumerate(self.hidden, start=1):
-            x = nn.Dense(width, name=f"dense{number}")(x)
-            x = jax.nn.relu(Dropout(self.dropout)(x, train=train))
-            features[f"hidden{number}"] = x
+            x = Dropout(self.dropout)(nn.Dense(width, name=f"dense{number}")(x), train=train)
+            features[f"hidden{number}_pre"] = x
+            features[f"hidden{number}"] = x = jax.nn.relu(x)
         features["embedding"] = x
         return Outputs(jnp.asarray(nn.Dense(self.num_classes, name="logits")(x)), features)

@@ -141,7 +141,7 @@ def distill(
             if one.on_logits:
                 value = couples[one.name](logits, target, labels=label, temperature=temperature, where=where)
             else:
-                mine, theirs, keywords = compared[one.name]
+                mine, theirs, keywords = compared[one.pair or one.name]
                 value = couples[one.name](mine, theirs, where=where, **keywords)
             metrics[one.name] = value
             total = total + hparams[one.weight] * value

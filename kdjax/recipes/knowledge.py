@@ -22,12 +22,14 @@ class Knowledge(NamedTuple):
 
     `name` among those of `Pairs`, or of a loss on logits. `loss`: `(student, teacher, *, where, ...) -> [B]`.
     `on_logits`: it is given logits, labels and temperature. `sees_the_batch`: an example's number depends on others.
+    `pair`: what it compares of `Pairs`, where that is not called as it is.
     """
 
     name: str
     loss: Callable[..., Array]
     on_logits: bool = False
     sees_the_batch: bool = False
+    pair: str = ""
 
     @property
     def weight(self) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdjax.losses.layer_maps import layer_map
+from kdjax.losses.layer_maps import layer_map, stages
 from kdjax.losses.terms import Term, arguments, bound, on_layers, parse
 from kdjax.types import BadInput
 
@@ -44,6 +44,11 @@ def test_a_layer_map_gives_every_feature_loss_its_pairs_and_relations_the_embedd
     ]
     fsp = on_layers(parse("feature.fsp"), [("a", "b"), ("c", "d")])
     assert [(t.student, t.teacher) for t in fsp] == [("a-c", "b-d")]
+    pairs = [("a", "b"), ("c", "d"), ("e", "e")]
+    (review,) = on_layers(parse("feature.review:3"), pairs, weights=(0.5,), shown=(["a_pre", "e"], ["b", "d_pre"]))
+    assert review == ("feature.review", 1.5, "a_pre-c-e", "b-d_pre-e")
+    hidden = on_layers(parse("feature.ofd,feature.hint"), pairs[:1], shown=(["a", "a_pre"], ["b_pre"]))
+    assert [(t.student, t.teacher) for t in hidden] == [("a_pre", "b_pre"), ("a", "b")]
     with pytest.raises(BadInput, match="names no layer"):
         on_layers(parse("feature.hint"), [])
     with pytest.raises(BadInput, match="layer_weights"):
@@ -77,6 +82,40 @@ def test_arguments_find_their_loss():
 )
 def test_layer_maps(text, pairs):
     assert layer_map(text, student=3, teacher=6) == tuple(pairs)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("every:2", ("every:2", ())),
+        ("1=2,2=4+embedding", ("1=2,2=4", ("embedding",))),
+        ("first+stage1_pre", ("first", ("stage1_pre",))),
+        ("stem+logits", ("", ("stem", "logits"))),
+    ],
+)
+def test_stages_stand_after_a_map(text, expected):
+    assert stages(text) == expected
+
+
+@pytest.mark.parametrize("text", ["embedding+every:2", "every:2+first", "every:2+", "a+a", "+a"])
+def test_refused_stages(text):
+    with pytest.raises(BadInput, match=r"layers=.*a map and after it names of stages"):
+        stages(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("feature.hint@a-b", "one layer on each side"),
+        ("feature.fsp@a", "two layers on each side"),
+        ("feature.fsp@a-b-c", "two layers on each side"),
+        ("feature.review@a-b=c", "as many on each side"),
+    ],
+)
+def test_how_many_layers_a_loss_compares_at_once(text, said):
+    with pytest.raises(BadInput, match=said):
+        parse(text)
+    assert parse("feature.review@a-b-c=d-e-f,feature.review@a,feature.fsp@a-b")[0].teacher == "d-e-f"
 
 
 @pytest.mark.parametrize(

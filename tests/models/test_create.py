@@ -69,7 +69,7 @@ class TestEveryModel:
         assert outputs.logits.dtype == jnp.float32
         assert state == {}
         stem = {"mlp": "hidden", "cnn": "block", "fast_cnn": "block"}[name]
-        assert set(outputs.features) == {f"{stem}1", f"{stem}2", "embedding"}
+        assert set(outputs.features) == {"embedding", *(f"{stem}{n}{end}" for n in (1, 2) for end in ("", "_pre"))}
         for number, width in enumerate(HIDDEN[name][:2], start=1):
             feature = np.asarray(outputs.features[f"{stem}{number}"])
             assert (feature.shape[0], feature.shape[-1]) == (5, width)
