@@ -166,7 +166,7 @@ def main(config: Config, workdir: Path) -> None:
             loss_fn=plan.recipe(answered.teacher),
             seed=seed,
             source=answered.source,
-            frozen=answered.frozen,
+            frozen=plan.frozen(answered.frozen, transfer),
         )
         begin, hparams = _knowledge.unchanged, plan.hparams
         if config.copy_layers:
@@ -196,6 +196,8 @@ def planned(config: Config, study: _train.Study, student: Model, teacher: Model,
         study.shape,
         steps=steps,
         wrapper=config.parallel,
+        examples=len(study.train),
+        batch_size=config.batch_size,
         **{name: getattr(config, name) for name in ("loss", "alpha", "temperature", "loss_args", "layers")},
         **{name: getattr(config, name) for name in ("layer_weights", "schedules")},
     )

@@ -43,7 +43,12 @@ class Term(NamedTuple):
     @property
     def sees_the_batch(self) -> bool:
         """Whether an example's number depends on the others, so that it must be given the global batch."""
-        return self.name.startswith("relation.") or self.name in _SEES_THE_BATCH
+        return self.name.startswith("relation.") or self.remembers or self.name in _SEES_THE_BATCH
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it has a memory in the train state."""
+        return combine.remembers(self.name)
 
 
 def parse(text: str) -> tuple[Term, ...]:
@@ -87,7 +92,7 @@ def parse(text: str) -> tuple[Term, ...]:
 def on_layers(
     terms: Sequence[Term], pairs: Sequence[tuple[str, str]], *, weights: Sequence[float] = (1.0,)
 ) -> tuple[Term, ...]:
-    """Give every feature loss without layers all pairs of a layer map, every relation loss the embeddings.
+    """Give every feature loss without layers all pairs of a layer map, every other one the embeddings.
 
     Args:
         terms: as parsed.
@@ -148,5 +153,5 @@ def arguments(text: str, terms: Sequence[Term]) -> dict[str, dict[str, float]]:
 
 
 def bound(terms: Sequence[Term], own: dict[str, dict[str, float]]) -> dict[str, Callable[..., object]]:
-    """The function of every term but the labels', by its label, hyper-parameters bound."""
+    """What `combine.resolve` gives for every term but the labels', by its label, hyper-parameters bound."""
     return {t.label: combine.resolve(t.name, **own.get(t.name, {})) for t in terms if t.name != LABELS}
