@@ -7,20 +7,24 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array
 
+from kdjax.data.source import Examples
 from kdjax.losses import combine, feature, response, terms
+from kdjax.losses.contrastive import Remembering
 from kdjax.losses.layer_maps import layer_map, stages
 from kdjax.models import connectors, factors
 from kdjax.recipes.distill import Teacher, distill
-from kdjax.recipes.knowledge import Knowledge, over_devices
+from kdjax.recipes.knowledge import Frozen, Knowledge, over_devices, with_memories
 from kdjax.training import parallel
+from kdjax.training.state import MEMORY
 from kdjax.types import BadInput, LossFn, Model, PyTree, TrainState
 
 HELP = f"what is learned from the teacher: {terms.SYNTAX}; NAME one of labels, {', '.join(combine.names())}"
 _FACTORS = "feature.ft"
-_ON_LAYERS = ("weight/feature.", "weight/relation.")
+_ON_LAYERS = ("weight/feature.", "weight/relation.", "weight/contrastive.")
 SCHEDULES = "NAME=warmup:FRACTION, NAME=linear:LAST or NAME=cosine:LAST, joined by commas"
 
 
@@ -29,7 +33,7 @@ class Plan(NamedTuple):
 
     `model`: what is trained, the student and its connectors; `own`: the student's variables of the trained ones;
     `recipe`: from a teacher to a `LossFn`; `hparams`: temperature and weights; `layers`: the pairs of numbered layers;
-    `compares_layers`: whether the teacher must be live.
+    `compares_layers`: whether the teacher must be live; `remembers`: the losses with a memory, by label.
     """
 
     model: Model
@@ -38,6 +42,12 @@ class Plan(NamedTuple):
     hparams: dict[str, float]
     layers: tuple[tuple[int, int], ...]
     compares_layers: bool
+    remembers: Mapping[str, Remembering]
+
+    def frozen(self, teacher: PyTree, source: Examples) -> PyTree:
+        """What the step reads: the teacher's variables, and what losses with a memory must know of the data set."""
+        facts = {name: one.about(source.labels()) for name, one in self.remembers.items() if one.about}
+        return Frozen(teacher, facts) if self.remembers else teacher
 
     def outputs(self, config: Any) -> Any:
         """The flags, with a teacher that runs in every step where its layers are compared."""
@@ -59,6 +69,8 @@ def plan(
     schedules: str = "",
     wrapper: str = "jit",
     second: bool = False,
+    examples: int | None = None,
+    batch_size: int = 2,
 ) -> Plan:
     """Read the flags and check them on shapes alone, so that nothing is refused after training began.
 
@@ -71,11 +83,13 @@ def plan(
         temperature: of every response loss.
         wrapper: `jit` or `pmap`.
         second: the plan is of the second of two stages, so that what learned in the first is held fast.
+        examples: of the data set, None where that is not known; a loss with a bank of them needs it.
+        batch_size: over all devices.
 
     Raises:
         BadInput: what cannot be used.
     """
-    image = jax.ShapeDtypeStruct((2, *shape["image_shape"]), jnp.float32)
+    image = jax.ShapeDtypeStruct((batch_size, *shape["image_shape"]), jnp.float32)
     like = {side: _variables(model) for side, model in (("student", student), ("teacher", teacher))}
     features = {
         side: list(jax.eval_shape(partial(_features, model), like[side], image))
@@ -108,34 +122,45 @@ def plan(
         raise BadInput(f"--loss={loss}: a weight above 1 leaves less than nothing to the labels; add labels:WEIGHT.")
     main: Any = response.kl if first is None else functions[first.label]
 
-    knowledge = [Knowledge(t.label, _complete(t.name, functions[t.label]), t.on_logits, t.sees_the_batch) for t in rest]
+    remembers = {t.label: functions[t.label](examples) for t in rest if t.remembers}
+    functions |= {label: one.step for label, one in remembers.items()}
+    knowledge = [
+        Knowledge(t.label, _complete(t.name, functions[t.label]), t.on_logits, t.sees_the_batch, remembers=t.remembers)
+        for t in rest
+    ]
     hparams |= {k.weight: 1.0 if t.weight is None else t.weight for k, t in zip(knowledge, rest, strict=True)}
-    links = {t.label: connectors.Link(t.student, t.teacher, _module(t.name, second)) for t in rest if not t.on_logits}
+    modules = {t.label: _module(t.name, second) for t in rest if not t.on_logits}
+    modules |= {label: connectors.Embed(one.dims) for label, one in remembers.items()}
+    links = {t.label: connectors.Link(t.student, t.teacher, modules[t.label]) for t in rest if not t.on_logits}
     if not second:
         # A paraphraser learns of the teacher's layer alone, whatever the student's share weighs.
         own_loss = [Knowledge(_paraphraser(t), _reconstruction, pair=t.label) for t in rest if t.name == _FACTORS]
         knowledge += own_loss
         hparams |= {k.weight: 1.0 for k in own_loss}
-    factors = _schedules(schedules, found, first, steps)
+    scheduled = _schedules(schedules, found, first, steps)
     model, pairs = student, None
     if links:
         model, pairs = connectors.connect(
             student, links, image_shape=shape["image_shape"], teacher=(teacher, like["teacher"])
         )
+    if remembers:
+        model = with_memories(model, {label: one.init for label, one in remembers.items()})
     recipe = partial(
         _recipe,
         apply=model.apply,
         loss=main,
         knowledge=knowledge,
         pairs=pairs,
-        schedules=factors,
+        schedules=scheduled,
     )
-    _try(recipe, model, hparams, teacher, like["teacher"], image)
+    facts = {label: one.about(np.arange(examples or 2)) for label, one in remembers.items() if one.about}
+    _try(recipe, model, hparams, teacher, like["teacher"], image, facts)
     axis_name = parallel.AXIS if wrapper == "pmap" else None
     if first is not None and first.sees_the_batch:
         main = over_devices(main, axis_name)
     recipe = partial(recipe, loss=main, axis_name=axis_name)
-    return Plan(model, connectors.without_adapter if links else lambda v: v, recipe, hparams, numbers, bool(links))
+    student_of = connectors.without_adapter if links else lambda v: v
+    return Plan(model, student_of, recipe, hparams, numbers, bool(links), remembers)
 
 
 def unchanged(state: TrainState) -> TrainState:
@@ -166,7 +191,8 @@ def after(
             params["adapter"] |= {name: fresh.params["adapter"][name] for name in held}
         if not taught:
             params["student"] = fresh.params["student"]
-            model_state |= {n: {**tree, "student": fresh.model_state[n]["student"]} for n, tree in model_state.items()}
+            own = {n: tree["student"] for n, tree in fresh.model_state.items() if n in model_state and n != MEMORY}
+            model_state |= {n: {**model_state[n], "student": tree} for n, tree in own.items()}
         return state.replace(params=params, model_state=model_state)
 
     return start
@@ -289,18 +315,25 @@ def _schedules(
 
 
 def _try(
-    recipe: Any, model: Model, weights: Mapping[str, float], teacher: Model, variables: PyTree, image: Any
+    recipe: Any,
+    model: Model,
+    weights: Mapping[str, float],
+    teacher: Model,
+    variables: PyTree,
+    image: Any,
+    facts: dict[str, PyTree],
 ) -> None:
     """One step on shapes alone."""
     params, state = jax.eval_shape(model.init, jax.random.key(0))
     hparams = {name: jnp.float32(value) for name, value in weights.items()}
-    column = jax.ShapeDtypeStruct((2,), jnp.int32)
-    rows = {"image": image, "label": column, "mask": column}
+    column = jax.ShapeDtypeStruct((len(image),), jnp.int32)
+    rows = {"image": image, "label": column, "mask": column, "index": column}
 
     def answer(frozen: PyTree, batch: Mapping[str, Any]) -> Any:
         return teacher.apply(frozen, batch["image"], train=False, key=None)[0]
 
     def step(params: PyTree, state: PyTree, frozen: PyTree, batch: Any) -> Array:
+        frozen = Frozen(frozen, facts) if facts else frozen
         whole = TrainState(jnp.int32(0), params, state, (), jax.random.key(0), hparams, frozen)
         return recipe(answer)(params, whole, batch, jax.random.key(0))[0]
 

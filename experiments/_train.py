@@ -227,7 +227,7 @@ def train(
     steps = -(-places // config.batch_size)
     tx = optimizer_of(config, steps=steps * epochs)
     state = begin(create_state(model, tx, jax.random.key(seed), hparams=hparams))
-    state = parallel.replicate(state.replace(frozen=frozen), mesh)
+    state = parallel.place(state.replace(frozen=frozen), mesh, config.parallel)
 
     resident = (
         isinstance(source, Source) and sum(a.nbytes for a in source.arrays.values()) <= config.device_data_gb * 1e9

@@ -168,7 +168,8 @@ def main(config: Config, workdir: Path) -> None:
             examples_per_epoch=len(transfer),
         )
         answered = _answers.answered(plan.outputs(config), study, teacher, answers, transfer, workdir, number)
-        taught = partial(train, seed=seed, source=answered.source, frozen=answered.frozen)
+        frozen = plan.frozen(answered.frozen, transfer)
+        taught = partial(train, seed=seed, source=answered.source, frozen=frozen)
         begin, hparams = _knowledge.unchanged, plan.hparams
         if config.copy_layers:
             begin, copied = _knowledge.copies(plan, answers)
@@ -203,6 +204,8 @@ def planned(
         steps=steps,
         wrapper=config.parallel,
         second=second,
+        examples=len(study.train),
+        batch_size=config.batch_size,
         **{name: getattr(config, name) for name in ("loss", "alpha", "temperature", "loss_args", "layers")},
         **{name: getattr(config, name) for name in ("layer_weights", "schedules")},
     )

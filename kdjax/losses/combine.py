@@ -5,10 +5,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from kdjax.losses import feature, relation, response
+from kdjax.losses import contrastive, feature, relation, response
 from kdjax.types import BadInput, nearest
 
-_FAMILIES = (response, feature, relation)
+_FAMILIES = (response, feature, relation, contrastive)
 _GIVEN_BY_THE_CALLER = ("student", "teacher", "labels", "temperature", "where")
 
 
@@ -50,7 +50,7 @@ def resolve(name: str, /, **hyper: Any) -> Callable[..., Any]:
         **hyper: the loss's own keywords, such as `alpha`; `labels`, `temperature`, `where` belong to each call.
 
     Returns:
-        A `Loss`.
+        A `Loss`; of those with a memory, the family contrastive, `examples -> contrastive.Remembering`.
 
     Raises:
         BadInput: a name or a keyword that does not exist; the message lists those that do.
@@ -61,11 +61,19 @@ def resolve(name: str, /, **hyper: Any) -> Callable[..., Any]:
     losses = _losses()
     if name not in losses:
         raise BadInput(f"loss name {name!r}: expected one of {', '.join(losses)}{nearest(name, losses)}")
-    accepted = [p for p in inspect.signature(losses[name]).parameters if p not in _GIVEN_BY_THE_CALLER]
+    function, given = losses[name], _GIVEN_BY_THE_CALLER
+    if remembers(name):
+        function, given = getattr(contrastive, f"remember_{name.partition('.')[2]}"), ("examples",)
+    accepted = [p for p in inspect.signature(function).parameters if p not in given]
     for key, value in hyper.items():
-        if key in _GIVEN_BY_THE_CALLER:
+        if key in given:
             raise BadInput(f"{key}={value!r}: {name} takes it at each call; it cannot be bound")
         if key not in accepted:
             wanted = f"expected one of {', '.join(accepted)}" if accepted else "it has no keywords of its own"
             raise BadInput(f"{key}={value!r}: not a keyword of {name}; {wanted}{nearest(key, accepted)}")
-    return functools.partial(losses[name], **hyper)
+    return functools.partial(function, **hyper)
+
+
+def remembers(name: str) -> bool:
+    """Whether a loss has a memory, so that `resolve` gives no `Loss` but what makes one."""
+    return name.startswith("contrastive.")

@@ -16,10 +16,14 @@ A memory is a pytree of the train state: it is saved with it, and no gradient en
     memory = update_memory(memory, s, t, i, where=where)
 
 and with a queue the loss, then `push`. All of it is a function of the global batch: under pmap, gather first.
+
+A flag's `contrastive.NAME` is the loss `NAME` here, and `remember_NAME(examples, ...)` says how a train step keeps its
+memory: a loss with another memory is those two functions, and nothing elsewhere.
 """
 
 import math
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +32,7 @@ from jaxtyping import Array, Float, Int, Integer
 
 from kdjax.losses import _logits, _maps
 from kdjax.losses._rows import Mask, Scalar, blank, check_shapes, clean, pair, require_fraction, require_positive
-from kdjax.types import BadInput
+from kdjax.types import BadInput, PyTree
 
 Embeddings: TypeAlias = Float[Array, "batch dims"]
 Index: TypeAlias = Int[Array, " batch"]
@@ -65,6 +69,21 @@ class Queue(NamedTuple):
     filled: Array
 
 
+class Remembering(NamedTuple):
+    """A loss and its memory as a train step uses them.
+
+    `dims`: the width of the embeddings that it wants. `init(key) -> memory`. `step(student, teacher, *, memory, facts,
+    key, index, where) -> ([batch], memory)`: `index [batch]`, the examples' places in the data set; `key`, the same on
+    every device. `about(labels [examples]) -> facts`: what a step must know of the data set, found once on the host;
+    None where that is nothing: then nobody asks for the labels.
+    """
+
+    dims: int
+    init: Callable[[Array], PyTree]
+    step: Callable[..., tuple[PerExample, PyTree]]
+    about: Callable[[np.ndarray], PyTree] | None = None
+
+
 def init_memory(key: Array, examples: int, dims: int) -> Memory:
     """A bank of random embeddings, uniform on ±√(3/dims) so that the mean square length is 1; Z not set.
 
@@ -97,10 +116,9 @@ def crd(
     exp(x·m_j / T) / Z, a side's loss is -log(P_i / (P_i + K/N + ε)) - Σ_j log((K/N) / (P_j + K/N + ε)), ε = 1e-7.
     Where the memory has no Z yet, it is what `set_normalisers` would set.
 
-    The scores of a bank of up to 8·K examples are columns of one product with all of it; those of a larger one are
-    gathered, 64 negatives at a time, and again for the gradient. So memory is a small multiple of batch·K beside the
-    bank's. On two busy CPU cores at batch 64, K = 16,384 and 128 dims, with the gradient, the product took half the
-    time of gathering for 50,000 examples, twice for 200,000.
+    The scores of a bank of up to 8·K examples are one product with all of it, each counted as often as it was drawn,
+    so that nothing is gathered and a bank split over devices stays where it lies; those of a larger one are gathered,
+    64 negatives at a time, and again for the gradient. So memory is a small multiple of batch·K beside the bank's.
 
     Args:
         student, teacher: `[batch, dims]`. where: rows to keep.
@@ -119,13 +137,22 @@ def crd(
 
     Reference: Tian, Krishnan, Isola, "Contrastive Representation Distillation", ICLR 2020.
     """
-    scores = _both_scores(student, teacher, memory, index, negatives, temperature, where)
+    sides = _both_scores(student, teacher, memory, index, negatives, temperature, where)
     examples, count = len(memory.student), negatives.shape[1]
     noise = math.log(count / examples + _CRD_EPS)
-    total = jnp.zeros(len(student), scores[0].dtype)
-    for score, z in zip(scores, jax.lax.stop_gradient(memory[2:]), strict=True):
-        log_p = score - jnp.where(z > 0, jnp.log(jnp.where(z > 0, z, 1)), _log_z(score, examples, where))
-        total += jax.nn.softplus(noise - log_p[:, 0]) + jax.nn.softplus(log_p[:, 1:] - noise).sum(1)
+
+    def known(z: Array, scores: _Scores) -> Array:
+        return jnp.log(z).astype(scores.own.dtype)
+
+    def measured(_: Array, scores: _Scores) -> Array:
+        return _log_z(scores, examples, where)
+
+    total = jnp.zeros(len(student), sides[0].own.dtype)
+    for scores, z in zip(sides, jax.lax.stop_gradient(memory[2:]), strict=True):
+        own, others, times = scores
+        log_z = jax.lax.cond(z > 0, known, measured, z, jax.lax.stop_gradient(scores))
+        total += jax.nn.softplus(noise + log_z - own)
+        total += (times * jax.nn.softplus(others - (log_z + noise))).sum(1)
     return blank(total + 2 * count * math.log1p(_CRD_EPS * examples / count), where)
 
 
@@ -151,9 +178,9 @@ def set_normalisers(
     """
 
     def measured() -> tuple[Array, Array]:
-        scores = _both_scores(student, teacher, memory, index, negatives, temperature, where)
+        sides = _both_scores(student, teacher, memory, index, negatives, temperature, where)
         anything = jnp.any(_maps.kept(student, where))
-        first, second = (jnp.where(anything, jnp.exp(_log_z(s, len(memory.student), where)), 0) for s in scores)
+        first, second = (jnp.where(anything, jnp.exp(_log_z(s, len(memory.student), where)), 0) for s in sides)
         return first.astype(memory.z_student.dtype), second.astype(memory.z_teacher.dtype)
 
     def known() -> tuple[Array, Array]:
@@ -311,6 +338,83 @@ def push(queue: Queue, embeddings: Embeddings, *, where: Mask = None) -> Queue:
     return Queue(keys, (queue.head + keep.sum()) % slots, jnp.minimum(queue.filled + keep.sum(), slots))
 
 
+def remember_crd(
+    examples: int | None,
+    *,
+    dims: float = 128,
+    negatives: float | None = None,
+    temperature: Scalar = 0.07,
+    momentum: Scalar = 0.5,
+) -> Remembering:
+    """CRD as a train step uses it: new negatives of other classes in every step, a bank of every example.
+
+    Args:
+        examples: of the data set.
+        dims: width of the embeddings, a whole number.
+        negatives: K, a whole number up to `examples` - 1; None is 16,384, or all that there are where they are fewer.
+        temperature, momentum: as for `crd` and `update_memory`.
+
+    Raises: BadInput: a number that is not whole or out of range, or a data set whose size is not known.
+    """
+    if examples is None or examples < 2:
+        raise BadInput(
+            f"examples={examples}: contrastive.crd has a bank of every example; expected their number, from 2"
+        )
+    negatives = min(16384, examples - 1) if negatives is None else negatives
+    count = _whole("contrastive.crd: negatives", negatives, examples - 1)
+    width = _whole("contrastive.crd: dims", dims)
+
+    def step(
+        student: Array,
+        teacher: Array,
+        *,
+        memory: Memory,
+        facts: Blocks | None,
+        key: Array,
+        index: Array | None,
+        where: Mask = None,
+    ) -> tuple[Array, Memory]:
+        if index is None or facts is None:
+            raise BadInput(f"index={index}, facts={facts}: contrastive.crd needs the examples' places and class_blocks")
+        drawn = draw_negatives(key, index, blocks=facts, count=count)
+        rows: dict[str, Any] = dict(index=index, negatives=drawn, temperature=temperature, where=where)
+        memory = set_normalisers(memory, student, teacher, **rows)
+        loss = crd(student, teacher, memory=memory, **rows)
+        return loss, update_memory(memory, student, teacher, index, momentum=momentum, where=where)
+
+    return Remembering(width, lambda key: init_memory(key, examples, width), step, class_blocks)
+
+
+def remember_queue(
+    examples: int | None, *, dims: float = 128, slots: float | None = None, temperature: Scalar = 0.07
+) -> Remembering:
+    """InfoNCE as a train step uses it: against a queue of the teacher's embeddings, which then join it.
+
+    Args:
+        examples: of the data set, or None.
+        dims: width of the embeddings, a whole number.
+        slots: of the queue, a whole number from the batch size up; None is 16,384, or half of `examples` where that is
+            less, so that few examples meet their own embedding of the epoch before.
+        temperature: as for `queue`.
+
+    Raises: BadInput: a number that is not whole or out of range.
+    """
+    slots = min(16384, (examples or math.inf) // 2) if slots is None else slots
+    held, width = _whole("contrastive.queue: slots", slots), _whole("contrastive.queue: dims", dims)
+
+    def step(student: Array, teacher: Array, *, memory: Queue, where: Mask = None, **_: Any) -> tuple[Array, Queue]:
+        loss = queue(student, teacher, queue=memory, temperature=temperature, where=where)
+        return loss, push(memory, teacher, where=where)
+
+    return Remembering(width, lambda key: init_queue(held, width), step)
+
+
+def _whole(name: str, value: float, most: float = math.inf) -> int:
+    if value != round(value) or not 1 <= value <= most:
+        raise BadInput(f"{name}={value:g}: expected a whole number from 1" + (f" to {most}" if most < math.inf else ""))
+    return int(value)
+
+
 def _unit(x: Array) -> Array:
     # Divided by its largest entry first: squares of entries beyond 1e19, or below 1e-19, are no float32. Length 1 does
     # not depend on that entry, so its gradient is not missed.
@@ -334,10 +438,21 @@ def _check(student: Array, teacher: Array, memory: Memory, index: Array, where: 
         )
 
 
-def _log_z(score: Array, examples: int, where: Mask) -> Array:
-    keep = _maps.kept(score, where)[:, None]
-    mean = jax.nn.logsumexp(score, where=keep) - jnp.log(jnp.maximum(keep.sum(), 1) * score.shape[1])
-    return jax.lax.stop_gradient(math.log(examples) + jnp.where(keep.any(), mean, 0).astype(score.dtype))
+class _Scores(NamedTuple):
+    """x·m / T: with its own place `[batch]`, with others `[batch, n]`, and how often each of those was drawn."""
+
+    own: Array
+    others: Array
+    times: Array
+
+
+def _log_z(scores: _Scores, examples: int, where: Mask) -> Array:
+    keep = _maps.kept(scores.own, where)[:, None]
+    every = jnp.concatenate([scores.own[:, None], scores.others], 1)
+    times = jnp.concatenate([jnp.ones_like(scores.own[:, None]), scores.times], 1) * keep
+    # A row left out holds nothing that is not finite, so a weight of 0 is enough.
+    mean = jax.nn.logsumexp(every, b=times) - jnp.log(times.sum())
+    return jax.lax.stop_gradient(math.log(examples) + jnp.where(keep.any(), mean, 0))
 
 
 def _both_scores(
@@ -348,29 +463,34 @@ def _both_scores(
     negatives: Array,
     temperature: Scalar,
     where: Mask,
-) -> tuple[Array, Array]:
-    """x·m / T of the student's embeddings with the teacher's bank and of the teacher's with the student's."""
+) -> tuple[_Scores, _Scores]:
+    """Those of the student's embeddings with the teacher's bank and of the teacher's with the student's."""
     require_positive("temperature", temperature)
     _check(student, teacher, memory, index, where)
     if negatives.ndim != 2 or len(negatives) != len(student) or not negatives.shape[1]:
         raise BadInput(
             f"student has shape {student.shape} and negatives {negatives.shape}: expected [batch, 1 or more]"
         )
-    places = blank(jnp.concatenate([index[:, None], negatives.astype(index.dtype)], 1), where)
-    sides = (student, memory.teacher), (teacher, memory.student)
-    first, second = (_scores(_unit(clean(x, where)), jax.lax.stop_gradient(bank), places) for x, bank in sides)
-    return first / temperature, second / temperature
+    index, negatives = blank(index, where), blank(negatives, where)
+    whole = len(memory.student) <= _PRODUCT_UP_TO * negatives.shape[1]
+    x, y = _unit(clean(student, where)), _unit(clean(teacher, where))
+    if whole:
+        times = jnp.zeros((len(x), len(memory.student)), x.dtype)
+        times = times.at[jnp.arange(len(x))[:, None], negatives].add(1, mode="drop")
+    else:
+        times = jnp.ones((1, 1), x.dtype)
 
+    def scores(x: Array, bank: Array) -> _Scores:
+        bank = jax.lax.stop_gradient(bank).astype(x.dtype)
 
-def _scores(x: Array, bank: Array, places: Array) -> Array:
-    """Inner products of each row with its own places of the bank, `[batch, 1 + K]`."""
-    bank = bank.astype(x.dtype)
-    if len(bank) <= _PRODUCT_UP_TO * places.shape[1]:
-        scores = jnp.matmul(x, bank.T, precision=_maps.EXACT)
-        return jnp.take_along_axis(scores, places, axis=1, mode="fill")
+        def at(place: Array) -> Array:
+            found = bank.at[place].get(mode="fill", fill_value=jnp.nan)
+            return jnp.einsum("bd,bd->b", found, x, precision=_maps.EXACT)
 
-    def column(place: Array) -> Array:
-        found = bank.at[place].get(mode="fill", fill_value=jnp.nan)
-        return jnp.einsum("bd,bd->b", found, x, precision=_maps.EXACT)
+        if whole:
+            others = jnp.matmul(x, bank.T, precision=_maps.EXACT)
+        else:
+            others = jax.lax.map(jax.checkpoint(at), negatives.T, batch_size=_GATHERED_AT_ONCE).T
+        return _Scores(at(index) / temperature, others / temperature, jnp.broadcast_to(times, others.shape))
 
-    return jax.lax.map(jax.checkpoint(column), places.T, batch_size=_GATHERED_AT_ONCE).T
+    return scores(x, memory.teacher), scores(y, memory.student)

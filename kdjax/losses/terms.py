@@ -46,7 +46,12 @@ class Term(NamedTuple):
     @property
     def sees_the_batch(self) -> bool:
         """Whether an example's number depends on the others, so that it must be given the global batch."""
-        return self.name.startswith("relation.") or self.name in _SEES_THE_BATCH
+        return self.name.startswith("relation.") or self.remembers or self.name in _SEES_THE_BATCH
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it has a memory in the train state."""
+        return combine.remembers(self.name)
 
 
 def parse(text: str) -> tuple[Term, ...]:
@@ -101,7 +106,7 @@ def on_layers(
     weights: Sequence[float] = (1.0,),
     shown: tuple[Collection[str], Collection[str]] = ((), ()),
 ) -> tuple[Term, ...]:
-    """Give every feature loss without layers all pairs of a layer map, every relation loss the embeddings.
+    """Give every feature loss without layers all pairs of a layer map, every other one the embeddings.
 
     Of n pairs most losses become n terms, `feature.fsp` n - 1 of two pairs each, `feature.review` one of all. Losses
     whose papers look before the ReLU (AB, OFD, knowledge review) are given `NAME_pre` where a network shows it.
@@ -177,5 +182,5 @@ def arguments(text: str, terms: Sequence[Term]) -> dict[str, dict[str, float]]:
 
 
 def bound(terms: Sequence[Term], own: dict[str, dict[str, float]]) -> dict[str, Callable[..., object]]:
-    """The function of every term but the labels', by its label, hyper-parameters bound."""
+    """What `combine.resolve` gives for every term but the labels', by its label, hyper-parameters bound."""
     return {t.label: combine.resolve(t.name, **own.get(t.name, {})) for t in terms if t.name != LABELS}

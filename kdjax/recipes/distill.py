@@ -8,8 +8,9 @@ from jaxtyping import Array
 
 from kdjax.losses import response, top_k
 from kdjax.losses.ensemble import Ensemble, Vote
-from kdjax.recipes.knowledge import Knowledge, Pairs, hyper, over_devices
+from kdjax.recipes.knowledge import Frozen, Knowledge, Pairs, hyper, over_devices, recall
 from kdjax.recipes.supervised import Augment, augmented, correct, known
+from kdjax.training.state import MEMORY, variables
 from kdjax.types import ApplyFn, BadInput, Batch, Loss, LossFn, Metrics, Outputs, PyTree, TrainState
 
 Teacher = Callable[[PyTree, Batch], Outputs]
@@ -67,7 +68,8 @@ def distill(
         + sum_i weight_i * knowledge_i(student's layer, teacher's layer)
 
     per example; an example whose label is -1 has no second term. `alpha`, `temperature`, `label_weight` (1 - alpha
-    where it is not given) and `weight/NAME` are read from `state.hparams`, so they are traced.
+    where it is not given) and `weight/NAME` are read from `state.hparams`, so they are traced. Losses that remember
+    find their memories in `state.model_state`, and what they must know of the data set in `state.frozen`.
 
     Args:
         student: the model in training; with `pairs`, the model that `models.connectors.connect` made.
@@ -102,10 +104,10 @@ def distill(
 
     def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
         batch, key = augmented(batch, key, augment, run_key=state.key)
-        said = teacher(state.frozen, batch)
+        said = teacher(state.frozen.teacher if isinstance(state.frozen, Frozen) else state.frozen, batch)
         answers = said.logits
-        variables = {"params": params, **state.model_state}
-        outputs, model_state = student(variables, jnp.asarray(batch["image"]), train=True, key=key)
+        held = variables(state.replace(params=params))
+        outputs, model_state = student(held, jnp.asarray(batch["image"]), train=True, key=key)
         logits, label = outputs.logits, jnp.asarray(batch["label"])
         hparams, where = hyper(state, schedules or {}), jnp.asarray(batch["mask"]) > 0
         temperature, alpha = hparams["temperature"], hparams["alpha"]
@@ -129,9 +131,9 @@ def distill(
         }
         soft = soft if weight is None else weight * soft
         total = alpha * soft + hparams.get("label_weight", 1 - alpha) * hard
-        compared = {}
+        compared, memories = {}, {}
         if on_layers and pairs is not None:
-            compared, adapted = pairs(variables, outputs, Outputs(target, seen), train=True)
+            compared, adapted = pairs(held, outputs, Outputs(target, seen), train=True)
             # Connectors' states lie beside the student's; those that have none, and other collections, stay.
             model_state = {
                 name: {**tree, "adapter": {**tree["adapter"], **adapted.get(name, {})}}
@@ -140,11 +142,16 @@ def distill(
         for one in knowledge:
             if one.on_logits:
                 value = couples[one.name](logits, target, labels=label, temperature=temperature, where=where)
+            elif one.remembers:
+                mine, theirs, keywords = compared[one.name]
+                recalled = recall(one.name, state, batch)
+                value, memories[one.name] = couples[one.name](mine, theirs, where=where, **keywords, **recalled)
             else:
                 mine, theirs, keywords = compared[one.pair or one.name]
                 value = couples[one.name](mine, theirs, where=where, **keywords)
             metrics[one.name] = value
             total = total + hparams[one.weight] * value
+        model_state = {**model_state, MEMORY: memories} if memories else model_state
         return total, (model_state, metrics)
 
     return loss_fn

@@ -1,5 +1,6 @@
 """What a student may learn from a teacher besides its answers: features, relations, contrasts."""
 
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -7,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.types import PyTree, TrainState
+from kdjax.training.state import MEMORY
+from kdjax.types import Batch, Model, PyTree, TrainState
 
 Pairs = Callable[..., tuple[dict[str, tuple[Any, Any, dict[str, Any]]], PyTree]]
 """`(variables, student's outputs, teacher's outputs, train=...) -> ({name: (student, teacher, keywords)}, state)`: what
@@ -23,18 +25,53 @@ class Knowledge(NamedTuple):
     `name` among those of `Pairs`, or of a loss on logits. `loss`: `(student, teacher, *, where, ...) -> [B]`.
     `on_logits`: it is given logits, labels and temperature. `sees_the_batch`: an example's number depends on others.
     `pair`: what it compares of `Pairs`, where that is not called as it is.
+    `remembers`: the loss is the `step` of a `losses.contrastive.Remembering`, and returns its new memory as well.
     """
 
     name: str
-    loss: Callable[..., Array]
+    loss: Callable[..., Any]
     on_logits: bool = False
     sees_the_batch: bool = False
     pair: str = ""
+    remembers: bool = False
 
     @property
     def weight(self) -> str:
         """The hyper-parameter that weighs it."""
         return f"weight/{self.name}"
+
+
+class Frozen(NamedTuple):
+    """`TrainState.frozen` where a loss remembers: the teacher's, and by loss what it must know of the data set."""
+
+    teacher: PyTree
+    facts: dict[str, PyTree]
+
+
+def with_memories(model: Model, memories: Mapping[str, Callable[[Array], PyTree]]) -> Model:
+    """A model whose initial state has also the memories of losses, by name: `model_state["memory"][name]`."""
+
+    def init(key: Array) -> tuple[PyTree, PyTree]:
+        params, state = model.init(key)
+        return params, {**state, MEMORY: {name: begin(_own(key, name)) for name, begin in memories.items()}}
+
+    return Model(init, model.apply)
+
+
+def recall(name: str, state: TrainState, batch: Batch) -> dict[str, Any]:
+    """What a loss that remembers is given in a step besides the embeddings."""
+    return {
+        "memory": state.model_state[MEMORY][name],
+        "facts": state.frozen.facts.get(name) if isinstance(state.frozen, Frozen) else None,
+        # Not the recipe's key: under pmap that one differs from device to device.
+        "key": _own(jax.random.fold_in(state.key, state.step), name),
+        "index": jnp.asarray(batch["index"]) if "index" in batch else None,
+    }
+
+
+def _own(key: Array, name: str) -> Array:
+    # By name and not by number: one more loss then changes no other's draws.
+    return jax.random.fold_in(key, zlib.crc32(f"{MEMORY}/{name}".encode()))
 
 
 def hyper(state: TrainState, schedules: Mapping[str, Callable[[Array], Array]]) -> dict[str, Array]:
@@ -45,21 +82,23 @@ def hyper(state: TrainState, schedules: Mapping[str, Callable[[Array], Array]]) 
     }
 
 
-def over_devices(loss: Callable[..., Array], axis_name: str | None) -> Callable[..., Array]:
-    """A loss that sees the batches of all devices of a named axis, and returns this device's rows.
+def over_devices(loss: Callable[..., Any], axis_name: str | None) -> Callable[..., Any]:
+    """A loss that sees the batches of all devices of a named axis, and returns this device's rows (and its memory).
 
     Without a name the loss as it is: what it is given is the global batch already.
     """
     if axis_name is None:
         return loss
 
-    def gathered(student: PyTree, teacher: PyTree, **keywords: Any) -> Array:
+    def gathered(student: PyTree, teacher: PyTree, **keywords: Any) -> Any:
         rows = len(jax.tree.leaves(student)[0])
         by_row = {name: value for name, value in keywords.items() if name in _BY_ROW}
         student, teacher, by_row = jax.tree.map(
             lambda x: jax.lax.all_gather(x, axis_name, tiled=True), (student, teacher, by_row)
         )
-        values = loss(student, teacher, **{**keywords, **by_row})
-        return jax.lax.dynamic_slice_in_dim(values, jax.lax.axis_index(axis_name) * rows, rows)
+        found = loss(student, teacher, **{**keywords, **by_row})
+        values, *memory = found if isinstance(found, tuple) else (found,)
+        mine = jax.lax.dynamic_slice_in_dim(values, jax.lax.axis_index(axis_name) * rows, rows)
+        return (mine, *memory) if memory else mine
 
     return gathered

@@ -8,7 +8,9 @@ Both take and return the same values, and agree on the same global batch. Where 
 - BatchNorm, which counts padded rows too: under jit its statistics are those of the global batch; under pmap each
   device normalises with its own part unless the module is given `axis_name="data"`, and running averages are averaged;
 - losses that couple examples (relations, DIST) see the global batch under jit; under pmap they do so where the recipe
-  is told the axis (`axis_name`), as the experiments tell it: then each device computes all rows and keeps its own.
+  is told the axis (`axis_name`), as the experiments tell it: then each device computes all rows and keeps its own;
+- memories of losses (a bank of every example, a queue) have the same values. Under jit each device holds its part of
+  their rows, where the number of devices divides these (`place`); under pmap every device holds all of them.
 
 JAX keeps pmap in maintenance, built on jit and shard_map; it is here for those who ask for it, and can be deleted
 without touching a recipe.
@@ -22,7 +24,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kdjax.training.state import separate, unite
+from kdjax.training.state import MEMORY, separate, unite
 from kdjax.training.step import Rows, Run, Sums
 from kdjax.types import AnyArray, BadInput, PyTree, TrainState
 
@@ -46,17 +48,42 @@ def shard(tree: PyTree, mesh: Mesh, *, axis: int = 0) -> PyTree:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS)))
 
 
+def place(state: TrainState, mesh: Mesh, wrapper: str = "jit") -> TrainState:
+    """Put a state on the mesh as the step under that wrapper holds it. The copies are new, as those of `replicate`."""
+    layout = _layout(state, mesh) if wrapper == "jit" else NamedSharding(mesh, PartitionSpec())
+    return jax.device_put(state, layout, may_alias=False)
+
+
+def _layout(state: TrainState, mesh: Mesh) -> PyTree:
+    """How a state lies under jit: whole on every device, but memories split by rows where the devices divide these."""
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
+    if MEMORY not in state.model_state:
+        return whole
+    memory = jax.tree.map(lambda x: split if x.ndim and len(x) % mesh.size == 0 else whole, state.model_state[MEMORY])
+    model_state = {**dict.fromkeys(state.model_state, whole), MEMORY: memory}
+    return TrainState(whole, whole, model_state, whole, whole, whole, whole)  # pyright: ignore[reportArgumentType]
+
+
 def jit_step(run: Run, mesh: Mesh, *, batch_axis: int = 0) -> Run:
-    """Data-parallel by sharding: the state on every device, rows split along `batch_axis`. The state is donated."""
+    """Data-parallel by sharding: the state as `place` puts it, rows split along `batch_axis`. The state is donated."""
     whole = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, AXIS))
 
-    @partial(jax.jit, donate_argnums=0, in_shardings=(whole, whole, whole, split), out_shardings=whole)
-    def compiled(state: TrainState, frozen: PyTree, data: Any, rows: Any) -> tuple[TrainState, Sums]:
+    def body(state: TrainState, frozen: PyTree, data: Any, rows: Any) -> tuple[TrainState, Sums]:
         new, metrics = run(state.replace(frozen=frozen), data, rows)
         return new.replace(frozen=None), metrics
 
-    return _keep_frozen(compiled, prepare=lambda rows: rows)
+    compiled: Callable[..., Any] | None = None
+
+    def call(state: TrainState, frozen: PyTree, data: Any, rows: Any) -> tuple[TrainState, Sums]:
+        nonlocal compiled
+        if compiled is None:  # the first state shows which memories there are
+            layout = _layout(state, mesh)
+            inputs, outputs = (layout, whole, whole, split), (layout, whole)
+            compiled = jax.jit(body, donate_argnums=0, in_shardings=inputs, out_shardings=outputs)
+        return compiled(state, frozen, data, rows)
+
+    return _keep_frozen(call, prepare=lambda rows: rows)
 
 
 def pmap_step(run: Run, devices: Sequence[Device] | None = None, *, batch_axis: int = 0) -> Run:

@@ -9,6 +9,10 @@ from jaxtyping import Array
 
 from kdjax.types import Model, PyTree, TrainState
 
+MEMORY = "memory"
+"""The collection of `model_state` that losses remember examples in. No model reads it, and it is made from the global
+batch: it is the same on all devices without averaging, and may lie split over them (`training.parallel`)."""
+
 
 def create_state(
     model: Model,
@@ -44,8 +48,8 @@ def create_state(
 
 
 def variables(state: TrainState) -> PyTree:
-    """The state's `{"params": ..., **model_state}`, as an `ApplyFn` takes them."""
-    return {"params": state.params, **state.model_state}
+    """The state's `{"params": ..., **model_state}` without memories, as an `ApplyFn` takes them."""
+    return {"params": state.params, **{name: tree for name, tree in state.model_state.items() if name != MEMORY}}
 
 
 def separate(states: TrainState) -> tuple[dict[str, PyTree], tuple[Array, PyTree]]:

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array
 
 from kdjax.training.metrics import Sums, reduce
+from kdjax.training.state import MEMORY
 from kdjax.types import AnyArray, ApplyFn, Batch, LossFn, Metrics, PyTree, TrainState
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
@@ -44,7 +45,8 @@ def train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, axis_name: 
         (_, (model_state, per_example)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         grads = everywhere(grads)
         if axis_name:
-            model_state = jax.lax.pmean(model_state, axis_name)
+            averaged = {name: tree for name, tree in model_state.items() if name != MEMORY}
+            model_state = {**model_state, **jax.lax.pmean(averaged, axis_name)}
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         rate = state.hparams["learning_rate"]
         updates = jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates)
