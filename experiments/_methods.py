@@ -5,12 +5,15 @@ Weights are those of CIFAR-100's common protocol (Tian, Krishnan, Isola, Contras
 tuned on one pair of networks, so `compare_methods` multiplies them by factors chosen on validation data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from experiments import _knowledge
+from experiments import _knowledge, _networks, _train
+from kdjax.config import field
 from kdjax.losses import combine
+from kdjax.models import create as models
 from kdjax.recipes.distill import live
 from kdjax.types import BadInput, LossFn, Model, nearest
 
@@ -33,9 +36,9 @@ class Method(NamedTuple):
     schedules: str = ""
     first: float = 0.0
 
-    def text(self, factor: float = 1.0) -> str:
-        """The losses as `--loss` takes them, weights multiplied by a factor."""
-        weighed = [f"{name}:{weight * factor:.9g}" for name, weight in self.losses.items()]
+    def text(self) -> str:
+        """The losses as `--loss` takes them."""
+        weighed = [f"{name}:{weight:g}" for name, weight in self.losses.items()]
         return ",".join([f"labels:{self.labels:g}", *weighed])
 
     def map(self, pairs: Sequence[tuple[int, int]]) -> str:
@@ -68,8 +71,8 @@ METHODS: dict[str, Method] = {
     "VID": Method({"feature.vid": 1.0}, layers=ALL),
     "OFD": Method({"feature.ofd": 1e-3}, layers=ALL),
     "ReviewKD": Method({"feature.review": 1.0}, layers=ALL, schedules=f"feature.review=warmup:{_WARM:.4f}"),
-    "AB": Method({"feature.ab": 1.0}, layers=ALL, first=1 / 8),
-    "FT": Method({"feature.ft": 200.0}, layers=LAST),
+    "AB": Method({"feature.ab": 3e-3}, layers=ALL, first=1 / 8),
+    "FT": Method({"feature.ft": 200.0}, layers=LAST, first=1 / 8),
     "PKD": Method({"feature.pkd": 10.0}, layers=ALL),
     "cosine": Method({"feature.cosine": 1.0}, layers=ALL),
     "RKD": Method({"relation.rkd_distance": 25.0, "relation.rkd_angle": 50.0}),
@@ -77,6 +80,9 @@ METHODS: dict[str, Method] = {
     "PKT": Method({"relation.pkt": 30000.0}),
     "CC, kernel": Method({"relation.cc_kernel": 0.02}),
     "CC, neighbours": Method({"relation.cc_neighbours": 0.02}),
+    "CRD": Method({"contrastive.crd": 0.8}),
+    "CRD with KD": Method({"response.kl": 1.0, "contrastive.crd": 0.8}),
+    "contrast with a queue": Method({"contrastive.queue": 0.8}),
 }
 """By the names that tables print."""
 
@@ -118,62 +124,92 @@ def named(text: str) -> dict[str, Method]:
     return found
 
 
-class Arm(NamedTuple):
-    """One method on one pair of networks: `plan` and `recipe` serve every factor, whose weights are `hparams`.
+@dataclass(frozen=True)
+class Flags(_train.Common):
+    """The flags of what tries methods on one pair of networks."""
 
-    `epochs` of the stage that compares layers alone, 0 for none, and of the one that follows.
-    """
+    methods: str = field("all", f"all that fit the networks, or some of: {NAMES}", smoke="kd,ab")
+    teacher_model: str = field("cnn", "teacher's network", choices=models.all_names())
+    teacher_hidden: tuple[int, ...] = field((32, 64, 64), "teacher's widths or channels", low=1, smoke=(6, 6, 6))
+    student_model: str = field("cnn", "student's network", choices=models.all_names())
+    student_hidden: tuple[int, ...] = field((8, 16, 16), "student's widths or channels", low=1, smoke=(4, 4, 4))
+    standardize: bool = field(False, _networks.STANDARDIZE)
+    layers: str = field("every:1", "the layer map that methods on layers take their pairs from")
+    epochs: int = field(30, "passes of each student", low=1, smoke=4)
+    temperature: float = field(4.0, "softens both sides where answers are compared", low=1e-6, high=1e4)
+
+
+class Stage(NamedTuple):
+    """A part of a method's training, `epochs` long: its plan, and the recipe that serves every factor."""
 
     plan: _knowledge.Plan
     recipe: LossFn
-    hparams: dict[float, dict[str, float]]
-    epochs: tuple[int, int]
+    epochs: int
+
+
+class Arm(NamedTuple):
+    """One method on one pair of networks: its only stage, or a first one that compares layers alone and the second."""
+
+    method: Method
+    stages: tuple[Stage, ...]
+
+    def hparams(self, factor: float) -> list[dict[str, float]]:
+        """Those of each stage, the method's weights multiplied by a factor."""
+        plans = [stage.plan for stage in self.stages]
+        scaled = [plan._replace(hparams=self._scaled(plan.hparams, factor)) for plan in plans]
+        if len(scaled) == 1:
+            return [scaled[0].hparams]
+        return [_knowledge.hints_alone(scaled[0]), _knowledge.answers_alone(scaled[1])]
+
+    def _scaled(self, hparams: dict[str, float], factor: float) -> dict[str, float]:
+        own = ("alpha", *(f"weight/{name}" for name in self.method.losses))
+        return {name: value * factor if name.partition("@")[0] in own else value for name, value in hparams.items()}
 
 
 def arms(
-    methods: str,
-    student: Model,
-    teacher: Model,
-    shape: Mapping[str, Any],
-    *,
-    steps_per_epoch: int,
-    epochs: int,
-    layers: str,
-    factors: Sequence[float],
-    temperature: float,
-    wrapper: str,
+    config: Flags, study: _train.Study, student: Model, teacher: Model, *, examples: int
 ) -> tuple[dict[str, Arm], dict[str, str]]:
-    """The methods that a flag names; of `all`, also those that these networks have no layers for, with the reason.
+    """The methods that the flag names; of `all`, also those that these networks have no layers for, with the reason.
+
+    Args:
+        config, study: flags and data.
+        student, teacher: the networks.
+        examples: that students learn from.
 
     Raises:
         BadInput: a name that is no method's; a method by name that does not fit the networks.
     """
     found: dict[str, Arm] = {}
     unfit: dict[str, str] = {}
-    pairs = _knowledge.plan(student, teacher, shape, loss="response.kl", steps=1, layers=layers).layers
-    for name, method in named(methods).items():
-        first = round(method.first * epochs)
-        plan = partial(
-            _knowledge.plan,
-            student,
-            teacher,
-            shape,
-            steps=steps_per_epoch * (epochs - first),
-            temperature=temperature,
+    steps = -(-len(study.train) // config.batch_size)
+    plan = partial(
+        _knowledge.plan,
+        student,
+        teacher,
+        study.shape,
+        temperature=config.temperature,
+        wrapper=config.parallel,
+        examples=examples,
+        batch_size=config.batch_size,
+    )
+    pairs = plan(loss="response.kl", steps=1, layers=config.layers).layers
+    for name, method in named(config.methods).items():
+        first = round(method.first * config.epochs)
+        lengths = [first, config.epochs - first] if first else [config.epochs]
+        own = partial(
+            plan,
+            loss=method.text(),
             loss_args=method.args,
             layers=method.map(pairs),
             schedules=method.schedules,
-            wrapper=wrapper,
         )
         try:
-            plans = {factor: plan(loss=method.text(factor)) for factor in factors}
+            plans = [own(steps=steps * length, second=number > 0) for number, length in enumerate(lengths)]
         except BadInput as error:
-            if methods != "all":
+            if config.methods != "all":
                 raise
             unfit[name] = str(error)
             continue
-        # One program: factors are weights, and weights are traced.
-        one = next(iter(plans.values()))
-        hparams = {factor: p.hparams for factor, p in plans.items()}
-        found[name] = Arm(one, one.recipe(live(teacher.apply)), hparams, (first, epochs - first))
+        stages = zip(plans, lengths, strict=True)
+        found[name] = Arm(method, tuple(Stage(one, one.recipe(live(teacher.apply)), n) for one, n in stages))
     return found, unfit

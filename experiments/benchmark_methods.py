@@ -18,28 +18,23 @@ from statistics import median
 import jax
 import numpy as np
 
-from experiments import _methods, _report, _run, _students, _train
+from experiments import _methods, _networks, _report, _run, _train
 from kdjax.config import field
 from kdjax.data import pipeline
 from kdjax.recipes.supervised import supervised
 from kdjax.training import parallel
 from kdjax.training.state import create_state
-from kdjax.training.step import one_step, train_step
+from kdjax.training.step import Run, one_step, train_step
 from kdjax.types import BadInput
 
 BASE, LABELS = "KD", "labels alone"
 
 
 @dataclass(frozen=True)
-class Config(_students.Flags):
+class Config(_methods.Flags):
     """Flags of this experiment."""
 
     workdir: str = field("runs/methods-speed", "folder of the run", identity=False, smoke="runs/smoke/methods-speed")
-    methods: str = field("all", f"all that fit the networks, or some, kd among them: {_methods.NAMES}", smoke="kd,at")
-    model: str = field("cnn", "every network's kind", choices=_students.models.names())
-    teacher_hidden: tuple[int, ...] = field((32, 64, 64), "teacher's widths or channels", low=1, smoke=(6, 6, 6))
-    hidden: tuple[int, ...] = field((8, 16, 16), "student's widths or channels", low=1, smoke=(4, 4, 4))
-    layers: str = field("first", "the layer map that methods on layers take their pairs from")
     rounds: int = field(20, "how often the methods alternate", low=1, smoke=2)
     steps: int = field(5, "of a method in a round", low=1, smoke=1)
 
@@ -49,36 +44,32 @@ def main(config: Config, workdir: Path) -> None:
     if config.methods != "all" and BASE not in _methods.named(config.methods):
         raise BadInput(f"--methods={config.methods}; accepted: with kd, which the others are compared with.")
     study = _train.open_study(config, workdir)
-    teacher, student = (_students.network(study, config, hidden) for hidden in (config.teacher_hidden, config.hidden))
-    arms, unfit = _methods.arms(
-        config.methods,
-        student,
-        teacher,
-        study.shape,
-        steps_per_epoch=1,
-        epochs=config.epochs,
-        layers=config.layers,
-        factors=(1.0,),
-        temperature=config.temperature,
-        wrapper=config.parallel,
+    teacher, student = (
+        _networks.from_flags(config, study.shape, role, train=study.train).model for role in ("teacher", "student")
     )
+    arms, unfit = _methods.arms(config, study, student, teacher, examples=len(study.train))
     params, model_state = jax.jit(teacher.init)(jax.random.key(1))
-    frozen = {"params": params, **model_state}
-    tx = _train.optimizer_of(config, steps=config.epochs)
+    variables = {"params": params, **model_state}
+    tx = _train.optimizer_of(config, steps=1)
     index, mask = pipeline.batches(np.arange(len(study.train), dtype=np.int32), config.batch_size, study.mesh.size)
-    batch = jax.device_put(pipeline.take(study.train, index[0], mask[0]))
+    batch = pipeline.take(study.train, index[0], mask[0])
 
-    recipes = {LABELS: (student, supervised(student.apply), {})}
-    recipes |= {name: (arm.plan.model, arm.recipe, arm.hparams[1.0]) for name, arm in arms.items()}
+    # The stage that compares layers is the costlier one of two.
+    plans = {name: arm.stages[0].plan for name, arm in arms.items()}
+    recipes = {name: arm.stages[0].recipe for name, arm in arms.items()} | {LABELS: supervised(student.apply)}
     runs, states = {}, {}
-    for name, (model, recipe, hparams) in recipes.items():
+    for name, recipe in recipes.items():
+        plan = plans.get(name)
+        model = student if plan is None else plan.model
+        frozen = None if plan is None else plan.frozen(variables, study.train)
+        hparams = {"learning_rate": 1e-6, **({} if plan is None else plan.hparams)}
+        state = create_state(model, tx, jax.random.key(0), hparams=hparams)
+        states[name] = parallel.place(state.replace(frozen=frozen), study.mesh, config.parallel)
 
-        def make(axis_name: str | None, recipe=recipe) -> parallel.Run:
+        def make(axis_name: str | None, recipe=recipe) -> Run:
             return one_step(train_step(recipe, tx, axis_name=axis_name))
 
         runs[name] = parallel.wrap(config.parallel, make, study.mesh)
-        state = create_state(model, tx, jax.random.key(0), hparams={"learning_rate": 1e-6, **hparams})
-        states[name], _ = runs[name](parallel.replicate(state.replace(frozen=frozen), study.mesh), {}, batch)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(config.rounds + 1):
         for name, run in runs.items():

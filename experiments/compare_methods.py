@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import _knowledge, _method_report, _methods, _run, _students, _train
+from experiments import _knowledge, _method_report, _methods, _networks, _run, _students, _train
 from kdjax.config import field
 from kdjax.data.source import labelled
 from kdjax.evaluation.classification import classification
@@ -34,21 +34,17 @@ ALONE = "student alone"
 
 
 @dataclass(frozen=True)
-class Config(_students.Flags):
+class Config(_methods.Flags):
     """Flags of this experiment."""
 
     workdir: str = field("runs/methods", "folder of the run", identity=False, smoke="runs/smoke/methods")
-    methods: str = field("all", f"all that fit the networks, or some of: {_methods.NAMES}", smoke="kd,ab")
-    model: str = field("cnn", "every network's kind", choices=_students.models.names())
-    teacher_hidden: tuple[int, ...] = field((32, 64, 64), "teacher's widths or channels", low=1, smoke=(6, 6, 6))
-    hidden: tuple[int, ...] = field((8, 16, 16), "student's widths or channels", low=1, smoke=(4, 4, 4))
-    teacher_epochs: int = field(30, "teacher's passes", low=1, smoke=2)
-    epochs: int = field(30, "passes of each student", low=1, smoke=4)
-    layers: str = field("first", "the layer map that methods on layers take their pairs from")
-    factors: tuple[float, ...] = field((0.1, 1.0, 10.0), "of a method's weights, to choose from", low=0.0, smoke=(1.0,))
+    labels: int = field(300, "images that students learn from, with their labels; 0 for all", low=0)
+    teacher_epochs: int = field(30, "teacher's passes over all training images", low=1, smoke=2)
+    learning_rate: float = field(3e-3, "teacher's peak learning rate", low=0.0)
     learning_rates: tuple[float, ...] = field(
         (1e-3, 3e-3, 1e-2), "peak rates that the student alone chooses from, for all arms", low=0.0, smoke=(3e-3,)
     )
+    factors: tuple[float, ...] = field((0.1, 1.0, 10.0), "of a method's weights, to choose from", low=0.0, smoke=(1.0,))
     search_seeds: int = field(2, "of the seeds, the first so many choose", low=1, smoke=1)
 
 
@@ -63,20 +59,11 @@ def main(config: Config, workdir: Path) -> None:
         raise BadInput("--validation_split= is empty; accepted: a split that chooses rates and factors.")
     if config.search_seeds > config.seeds:
         raise BadInput(f"--search_seeds={config.search_seeds}; accepted: at most --seeds={config.seeds}.")
-    teacher, student = (_students.network(study, config, hidden) for hidden in (config.teacher_hidden, config.hidden))
-    images = [labelled(all_images) for all_images in _students.transfers(study, config)]
-    arms, unfit = _methods.arms(
-        config.methods,
-        student,
-        teacher,
-        study.shape,
-        steps_per_epoch=-(-len(study.train) // config.batch_size),
-        epochs=config.epochs,
-        layers=config.layers,
-        factors=config.factors,
-        temperature=config.temperature,
-        wrapper=config.parallel,
+    teacher, student = (
+        _networks.from_flags(config, study.shape, role, train=study.train).model for role in ("teacher", "student")
     )
+    images = [labelled(all_images) for all_images in _students.transfers(study, config)]
+    arms, unfit = _methods.arms(config, study, student, teacher, examples=len(images[0]))
     for name, why in unfit.items():
         log.info("%s does not fit: %s", name, why)
     train = partial(_train.train, study, workdir)
@@ -99,17 +86,24 @@ def main(config: Config, workdir: Path) -> None:
         return run, variables(state)
 
     def taught(arm: _methods.Arm, name: str, rate: float, factor: float, seed: int) -> tuple[str, PyTree]:
-        run = f"{_methods.slug(name)}-{factor:g}/seed-{seed}"
-        learn = partial(
-            fit, model=arm.plan.model, loss_fn=arm.recipe, seed=seed, source=images[seed], frozen=teachers[seed]
-        )
-        hparams, begin = {"learning_rate": rate, **arm.hparams[factor]}, _knowledge.unchanged
-        first, second = arm.epochs
-        if first:
-            before = learn(f"first-{run}", epochs=first, hparams={**hparams, "alpha": 0.0, "label_weight": 0.0})
-            begin, hparams = _knowledge.after(before), {"learning_rate": rate, **_knowledge.answers_alone(arm.plan)}
-        state = learn(run, epochs=second, hparams=hparams, begin=begin)
-        return run, arm.plan.own(variables(state))
+        run, begin = f"{_methods.slug(name)}-{factor:g}/seed-{seed}", _knowledge.unchanged
+        for number, (stage, hparams) in enumerate(zip(arm.stages, arm.hparams(factor), strict=True)):
+            last = number + 1 == len(arm.stages)
+            state = fit(
+                run if last else f"first-{run}",
+                stage.plan.model,
+                stage.recipe,
+                seed=seed,
+                epochs=stage.epochs,
+                hparams={"learning_rate": rate, **hparams},
+                source=images[seed],
+                frozen=stage.plan.frozen(teachers[seed], images[seed]),
+                begin=begin,
+            )
+            if last:
+                return run, stage.plan.own(variables(state))
+            begin = _knowledge.after(state)
+        raise AssertionError("a method has a stage")
 
     def tested(runs: Runs, choices: Sequence[float]) -> tuple[float, list[dict[str, Any]]]:
         """The choice that validation prefers, the first of equals, and its scores on the test images."""
@@ -131,7 +125,7 @@ def main(config: Config, workdir: Path) -> None:
     for name, arm in arms.items():
         factor, results[name] = tested(partial(taught, arm, name, rate), config.factors)
         log.info("%s: factor %g", name, factor)
-    title = f"{config.dataset}, {config.model}, {config.labels or 'all'} labels"
+    title = f"{config.dataset}, {config.teacher_model} to {config.student_model}, {config.labels or 'all'} labels"
     _method_report.report(workdir, study, results, unfit, title=title, alone=ALONE)
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import _knowledge, _method_report, _methods
+from experiments import _method_report, _methods
 from kdjax.models.create import create
 from kdjax.types import BadInput
 
@@ -22,25 +22,32 @@ def test_every_loss_belongs_to_a_method_and_names_are_told_apart():
         _methods.named("kd,kd")
 
 
+@pytest.fixture(scope="module")
+def arms():
+    config = _methods.Flags(methods="all", batch_size=10)
+    study = SimpleNamespace(shape=SHAPE, train=range(100))
+    student, teacher = (create("cnn", **SHAPE, hidden=(4, 6, 6)) for _ in range(2))
+    found, unfit = _methods.arms(config, study, student, teacher, examples=100)  # pyright: ignore
+    assert not unfit
+    return found
+
+
 @pytest.mark.parametrize("name", _methods.METHODS)
-def test_every_method_is_a_plan_whose_weights_carry_the_factor(name):
-    method = _methods.METHODS[name]
-    student, teacher = (create("cnn", **SHAPE, hidden=hidden) for hidden in ((4, 6, 6), (4, 6, 6)))
-    pairs = ((1, 1), (2, 2), (3, 3))
-    plan = _knowledge.plan(
-        student,
-        teacher,
-        SHAPE,
-        loss=method.text(10.0),
-        steps=100,
-        loss_args=method.args,
-        layers=method.map(pairs),
-        schedules=method.schedules,
-    )
-    weights = {k.rpartition("@")[0] or k: v for k, v in plan.hparams.items() if k == "alpha" or k.startswith("weight/")}
+def test_every_method_is_a_plan_whose_weights_carry_the_factor(name, arms):
+    method, arm = _methods.METHODS[name], arms[name]
+    assert sum(stage.epochs for stage in arm.stages) == 30
+    assert len(arm.stages) == (2 if method.first else 1)
+    first = arm.hparams(10.0)[0]
+    weights = {k.rpartition("@")[0] or k: v for k, v in first.items() if k == "alpha" or k.startswith("weight/")}
     wanted = {"alpha" if k.startswith("response.") else f"weight/{k}": 10 * v for k, v in method.losses.items()}
-    assert weights == pytest.approx({"alpha": 0.0, **wanted})
-    assert plan.hparams["label_weight"] == method.labels
+    if name == "FT":  # first the paraphraser learns of the teacher alone, and only then the student
+        assert weights["weight/feature.ft"] == 0
+        assert weights["weight/paraphraser"] == 1
+        assert [v for k, v in arm.hparams(10.0)[1].items() if k.startswith("weight/feature.ft")] == [2000]
+    else:
+        assert weights == pytest.approx({"alpha": 0.0, **wanted})
+    assert first["label_weight"] == (0 if method.first else method.labels)
+    assert arm.hparams(10.0)[-1]["label_weight"] == method.labels
 
 
 def test_a_method_in_stages_compares_layers():

@@ -35,7 +35,13 @@ def create_state(
         A state at step 0 whose arrays are its own: donating it destroys nothing of the caller's.
     """
     init_key, run_key = jax.random.split(key)
-    params, model_state = jax.jit(model.init)(init_key)
+
+    @jax.jit
+    def init(key: Array) -> tuple[PyTree, PyTree]:
+        # A weakly typed leaf would be a strongly typed one after its first update, and the second step compile again.
+        return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), model.init(key))
+
+    params, model_state = init(init_key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

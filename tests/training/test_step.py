@@ -182,3 +182,10 @@ def test_a_batch_the_devices_cannot_share_is_refused():
 def test_an_unknown_wrapper_lists_the_known_ones(task):
     with pytest.raises(BadInput, match=r"parallel='xmap'.*jit and pmap"):
         parallel.wrap("xmap", lambda axis: task.run, task.mesh)
+
+
+def test_a_state_is_strongly_typed_so_that_its_second_step_does_not_compile_again():
+    model = Model(lambda key: ({"w": jnp.zeros(2), "v": jnp.full((2,), 5.0)}, {}), None)  # pyright: ignore
+    assert jax.jit(model.init)(jax.random.key(0))[0]["v"].weak_type
+    state = create_state(model, optax.sgd(1.0), jax.random.key(0), hparams={"learning_rate": 0.1})
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state.params))
