@@ -15,6 +15,7 @@ from kdjax.losses.layer_maps import layer_map
 from kdjax.models import connectors
 from kdjax.recipes.distill import Teacher, distill
 from kdjax.recipes.knowledge import Knowledge, over_devices
+from kdjax.recipes.supervised import Augment
 from kdjax.training import parallel
 from kdjax.types import BadInput, LossFn, Model, PyTree, TrainState
 
@@ -27,7 +28,7 @@ class Plan(NamedTuple):
 
     `model`: what is trained, the student and its connectors; `own`: the student's variables of the trained ones;
     `recipe`: from a teacher to a `LossFn`; `hparams`: temperature and weights; `layers`: the pairs of numbered layers;
-    `compares_layers`: whether the teacher must be live.
+    `compares_layers`, `augmented`: two reasons why the teacher must be live; `uses_labels`: whether labels have weight.
     """
 
     model: Model
@@ -36,10 +37,12 @@ class Plan(NamedTuple):
     hparams: dict[str, float]
     layers: tuple[tuple[int, int], ...]
     compares_layers: bool
+    augmented: bool
+    uses_labels: bool
 
     def outputs(self, config: Any) -> Any:
-        """The flags, with a teacher that runs in every step where its layers are compared."""
-        return replace(config, teacher_outputs="live") if self.compares_layers else config
+        """The flags, with a teacher that runs in every step where its layers are compared or views change."""
+        return replace(config, teacher_outputs="live") if self.compares_layers or self.augmented else config
 
 
 def plan(
@@ -56,6 +59,7 @@ def plan(
     layer_weights: Sequence[float] = (1.0,),
     schedules: str = "",
     wrapper: str = "jit",
+    augment: Augment | None = None,
 ) -> Plan:
     """Read the flags and check them on shapes alone, so that nothing is refused after training began.
 
@@ -67,6 +71,7 @@ def plan(
         alpha: weight of the first response loss, where the text gives none.
         temperature: of every response loss.
         wrapper: `jit` or `pmap`.
+        augment: makes the views that student and teacher see.
 
     Raises:
         BadInput: what cannot be used.
@@ -116,13 +121,16 @@ def plan(
         knowledge=knowledge,
         pairs=pairs,
         schedules=factors,
+        augment=augment,
     )
     _try(recipe, model, hparams, teacher, like["teacher"], image)
     axis_name = parallel.AXIS if wrapper == "pmap" else None
     if first is not None and first.sees_the_batch:
         main = over_devices(main, axis_name)
     recipe = partial(recipe, loss=main, axis_name=axis_name)
-    return Plan(model, connectors.without_adapter if links else lambda v: v, recipe, hparams, numbers, bool(links))
+    own = connectors.without_adapter if links else lambda v: v
+    uses_labels = hparams["label_weight"] > 0 if labels is not None else hparams["alpha"] < 1 or "alpha" in factors
+    return Plan(model, own, recipe, hparams, numbers, bool(links), augment is not None, uses_labels)
 
 
 def unchanged(state: TrainState) -> TrainState:

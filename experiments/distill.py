@@ -32,7 +32,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import _answers, _knowledge, _networks, _report, _run, _train
+from experiments import _answers, _knowledge, _networks, _report, _run, _train, _views
 from kdjax.config import field
 from kdjax.data.source import hide_labels, labelled
 from kdjax.evaluation.classification import classification
@@ -65,7 +65,9 @@ class Flags(_train.Common):
     teacher_epochs: int = field(60, "teacher's passes", low=1, smoke=2)
     teacher_learning_rate: float = field(1e-3, "teacher's peak learning rate", low=0.0)
     teacher_outputs: str = field(
-        "cached", "teacher's answers: computed once, or in every step", choices=("cached", "live")
+        "cached",
+        "teacher's answers: computed once, or in every step (always where layers are compared or images augmented)",
+        choices=("cached", "live"),
     )
     answers_dir: str = field(
         "", "folder that keeps cached answers for this run and others; empty: in memory only", identity=False
@@ -98,6 +100,7 @@ class Config(Flags):
     layer_weights: tuple[float, ...] = field((1.0,), "factors of the pairs of --layers, or one for all", low=0.0)
     schedules: str = field("", f"of weights and temperature: {_knowledge.SCHEDULES}")
     hint_epochs: int = field(0, "epochs that compare layers alone, before those of answers alone (FitNets)", low=0)
+    augment: str = field("", f"{_views.HELP}. The teacher sees what the student sees, in every step")
     copy_layers: bool = field(False, "start from the teacher's --layers where shapes agree")
 
 
@@ -133,6 +136,7 @@ def main(config: Config, workdir: Path) -> None:
     ]
     steps = -(-len(study.train) // config.batch_size)
     plan = planned(config, study, student, teacher, steps * config.epochs)
+    seen = _views.from_flag(config.augment, study.shape)
     _answers.check(config, study, workdir, given[: config.seeds])
     for epochs in (config.epochs, config.teacher_epochs):
         _train.optimizer_of(config, steps=steps * epochs)
@@ -148,12 +152,12 @@ def main(config: Config, workdir: Path) -> None:
         if given:
             answers = given[number]
         else:
-            loss_fn, epochs = supervised(teacher.apply), config.teacher_epochs
+            loss_fn, epochs = supervised(teacher.apply, augment=seen.from_labels), config.teacher_epochs
             trained = train(f"teacher/{run}", teacher, loss_fn, seed=seed, epochs=epochs, hparams=teaching)
             answers = variables(trained)
         alone = plain(
             run=f"alone/{run}",
-            loss_fn=supervised(student.apply),
+            loss_fn=supervised(student.apply, augment=seen.from_labels),
             hparams=rate,
             source=labelled(transfer),
             examples_per_epoch=len(transfer),
@@ -195,11 +199,19 @@ def planned(config: Config, study: _train.Study, student: Model, teacher: Model,
         study.shape,
         steps=steps,
         wrapper=config.parallel,
+        augment=_views.from_flag(config.augment, study.shape).from_teacher,
         **{name: getattr(config, name) for name in ("loss", "alpha", "temperature", "loss_args", "layers")},
         **{name: getattr(config, name) for name in ("layer_weights", "schedules")},
     )
     if plan.compares_layers and (config.answers_dir or config.answers_top_k):
         raise BadInput("--answers_dir and --answers_top_k keep answers, not layers; accepted: losses on answers alone.")
+    if plan.augmented and (config.answers_dir or config.answers_top_k):
+        raise BadInput(
+            f"--augment={config.augment}: --answers_dir and --answers_top_k keep answers to images as they are stored; "
+            "accepted: one or the other."
+        )
+    if plan.uses_labels:
+        _views.refuse_mixing(config.augment, why="labels have weight here")
     if config.hint_epochs:
         _knowledge.hints_alone(plan)
     if config.copy_layers:
