@@ -17,9 +17,10 @@ More than one loss, and the student's layers taught by every second one of the t
         --loss=response.kl:0.9,feature.hint:1,relation.rkd_distance:1 --schedules=feature.hint=linear:0 \
         --workdir=runs/layers
 
-The field's recipe for CIFAR, and a method with the weight that its papers' code gives it; experiments/flags has them all:
+The field's recipe for CIFAR, and a method with the weight that its code gives it; experiments/flags has them all:
 
-    python -m experiments.train_teacher --flagfile=experiments/flags/cifar.flags --model=resnet56 --workdir=runs/resnet56
+    python -m experiments.train_teacher --flagfile=experiments/flags/cifar.flags --model=resnet56 \
+        --workdir=runs/resnet56
     python -m experiments.distill --flagfile=experiments/flags/cifar.flags --flagfile=experiments/flags/sp.flags \
         --teacher=runs/resnet56 --student_model=resnet20 --workdir=runs/sp
 
