@@ -18,6 +18,7 @@ from kdjax.losses.layer_maps import layer_map, stages
 from kdjax.models import connectors, factors
 from kdjax.recipes.distill import Teacher, distill
 from kdjax.recipes.knowledge import Frozen, Knowledge, over_devices, with_memories
+from kdjax.recipes.supervised import Augment
 from kdjax.training import parallel
 from kdjax.training.state import MEMORY
 from kdjax.types import BadInput, LossFn, Model, PyTree, TrainState
@@ -33,7 +34,8 @@ class Plan(NamedTuple):
 
     `model`: what is trained, the student and its connectors; `own`: the student's variables of the trained ones;
     `recipe`: from a teacher to a `LossFn`; `hparams`: temperature and weights; `layers`: the pairs of numbered layers;
-    `compares_layers`: whether the teacher must be live; `remembers`: the losses with a memory, by label.
+    `compares_layers`, `augmented`: two reasons why the teacher must be live; `uses_labels`: whether labels have weight;
+    `remembers`: the losses with a memory, by label.
     """
 
     model: Model
@@ -42,6 +44,8 @@ class Plan(NamedTuple):
     hparams: dict[str, float]
     layers: tuple[tuple[int, int], ...]
     compares_layers: bool
+    augmented: bool
+    uses_labels: bool
     remembers: Mapping[str, Remembering]
 
     def frozen(self, teacher: PyTree, source: Examples) -> PyTree:
@@ -50,8 +54,8 @@ class Plan(NamedTuple):
         return Frozen(teacher, facts) if self.remembers else teacher
 
     def outputs(self, config: Any) -> Any:
-        """The flags, with a teacher that runs in every step where its layers are compared."""
-        return replace(config, teacher_outputs="live") if self.compares_layers else config
+        """The flags, with a teacher that runs in every step where its layers are compared or views change."""
+        return replace(config, teacher_outputs="live") if self.compares_layers or self.augmented else config
 
 
 def plan(
@@ -71,6 +75,7 @@ def plan(
     second: bool = False,
     examples: int | None = None,
     batch_size: int = 2,
+    augment: Augment | None = None,
 ) -> Plan:
     """Read the flags and check them on shapes alone, so that nothing is refused after training began.
 
@@ -85,6 +90,7 @@ def plan(
         second: the plan is of the second of two stages, so that what learned in the first is held fast.
         examples: of the data set, None where that is not known; a loss with a bank of them needs it.
         batch_size: over all devices.
+        augment: makes the views that student and teacher see.
 
     Raises:
         BadInput: what cannot be used.
@@ -152,6 +158,7 @@ def plan(
         knowledge=knowledge,
         pairs=pairs,
         schedules=scheduled,
+        augment=augment,
     )
     facts = {label: one.about(np.arange(examples or 2)) for label, one in remembers.items() if one.about}
     _try(recipe, model, hparams, teacher, like["teacher"], image, facts)
@@ -159,8 +166,9 @@ def plan(
     if first is not None and first.sees_the_batch:
         main = over_devices(main, axis_name)
     recipe = partial(recipe, loss=main, axis_name=axis_name)
-    student_of = connectors.without_adapter if links else lambda v: v
-    return Plan(model, student_of, recipe, hparams, numbers, bool(links), remembers)
+    students = connectors.without_adapter if links else lambda v: v
+    uses_labels = hparams["label_weight"] > 0 if labels is not None else hparams["alpha"] < 1 or "alpha" in scheduled
+    return Plan(model, students, recipe, hparams, numbers, bool(links), augment is not None, uses_labels, remembers)
 
 
 def unchanged(state: TrainState) -> TrainState:

@@ -17,6 +17,13 @@ More than one loss, and the student's layers taught by every second one of the t
         --loss=response.kl:0.9,feature.hint:1,relation.rkd_distance:1 --schedules=feature.hint=linear:0 \
         --workdir=runs/layers
 
+The field's recipe for CIFAR, and a method with the weight that its code gives it; experiments/flags has them all:
+
+    python -m experiments.train_teacher --flagfile=experiments/flags/cifar.flags --model=resnet56 \
+        --workdir=runs/resnet56
+    python -m experiments.distill --flagfile=experiments/flags/cifar.flags --flagfile=experiments/flags/sp.flags \
+        --teacher=runs/resnet56 --student_model=resnet20 --workdir=runs/sp
+
 A teacher that is given answers once for all runs, seeds and sweeps that share --answers_dir:
 
     python -m experiments.distill --teacher=runs/teacher --answers_dir=runs/teacher/answers --workdir=runs/from-disk
@@ -32,7 +39,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments import _answers, _knowledge, _networks, _report, _run, _train
+from experiments import _answers, _knowledge, _networks, _report, _run, _train, _views
 from kdjax.config import field
 from kdjax.data.source import hide_labels, labelled
 from kdjax.evaluation.classification import classification
@@ -65,7 +72,9 @@ class Flags(_train.Common):
     teacher_epochs: int = field(60, "teacher's passes", low=1, smoke=2)
     teacher_learning_rate: float = field(1e-3, "teacher's peak learning rate", low=0.0)
     teacher_outputs: str = field(
-        "cached", "teacher's answers: computed once, or in every step", choices=("cached", "live")
+        "cached",
+        "teacher's answers: computed once, or in every step (always where layers are compared or images augmented)",
+        choices=("cached", "live"),
     )
     answers_dir: str = field(
         "", "folder that keeps cached answers for this run and others; empty: in memory only", identity=False
@@ -104,6 +113,7 @@ class Config(Flags):
         "epochs that compare layers alone, before those of answers alone (FitNets); of feature.ft's paraphraser",
         low=0,
     )
+    augment: str = field("", f"{_views.HELP}. The teacher sees what the student sees, in every step")
     copy_layers: bool = field(False, "start from the teacher's --layers where shapes agree")
 
 
@@ -142,6 +152,7 @@ def main(config: Config, workdir: Path) -> None:
     second = (
         planned(config, study, student, teacher, steps * config.epochs, second=True) if config.hint_epochs else plan
     )
+    seen = _views.from_flag(config.augment, study.shape)
     _answers.check(config, study, workdir, given[: config.seeds])
     for epochs in (config.epochs, config.teacher_epochs, config.hint_epochs or config.epochs):
         _train.optimizer_of(config, steps=steps * epochs)
@@ -157,12 +168,12 @@ def main(config: Config, workdir: Path) -> None:
         if given:
             answers = given[number]
         else:
-            loss_fn, epochs = supervised(teacher.apply), config.teacher_epochs
+            loss_fn, epochs = supervised(teacher.apply, augment=seen.from_labels), config.teacher_epochs
             trained = train(f"teacher/{run}", teacher, loss_fn, seed=seed, epochs=epochs, hparams=teaching)
             answers = variables(trained)
         alone = plain(
             run=f"alone/{run}",
-            loss_fn=supervised(student.apply),
+            loss_fn=supervised(student.apply, augment=seen.from_labels),
             hparams=rate,
             source=labelled(transfer),
             examples_per_epoch=len(transfer),
@@ -206,11 +217,19 @@ def planned(
         second=second,
         examples=len(study.train),
         batch_size=config.batch_size,
+        augment=_views.from_flag(config.augment, study.shape).from_teacher,
         **{name: getattr(config, name) for name in ("loss", "alpha", "temperature", "loss_args", "layers")},
         **{name: getattr(config, name) for name in ("layer_weights", "schedules")},
     )
     if plan.compares_layers and (config.answers_dir or config.answers_top_k):
         raise BadInput("--answers_dir and --answers_top_k keep answers, not layers; accepted: losses on answers alone.")
+    if plan.augmented and (config.answers_dir or config.answers_top_k):
+        raise BadInput(
+            f"--augment={config.augment}: --answers_dir and --answers_top_k keep answers to images as they are stored; "
+            "accepted: one or the other."
+        )
+    if plan.uses_labels:
+        _views.refuse_mixing(config.augment, why="labels have weight here")
     if config.hint_epochs:
         _knowledge.hints_alone(plan)
     if config.copy_layers:

@@ -12,12 +12,10 @@ the README's tables. The third is the adversarial training of Wong, Rice, Kolter
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from experiments import _attacks, _networks, _report, _run, _train
+from experiments import _attacks, _networks, _report, _run, _train, _views
 from kdjax.config import field
-from kdjax.data.augment import random_shift
 from kdjax.evaluation.classification import classification
 from kdjax.models import create as models
 from kdjax.recipes.supervised import supervised
@@ -41,7 +39,7 @@ class Config(_train.Common):
     norm: str = field("batch", "normalisation, where the network has one", choices=models.NORMS)
     standardize: bool = field(False, _networks.STANDARDIZE)
     label_smoothing: float = field(0.0, "share of the target spread over all classes", low=0.0, high=1.0)
-    shift: int = field(0, "random shift of each training image, in pixels, both axes", low=0)
+    augment: str = field("", _views.HELP)
     attack: str = field(
         "", "adversarial training: an attack as name:key=value, such as pgd:epsilon=0.3:steps=7; empty for clean images"
     )
@@ -54,6 +52,7 @@ def main(config: Config, workdir: Path) -> None:
     """Train, test, tabulate."""
     if config.attacked != 1 and not config.attack:
         raise BadInput(f"--attacked={config.attacked}: nothing is attacked without --attack; accepted: both, or none.")
+    _views.refuse_mixing(config.augment, why="all is learned from labels here")
     study = _train.open_study(config, workdir)
     model, description = _networks.from_flags(config, study.shape, train=study.train)
     against = _attacks.named(config.attack, flag="attack") if config.attack else None
@@ -61,7 +60,7 @@ def main(config: Config, workdir: Path) -> None:
     recipe = supervised(
         model.apply,
         label_smoothing=config.label_smoothing,
-        augment=partial(random_shift, pixels=config.shift) if config.shift else None,
+        augment=_views.from_flag(config.augment, study.shape).from_labels,
         attacked=config.attacked,
         **({"attack": against.repeated(against.make()), "objective": against.objective} if against else {}),
     )

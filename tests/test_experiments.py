@@ -168,6 +168,7 @@ BAD = {
     "a misspelt flag": (["--temprature=2"], "Did you mean: temperature"),
     "a wrong loss": (["--loss=response.kll"], "response.kl"),
     "a wrong model": (["--student_model=mpl"], "mlp"),
+    "images too small for the network": (["--student_model=resnet18"], "--student_model=resnet18: image is 8 x 8"),
     "a wrong optimizer": (["--optimizer=adm"], "adam"),
     "a wrong wrapper": (["--parallel=xmap"], "jit"),
     "a wrong type": (["--epochs=many"], "epochs"),
