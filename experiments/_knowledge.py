@@ -20,7 +20,7 @@ from kdjax.types import BadInput, LossFn, Model, PyTree, TrainState
 
 HELP = f"what is learned from the teacher: {terms.SYNTAX}; NAME one of labels, {', '.join(combine.names())}"
 _FACTORS = "feature.ft"
-_ON_LAYERS = ("weight/feature.", "weight/relation.")
+_ON_LAYERS = ("weight/feature.", "weight/relation.", "weight/contrastive.")
 SCHEDULES = "NAME=warmup:FRACTION, NAME=linear:LAST or NAME=cosine:LAST, joined by commas"
 
 
@@ -87,14 +87,17 @@ def plan(
     named = [(counted["student"][m - 1], counted["teacher"][g - 1]) for m, g in numbers]
     if unknown := [name for name in others if not all(name in names for names in features.values())]:
         both = [name for name in features["student"] if name in features["teacher"]]
-        raise BadInput(f"--layers={layers}: {unknown[0]} is no map and no layer of both; accepted layers: {both}.")
+        raise BadInput(
+            f"--layers={layers}: {unknown[0]} is no map (every:2, offset:2, first, last, 1=2,2=4) and no layer of both "
+            f"networks; accepted layers: {', '.join(both)}."
+        )
     named += [(name, name) for name in others]
 
     parsed = terms.parse(loss)
     own = terms.arguments(loss_args, parsed)
     shown = features["student"], features["teacher"]
     found = terms.on_layers(parsed, named, weights=layer_weights, shown=shown)
-    functions = terms.bound(found, own)
+    functions = {label: _named(label, function) for label, function in terms.bound(found, own).items()}
     labels = next((t for t in found if t.name == terms.LABELS), None)
     first = next((t for t in found if t.on_logits), None)
     rest = [t for t in found if t not in (labels, first)]
@@ -166,7 +169,11 @@ def after(
             params["adapter"] |= {name: fresh.params["adapter"][name] for name in held}
         if not taught:
             params["student"] = fresh.params["student"]
-            model_state |= {n: {**tree, "student": fresh.model_state[n]["student"]} for n, tree in model_state.items()}
+            model_state |= {
+                name: {**tree, "student": fresh.model_state[name]["student"]}
+                for name, tree in model_state.items()
+                if "student" in tree
+            }
         return state.replace(params=params, model_state=model_state)
 
     return start
@@ -195,7 +202,7 @@ def copies(given: Plan, teacher: PyTree) -> tuple[Callable[[TrainState], TrainSt
 
     def begin(state: TrainState) -> TrainState:
         # BatchNorm's averages come with its numbers.
-        model_state = {n: copy(tree, teacher.get(n, {})) for n, tree in state.model_state.items()}
+        model_state = {n: copy(tree, teacher[n]) if n in teacher else tree for n, tree in state.model_state.items()}
         return state.replace(params=copy(state.params, teacher["params"]), model_state=model_state)
 
     return begin, names
@@ -241,6 +248,18 @@ def _paraphraser(term: terms.Term) -> str:
 
 def _reconstruction(student: Array, teacher: Array, *, where: Array, reconstruction: Array) -> Array:
     return jnp.where(where, reconstruction, 0)
+
+
+def _named(label: str, loss: Callable[..., Any]) -> Callable[..., Any]:
+    """A loss whose refusals say which it is."""
+
+    def called(*arrays: Any, **keywords: Any) -> Any:
+        try:
+            return loss(*arrays, **keywords)
+        except BadInput as error:
+            raise BadInput(f"{label}: {error}") from None
+
+    return called
 
 
 def _complete(name: str, loss: Callable[..., Any]) -> Callable[..., Any]:
