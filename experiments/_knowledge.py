@@ -12,7 +12,8 @@ from jaxtyping import Array
 
 from kdjax.losses import combine, feature, response, terms
 from kdjax.losses.layer_maps import layer_map, stages
-from kdjax.models import connectors, factors
+from kdjax.models import connectors
+from kdjax.models.factors import LEARNED, Factors
 from kdjax.recipes.distill import Teacher, distill
 from kdjax.recipes.knowledge import Knowledge, over_devices
 from kdjax.training import parallel
@@ -162,10 +163,10 @@ def after(
         fresh = begin(state)
         # Copies: what begins a run is donated to it.
         params, model_state = jax.tree.map(jnp.array, (trained.params, trained.model_state))
-        paraphrasers = fresh.model_state.get(factors.LEARNED, {}).get("adapter", {})
+        paraphrasers = fresh.model_state.get(LEARNED, {}).get("adapter", {})
         held = {name: {"paraphraser": params["adapter"][name]["paraphraser"]} for name in paraphrasers}
         if held:
-            model_state[factors.LEARNED] = {"student": {}, "adapter": held}
+            model_state[LEARNED] = {"student": {}, "adapter": held}
             params["adapter"] |= {name: fresh.params["adapter"][name] for name in held}
         if not taught:
             params["student"] = fresh.params["student"]
@@ -239,7 +240,7 @@ def _features(model: Model, variables: PyTree, image: Array) -> dict[str, Array]
 
 
 def _module(name: str, second: bool) -> Any:
-    return factors.Factors(learned=True) if second and name == _FACTORS else connectors.connector(name)
+    return Factors(learned=True) if second and name == _FACTORS else connectors.connector(name)
 
 
 def _paraphraser(term: terms.Term) -> str:
