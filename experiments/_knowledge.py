@@ -15,12 +15,12 @@ from kdjax.data.source import Examples
 from kdjax.losses import combine, feature, response, terms
 from kdjax.losses.contrastive import Remembering
 from kdjax.losses.layer_maps import layer_map, stages
-from kdjax.models import connectors, factors
+from kdjax.models import connectors
+from kdjax.models.factors import LEARNED, Factors
 from kdjax.recipes.distill import Teacher, distill
 from kdjax.recipes.knowledge import Frozen, Knowledge, over_devices, with_memories
 from kdjax.recipes.supervised import Augment
 from kdjax.training import parallel
-from kdjax.training.state import MEMORY
 from kdjax.types import BadInput, LossFn, Model, PyTree, TrainState
 
 HELP = f"what is learned from the teacher: {terms.SYNTAX}; NAME one of labels, {', '.join(combine.names())}"
@@ -107,14 +107,17 @@ def plan(
     named = [(counted["student"][m - 1], counted["teacher"][g - 1]) for m, g in numbers]
     if unknown := [name for name in others if not all(name in names for names in features.values())]:
         both = [name for name in features["student"] if name in features["teacher"]]
-        raise BadInput(f"--layers={layers}: {unknown[0]} is no map and no layer of both; accepted layers: {both}.")
+        raise BadInput(
+            f"--layers={layers}: {unknown[0]} is no map (every:2, offset:2, first, last, 1=2,2=4) and no layer of both "
+            f"networks; accepted layers: {', '.join(both)}."
+        )
     named += [(name, name) for name in others]
 
     parsed = terms.parse(loss)
     own = terms.arguments(loss_args, parsed)
     shown = features["student"], features["teacher"]
     found = terms.on_layers(parsed, named, weights=layer_weights, shown=shown)
-    functions = terms.bound(found, own)
+    functions = {label: _named(label, function) for label, function in terms.bound(found, own).items()}
     labels = next((t for t in found if t.name == terms.LABELS), None)
     first = next((t for t in found if t.on_logits), None)
     rest = [t for t in found if t not in (labels, first)]
@@ -192,15 +195,18 @@ def after(
         fresh = begin(state)
         # Copies: what begins a run is donated to it.
         params, model_state = jax.tree.map(jnp.array, (trained.params, trained.model_state))
-        paraphrasers = fresh.model_state.get(factors.LEARNED, {}).get("adapter", {})
+        paraphrasers = fresh.model_state.get(LEARNED, {}).get("adapter", {})
         held = {name: {"paraphraser": params["adapter"][name]["paraphraser"]} for name in paraphrasers}
         if held:
-            model_state[factors.LEARNED] = {"student": {}, "adapter": held}
+            model_state[LEARNED] = {"student": {}, "adapter": held}
             params["adapter"] |= {name: fresh.params["adapter"][name] for name in held}
         if not taught:
             params["student"] = fresh.params["student"]
-            own = {n: tree["student"] for n, tree in fresh.model_state.items() if n in model_state and n != MEMORY}
-            model_state |= {n: {**model_state[n], "student": tree} for n, tree in own.items()}
+            model_state |= {
+                name: {**tree, "student": fresh.model_state[name]["student"]}
+                for name, tree in model_state.items()
+                if "student" in tree
+            }
         return state.replace(params=params, model_state=model_state)
 
     return start
@@ -229,7 +235,7 @@ def copies(given: Plan, teacher: PyTree) -> tuple[Callable[[TrainState], TrainSt
 
     def begin(state: TrainState) -> TrainState:
         # BatchNorm's averages come with its numbers.
-        model_state = {n: copy(tree, teacher.get(n, {})) for n, tree in state.model_state.items()}
+        model_state = {n: copy(tree, teacher[n]) if n in teacher else tree for n, tree in state.model_state.items()}
         return state.replace(params=copy(state.params, teacher["params"]), model_state=model_state)
 
     return begin, names
@@ -266,7 +272,7 @@ def _features(model: Model, variables: PyTree, image: Array) -> dict[str, Array]
 
 
 def _module(name: str, second: bool) -> Any:
-    return factors.Factors(learned=True) if second and name == _FACTORS else connectors.connector(name)
+    return Factors(learned=True) if second and name == _FACTORS else connectors.connector(name)
 
 
 def _paraphraser(term: terms.Term) -> str:
@@ -275,6 +281,18 @@ def _paraphraser(term: terms.Term) -> str:
 
 def _reconstruction(student: Array, teacher: Array, *, where: Array, reconstruction: Array) -> Array:
     return jnp.where(where, reconstruction, 0)
+
+
+def _named(label: str, loss: Callable[..., Any]) -> Callable[..., Any]:
+    """A loss whose refusals say which it is."""
+
+    def called(*arrays: Any, **keywords: Any) -> Any:
+        try:
+            return loss(*arrays, **keywords)
+        except BadInput as error:
+            raise BadInput(f"{label}: {error}") from None
+
+    return called
 
 
 def _complete(name: str, loss: Callable[..., Any]) -> Callable[..., Any]:

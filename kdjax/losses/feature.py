@@ -229,7 +229,7 @@ def ofd(student: Features, teacher: Features, *, where: Mask = None, margin: Per
     Args:
         student: `[batch, ..., channels]`, through a 1 x 1 convolution and BatchNorm. where: rows to keep.
         teacher: as the student's, before its ReLU.
-        margin: m ≤ 0, `[channels]`, from `ofd_margin`.
+        margin: m ≤ 0, `[channels]`: the mean of the teacher's negative values, or `ofd_margin`.
 
     Returns: `[batch]`, squared features, a sum (the authors divide it by 1000, and halve it for each layer before the
         last).
@@ -254,7 +254,7 @@ def ab(student: Features, teacher: Features, *, where: Mask = None, margin: Scal
 
     Args:
         student: `[batch, ...]`, through a connector, before its ReLU. where: rows to keep.
-        teacher: as the student's. Only its sign matters.
+        teacher: as the student's. Only its sign matters, which is the same after the ReLU.
         margin: m > 0.
 
     Returns: `[batch]`, squared features, a sum (the CIFAR-100 code weighs it by 0.003, halved for each layer before the
@@ -281,7 +281,7 @@ def ft(student: Features, teacher: Features, *, where: Mask = None) -> PerExampl
         student: the translator's factor, `[batch, ...]`. where: rows to keep.
         teacher: the paraphraser's.
 
-    Returns: `[batch]`, no unit. The paper has the sum; the mean is that of the CIFAR-100 code.
+    Returns: `[batch]`, no unit. The paper has the sum; the mean is that of the CIFAR-100 code, whose weight is 200.
 
     Raises: BadInput: shapes that differ.
 
@@ -302,10 +302,11 @@ def review(student: Features, teacher: Features, *, where: Mask = None) -> PerEx
     divided by their sum.
 
     Args:
-        student: one level's `[batch, height, width, channels]`, after the fusion module. where: rows to keep.
-        teacher: as the student's.
+        student: one level's `[batch, height, width, channels]`, after the fusion (`models.review.Fusion`).
+        teacher: as the student's. where: rows to keep.
 
-    Returns: `[batch]`, squared features. A constant difference d gives d² at every size.
+    Returns: `[batch]`, squared features. A constant difference d gives d² at every size. The method's loss is the sum
+        over levels, its weight warmed up over 20 of 240 epochs in the CIFAR-100 code.
 
     Raises: BadInput: shapes that differ, or no maps.
 

@@ -134,7 +134,8 @@ def sp(student: Features, teacher: Features, *, where: Mask = None) -> PerExampl
     The rows are normalised after the product, not the features before it.
 
     Args:
-        student, teacher: `[batch, ...]`, the last maps, flattened. where: rows to keep.
+        student, teacher: `[batch, ...]`, flattened. The paper and the CIFAR-100 code, whose weight is 3000, take the
+            last maps and not their means, the embedding. where: rows to keep.
 
     Returns: `[batch]`, no unit; its mean is ‖S - T‖²/batch². Unchanged where one side is turned or scaled.
 

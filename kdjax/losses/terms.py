@@ -92,7 +92,7 @@ def parse(text: str) -> tuple[Term, ...]:
             wanted = {"feature.fsp": "two layers", "feature.review": "one layer or more, as many"}.get(
                 name, "one layer"
             )
-            raise BadInput(f"loss={part.strip()!r}: {name} compares {wanted} on each side, such as {SYNTAX}")
+            raise BadInput(f"loss={part.strip()!r}: {name} compares {wanted} on each side; {SYNTAX}")
         if term.label in [other.label for other in found]:
             raise BadInput(f"loss={text!r} names {term.label} twice; accepted is each once")
         found.append(term)
