@@ -311,10 +311,10 @@ def queue(
     student, teacher = (_unit(x) for x in pair(student, teacher, where))
     _check_width(student, queue.keys, "the queue's keys")
     keys = jax.lax.stop_gradient(queue.keys).astype(student.dtype)
-    own = jnp.sum(student * teacher, 1, keepdims=True) / temperature
+    own = jnp.sum(student * teacher, 1) / temperature
     others = jnp.matmul(student, keys.T, precision=_maps.EXACT) / temperature
-    others = jnp.where(jnp.arange(len(keys))[None, :] < queue.filled, others, -jnp.inf)
-    return blank(jax.nn.logsumexp(jnp.concatenate([own, others], 1), axis=1) - own[:, 0], where)
+    filled = (jnp.arange(len(keys)) < queue.filled).astype(own.dtype)
+    return blank(_log_totals(_Scores(own, others, jnp.broadcast_to(filled, others.shape))) - own, where)
 
 
 def push(queue: Queue, embeddings: Embeddings, *, where: Mask = None) -> Queue:
@@ -446,12 +446,21 @@ class _Scores(NamedTuple):
     times: Array
 
 
+def _log_totals(scores: _Scores) -> Array:
+    """log(exp(own) + Σ times·exp(others)) of each row, `[batch]`.
+
+    Own scores are not put beside the others: one column more could not be split over devices as the bank is.
+    """
+    own, others, times = scores
+    others = jnp.where(times > 0, others, -jnp.inf)
+    largest = jax.lax.stop_gradient(jnp.maximum(own, others.max(1)))
+    return jnp.log(jnp.exp(own - largest) + (times * jnp.exp(others - largest[:, None])).sum(1)) + largest
+
+
 def _log_z(scores: _Scores, examples: int, where: Mask) -> Array:
-    keep = _maps.kept(scores.own, where)[:, None]
-    every = jnp.concatenate([scores.own[:, None], scores.others], 1)
-    times = jnp.concatenate([jnp.ones_like(scores.own[:, None]), scores.times], 1) * keep
-    # A row left out holds nothing that is not finite, so a weight of 0 is enough.
-    mean = jax.nn.logsumexp(every, b=times) - jnp.log(times.sum())
+    keep = _maps.kept(scores.own, where)
+    counted = jnp.where(keep, 1 + scores.times.sum(1), 0).sum()
+    mean = jax.nn.logsumexp(_log_totals(scores), where=keep) - jnp.log(jnp.maximum(counted, 1))
     return jax.lax.stop_gradient(math.log(examples) + jnp.where(keep.any(), mean, 0))
 
 

@@ -63,13 +63,23 @@ def _layout(state: TrainState, mesh: Mesh) -> PyTree:
     return TrainState(whole, whole, model_state, whole, whole, whole, whole)  # pyright: ignore[reportArgumentType]
 
 
+def everywhere(tree: PyTree) -> PyTree:
+    """In a step of `jit_step`, arrays whole on every device: what lies split, such as a memory, then stays where it is
+    when it meets them. Elsewhere the tree as it is."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
+
+
 def jit_step(run: Run, mesh: Mesh, *, batch_axis: int = 0) -> Run:
     """Data-parallel by sharding: the state as `place` puts it, rows split along `batch_axis`. The state is donated."""
     whole = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, AXIS))
 
     def body(state: TrainState, frozen: PyTree, data: Any, rows: Any) -> tuple[TrainState, Sums]:
-        new, metrics = run(state.replace(frozen=frozen), data, rows)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for `everywhere`
+            new, metrics = run(state.replace(frozen=frozen), data, rows)
         return new.replace(frozen=None), metrics
 
     compiled: Callable[..., Any] | None = None
