@@ -341,8 +341,8 @@ def push(queue: Queue, embeddings: Embeddings, *, where: Mask = None) -> Queue:
 def remember_crd(
     examples: int | None,
     *,
-    dims: float = 128,
-    negatives: float | None = None,
+    dims: float | int = 128,
+    negatives: float | int | None = None,
     temperature: Scalar = 0.07,
     momentum: Scalar = 0.5,
 ) -> Remembering:
@@ -386,7 +386,7 @@ def remember_crd(
 
 
 def remember_queue(
-    examples: int | None, *, dims: float = 128, slots: float | None = None, temperature: Scalar = 0.07
+    examples: int | None, *, dims: float | int = 128, slots: float | int | None = None, temperature: Scalar = 0.07
 ) -> Remembering:
     """InfoNCE as a train step uses it: against a queue of the teacher's embeddings, which then join it.
 
@@ -399,7 +399,7 @@ def remember_queue(
 
     Raises: BadInput: a number that is not whole or out of range.
     """
-    slots = min(16384, (examples or math.inf) // 2) if slots is None else slots
+    slots = slots if slots is not None else 16384 if examples is None else min(16384, examples // 2)
     held, width = _whole("contrastive.queue: slots", slots), _whole("contrastive.queue: dims", dims)
 
     def step(student: Array, teacher: Array, *, memory: Queue, where: Mask = None, **_: Any) -> tuple[Array, Queue]:
@@ -409,7 +409,7 @@ def remember_queue(
     return Remembering(width, lambda key: init_queue(held, width), step)
 
 
-def _whole(name: str, value: float, most: float = math.inf) -> int:
+def _whole(name: str, value: float | int, most: float | int = math.inf) -> int:
     if value != round(value) or not 1 <= value <= most:
         raise BadInput(f"{name}={value:g}: expected a whole number from 1" + (f" to {most}" if most < math.inf else ""))
     return int(value)
