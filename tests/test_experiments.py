@@ -161,7 +161,7 @@ def test_helpfull():
     shown = call("distill", "--helpfull").stdout
     assert all(f"--{name}" in shown or f"--[no]{name}" in shown for name in ("temperature", "loss", "student_hidden"))
     shown = "".join(shown.split())  # --helpfull breaks long lines
-    assert all(name in shown for name in combine.names("response"))
+    assert all(name in shown for name in combine.names())
 
 
 BAD = {
@@ -229,7 +229,7 @@ def test_divergence_is_one_clear_error(tmp_path):
 def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch):
     """Losses, optimizers, schedules and models, each typed at least once, as many at a time as there are kinds."""
     kinds = {
-        "loss": combine.names("response"),
+        "loss": combine.names("response") + combine.names("contrastive"),
         "optimizer": optimizers.OPTIMIZERS,
         "schedule": optimizers.SCHEDULES,
         "student_model": create.names(),

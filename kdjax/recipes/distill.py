@@ -100,7 +100,9 @@ def distill(
     on_layers = [k.name for k in knowledge if not k.on_logits]
     if on_layers and (pairs is None or ensemble is not None):
         raise BadInput(f"{on_layers} compare layers: accepted with pairs and one teacher, not with an ensemble")
-    couples = {k.name: over_devices(k.loss, axis_name if k.sees_the_batch else None) for k in knowledge}
+    couples = {
+        k.name: over_devices(k.loss, axis_name if k.sees_the_batch else None, remembers=k.remembers) for k in knowledge
+    }
 
     def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
         batch, key = augmented(batch, key, augment, run_key=state.key)

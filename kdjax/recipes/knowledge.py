@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kdjax.training.parallel import everywhere
 from kdjax.training.state import MEMORY
 from kdjax.types import Batch, Model, PyTree, TrainState
 
@@ -82,17 +83,22 @@ def hyper(state: TrainState, schedules: Mapping[str, Callable[[Array], Array]]) 
     }
 
 
-def over_devices(loss: Callable[..., Any], axis_name: str | None) -> Callable[..., Any]:
+def over_devices(loss: Callable[..., Any], axis_name: str | None, *, remembers: bool = False) -> Callable[..., Any]:
     """A loss that sees the batches of all devices of a named axis, and returns this device's rows (and its memory).
 
-    Without a name the loss as it is: what it is given is the global batch already.
+    Without a name what it is given is the global batch already, and the loss is as it is; one that remembers is given
+    the batch whole on every device, so that its memory may lie split over them.
     """
-    if axis_name is None:
+    if axis_name is None and not remembers:
         return loss
 
     def gathered(student: PyTree, teacher: PyTree, **keywords: Any) -> Any:
-        rows = len(jax.tree.leaves(student)[0])
         by_row = {name: value for name, value in keywords.items() if name in _BY_ROW}
+        if axis_name is None:
+            student, teacher, by_row = everywhere((student, teacher, by_row))
+            values, memory = loss(student, teacher, **{**keywords, **by_row})
+            return everywhere(values), memory
+        rows = len(jax.tree.leaves(student)[0])
         student, teacher, by_row = jax.tree.map(
             lambda x: jax.lax.all_gather(x, axis_name, tiled=True), (student, teacher, by_row)
         )

@@ -50,18 +50,34 @@ def shard(tree: PyTree, mesh: Mesh, *, axis: int = 0) -> PyTree:
 
 def place(state: TrainState, mesh: Mesh, wrapper: str = "jit") -> TrainState:
     """Put a state on the mesh as the step under that wrapper holds it. The copies are new, as those of `replicate`."""
-    layout = _layout(state, mesh) if wrapper == "jit" else NamedSharding(mesh, PartitionSpec())
-    return jax.device_put(state, layout, may_alias=False)
+    if wrapper != "jit":
+        return replicate(state, mesh)
+    rest, memory = _apart(state)
+    return _join(replicate(rest, mesh), jax.device_put(memory, _by_rows(memory, mesh), may_alias=False))
 
 
-def _layout(state: TrainState, mesh: Mesh) -> PyTree:
-    """How a state lies under jit: whole on every device, but memories split by rows where the devices divide these."""
+def _by_rows(memory: PyTree, mesh: Mesh) -> PyTree:
+    """How a memory lies under jit: each array split by rows where the devices divide these, else whole on each."""
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
-    if MEMORY not in state.model_state:
-        return whole
-    memory = jax.tree.map(lambda x: split if x.ndim and len(x) % mesh.size == 0 else whole, state.model_state[MEMORY])
-    model_state = {**dict.fromkeys(state.model_state, whole), MEMORY: memory}
-    return TrainState(whole, whole, model_state, whole, whole, whole, whole)  # pyright: ignore[reportArgumentType]
+    return jax.tree.map(lambda x: split if x.ndim and len(x) % mesh.size == 0 else whole, memory)
+
+
+def _apart(state: TrainState) -> tuple[TrainState, PyTree]:
+    rest = {name: tree for name, tree in state.model_state.items() if name != MEMORY}
+    return state.replace(model_state=rest), state.model_state.get(MEMORY, {})
+
+
+def _join(state: TrainState, memory: PyTree) -> TrainState:
+    return state.replace(model_state={**state.model_state, MEMORY: memory}) if memory else state
+
+
+def everywhere(tree: PyTree) -> PyTree:
+    """In a step of `jit_step`, arrays whole on every device: what lies split, such as a memory, then stays where it is
+    when it meets them. Elsewhere the tree as it is."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def jit_step(run: Run, mesh: Mesh, *, batch_axis: int = 0) -> Run:
@@ -69,19 +85,19 @@ def jit_step(run: Run, mesh: Mesh, *, batch_axis: int = 0) -> Run:
     whole = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, AXIS))
 
-    def body(state: TrainState, frozen: PyTree, data: Any, rows: Any) -> tuple[TrainState, Sums]:
-        new, metrics = run(state.replace(frozen=frozen), data, rows)
-        return new.replace(frozen=None), metrics
+    # A memory comes in as it lies, and goes out as `place` would put it.
+    inputs, outputs = (whole, None, whole, whole, split), (whole, None, whole)
 
-    compiled: Callable[..., Any] | None = None
+    @partial(jax.jit, donate_argnums=(0, 1), in_shardings=inputs, out_shardings=outputs)
+    def compiled(state: TrainState, memory: PyTree, frozen: PyTree, data: Any, rows: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for `everywhere`
+            new, metrics = run(_join(state.replace(frozen=frozen), memory), data, rows)
+        new, memory = _apart(new.replace(frozen=None))
+        return new, jax.lax.with_sharding_constraint(memory, _by_rows(memory, mesh)), metrics
 
     def call(state: TrainState, frozen: PyTree, data: Any, rows: Any) -> tuple[TrainState, Sums]:
-        nonlocal compiled
-        if compiled is None:  # the first state shows which memories there are
-            layout = _layout(state, mesh)
-            inputs, outputs = (layout, whole, whole, split), (layout, whole)
-            compiled = jax.jit(body, donate_argnums=0, in_shardings=inputs, out_shardings=outputs)
-        return compiled(state, frozen, data, rows)
+        new, memory, metrics = compiled(*_apart(state), frozen, data, rows)
+        return _join(new, memory), metrics
 
     return _keep_frozen(call, prepare=lambda rows: rows)
 

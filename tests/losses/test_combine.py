@@ -65,6 +65,12 @@ def test_an_unknown_keyword_lists_the_keywords_and_guesses():
         combine.resolve("response.kl", alpha=1)
 
 
+def test_a_loss_with_a_memory_has_its_own_temperature():
+    assert combine.resolve("contrastive.queue", temperature=0.2).keywords == {"temperature": 0.2}
+    with pytest.raises(BadInput, match=r"slots=1: not a keyword of contrastive.crd; .*dims, negatives, temperature"):
+        combine.resolve("contrastive.crd", slots=1)
+
+
 @pytest.mark.parametrize("keyword", ["labels", "temperature", "where"])
 def test_what_each_call_gives_cannot_be_bound(keyword):
     with pytest.raises(BadInput, match=f"{keyword}=1: response.kl takes it at each call"):

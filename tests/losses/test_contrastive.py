@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.losses import contrastive
+from kdjax.losses import combine, contrastive
 from kdjax.types import BadInput
 
 BATCH, DIMS, EXAMPLES, COUNT, SLOTS = 6, 4, 10, 3, 8
@@ -225,6 +225,42 @@ def test_the_queue_holds_the_last_real_rows_in_their_order():
         assert held.filled == len(expected)
     assert held.filled == SLOTS
     np.testing.assert_allclose(np.roll(held.keys, -int(held.head), axis=0), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_every_loss_with_a_memory_has_a_name():
+    assert combine.names("contrastive") == ["contrastive.crd", "contrastive.queue"]
+
+
+@pytest.mark.parametrize("name", combine.names("contrastive"))
+def test_what_a_train_step_remembers(name, key, embeddings):
+    """Laws of every loss with a memory: rows left out leave no trace, no gradient enters, and its shape stays."""
+    one = combine.resolve(name, dims=float(DIMS))(2 * EXAMPLES)
+    facts = one.about(np.arange(2 * EXAMPLES) % 3) if one.about else None
+    rows = {"facts": facts, "key": key, "index": INDEX, "where": jnp.asarray(WHERE)}
+
+    @jax.jit
+    def call(student, teacher, memory):
+        def loss(student, teacher, memory):
+            values, new = one.step(student, teacher, memory=memory, **rows)
+            return values.sum(), (values, new)
+
+        slopes, (values, new) = jax.grad(loss, argnums=(0, 1, 2), has_aux=True, allow_int=True)(
+            student, teacher, memory
+        )
+        return values, new, slopes
+
+    memory = one.init(key)
+    _, new, _ = call(*embeddings, memory)
+    alike = jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype), memory, new)
+    assert all(jax.tree.leaves(alike))
+    assert not all(np.array_equal(a, b) for a, b in zip(memory, new, strict=True))
+    values, newer, (*slopes, into_memory) = call(*embeddings, new)
+    dirty, same, _ = call(*(x.at[PADDING].set(jnp.nan) for x in embeddings), new)
+    jax.tree.map(np.testing.assert_array_equal, (dirty, same), (values, newer))
+    assert (values[PADDING] == 0).all()
+    assert (values[WHERE] > 0).all()
+    assert all(np.any(slope) and not np.any(slope[PADDING]) for slope in slopes)
+    assert not any(np.any(x) for x in into_memory if jnp.issubdtype(x.dtype, jnp.floating))
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def stepped(made, axis_name=None, key=0):
 
 def test_every_loss_finds_its_layers_and_teaches_the_student():
     """One program of all losses, whose weights are 1 for one loss at a time."""
-    names = [n for n in combine.names() if not n.startswith("response.")]
+    names = combine.names("feature") + combine.names("relation")  # those with a memory: test_memories
     layers = {"feature": "@block1=block2", "relation": ""}
     texts = [n + ("@block1-block2" if n == "feature.fsp" else layers[n.partition(".")[0]]) for n in names]
     # As many channels as the teacher's, since FSP's matrices must.
