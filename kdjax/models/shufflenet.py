@@ -2,13 +2,12 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from kdjax.models import layers
-from kdjax.models.layers import TORCH, classifier, entered, norm, pooled, shuffled
+from kdjax.models.layers import TORCH, classifier, entered, norm, pooled, relu, shuffled
 from kdjax.types import Outputs
 
 conv = functools.partial(layers.conv, init=TORCH)
@@ -32,9 +31,9 @@ class GroupedUnit(nn.Module):
         # The stem's 24 channels are too few to divide.
         first = 1 if x.shape[-1] == 24 else self.groups
         y = conv(inner, 1, groups=first, name="conv1")(x)
-        y = shuffled(jax.nn.relu(norm(y, self.norm, train=train, name="norm1")), first)
+        y = shuffled(relu(norm(y, self.norm, train=train, name="norm1")), first)
         y = conv(inner, 3, self.stride, groups=inner, name="conv2")(y)
-        y = jax.nn.relu(norm(y, self.norm, train=train, name="norm2"))
+        y = relu(norm(y, self.norm, train=train, name="norm2"))
         y = norm(conv(width, 1, groups=self.groups, name="conv3")(y), self.norm, train=train, name="norm3")
         if self.stride == 2:
             # The zeros around the image count.
@@ -42,7 +41,7 @@ class GroupedUnit(nn.Module):
             before = jnp.concatenate([y, mean], -1)
         else:
             before = x + y
-        return before, jax.nn.relu(before)
+        return before, relu(before)
 
 
 class SplitUnit(nn.Module):
@@ -68,12 +67,12 @@ class SplitUnit(nn.Module):
             left, right = normed(left, "left_norm2"), x
         else:
             left, right = x[..., :inner], x[..., inner:]
-        y = jax.nn.relu(normed(conv(inner, 1, name="conv1")(right), "norm1"))
+        y = relu(normed(conv(inner, 1, name="conv1")(right), "norm1"))
         y = normed(conv(inner, 3, self.stride, groups=inner, name="conv2")(y), "norm2")
         y = normed(conv(inner, 1, name="conv3")(y), "norm3")
         # The half that passes has seen a ReLU before: a second one changes nothing.
         before = shuffled(jnp.concatenate([left, y], -1), 2)
-        return before, jax.nn.relu(before)
+        return before, relu(before)
 
 
 class ShuffleNet(nn.Module):
@@ -109,7 +108,7 @@ class ShuffleNet(nn.Module):
     def __call__(self, image: Float[Array, "batch height width channels"], *, train: bool) -> Outputs:
         x = entered(image, self.mean, self.std, least=2 ** len(self.blocks))
         x = conv(24, 1, name="stem_conv")(x)
-        features = {"stem": (x := jax.nn.relu(norm(x, self.norm, train=train, name="stem_norm")))}
+        features = {"stem": (x := relu(norm(x, self.norm, train=train, name="stem_norm")))}
         number, before = 0, x
         for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True), start=1):
             for stride in (2,) + (1,) * (count - 1):
@@ -123,6 +122,6 @@ class ShuffleNet(nn.Module):
             features[f"stage{stage}"], features[f"stage{stage}_pre"] = x, before
         if self.last:
             x = conv(self.last, 1, name="last_conv")(x)
-            x = jax.nn.relu(norm(x, self.norm, train=train, name="last_norm"))
+            x = relu(norm(x, self.norm, train=train, name="last_norm"))
         features["embedding"] = x = pooled(x)
         return Outputs(classifier(self.num_classes)(x), features)

@@ -1,10 +1,9 @@
 """VGG for small images: one dense layer in place of three."""
 
-import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from kdjax.models.layers import classifier, conv, entered, max_pool, norm, pooled
+from kdjax.models.layers import classifier, conv, entered, max_pool, norm, pooled, relu
 from kdjax.types import Outputs
 
 
@@ -47,7 +46,7 @@ class VGG(nn.Module):
                 block += 1
                 x = conv(width, 3, bias=True, name=f"conv{block}")(x)
                 before = norm(x, self.norm, train=train, name=f"norm{block}")
-                features[f"block{block}"] = x = jax.nn.relu(before)
+                features[f"block{block}"] = x = relu(before)
             features |= {f"stage{stage}": x, f"stage{stage}_pre": before} if stage else {"stem": x}
         features["embedding"] = x = pooled(x)
         return Outputs(classifier(self.num_classes)(x), features)

@@ -1,11 +1,10 @@
 """Residual networks with normalisation and ReLU before every convolution: wide ResNets, and ResNet-18 for CIFAR."""
 
-import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from kdjax.models.dropout import Dropout
-from kdjax.models.layers import classifier, conv, entered, norm, pooled
+from kdjax.models.layers import classifier, conv, entered, norm, pooled, relu
 from kdjax.types import Outputs
 
 
@@ -24,9 +23,9 @@ class PreActivation(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> tuple[Array, Array]:
         before = norm(x, self.norm, train=train, name="norm1")
-        active = jax.nn.relu(before)
+        active = relu(before)
         y = conv(self.width, 3, self.stride, name="conv1")(active)
-        y = jax.nn.relu(norm(y, self.norm, train=train, name="norm2"))
+        y = relu(norm(y, self.norm, train=train, name="norm2"))
         y = conv(self.width, 3, name="conv2")(Dropout(self.dropout)(y, train=train))
         if x.shape != y.shape:
             x = conv(self.width, 1, self.stride, name="shortcut_conv")(active)
@@ -78,5 +77,5 @@ class WideResNet(nn.Module):
                 features[f"stage{stage}_pre"] = before
             features[f"block{number + 1}"] = features[f"stage{stage + 1}"] = x
         features[f"stage{len(self.widths)}_pre"] = x = norm(x, self.norm, train=train, name="last_norm")
-        features["embedding"] = x = pooled(jax.nn.relu(x))
+        features["embedding"] = x = pooled(relu(x))
         return Outputs(classifier(self.num_classes)(x), features)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from flax import linen as nn
 from kdjax.models import layers
 from kdjax.models.create import accepts, all_names, create, from_linen, names, parameter_count
 from kdjax.models.fitnet import Layer, Maxout
-from kdjax.models.layers import max_pool, norm
+from kdjax.models.layers import max_pool, norm, relu
 from kdjax.models.lenet import LeNet
 from kdjax.models.mobilenet import Inverted
 from kdjax.models.resnet import ResNet
@@ -448,3 +449,45 @@ def test_dropout_of_a_wide_resnet_asks_for_a_key():
     params, state = jax.eval_shape(model.init, jax.random.key(0))
     with pytest.raises(BadInput, match="key=None while training with dropout"):
         model.apply({"params": params, **state}, jnp.zeros((2, 8, 8, 3)), train=True, key=None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_relu_is_jaxs_in_value_and_slopes(dtype):
+    x = jnp.array([-jnp.inf, -2.0, -1e-30, -0.0, 0.0, 1e-30, 0.5, 3.0, jnp.inf, jnp.nan], dtype)
+    assert relu(x).dtype == x.dtype
+    finite = x[1:-2]
+
+    def everything(f):
+        wanted = [
+            f(x),
+            jax.vmap(f)(x),
+            jax.vjp(f, x[:-1])[1](jnp.ones_like(x[:-1]))[0],
+            jax.jvp(f, (finite,), (finite + 2,))[1],
+            jax.vmap(jax.grad(jax.grad(f)))(finite),
+        ]
+        return [np.asarray(array, np.float32) for array in wanted]
+
+    for ours, theirs in zip(everything(relu), everything(jax.nn.relu), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+class Chain(nn.Module):
+    depth: int
+
+    @nn.compact
+    def __call__(self, x):
+        for number in range(self.depth):
+            x = relu(x + layers.conv(4, 3, name=f"conv{number}")(x))
+        return x.sum()
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="about XLA's CPU backend")
+def test_no_residual_block_computes_the_blocks_before_it_again():
+    def widest(depth):
+        """The most operands of a fused computation in the compiled gradient."""
+        model, x = Chain(depth), jnp.zeros((2, 4, 4, 4))
+        params = jax.eval_shape(model.init, jax.random.key(0), x)
+        text = jax.jit(jax.grad(model.apply)).lower(params, x).compile().as_text()
+        return max(len(re.findall("%", operands)) for operands in re.findall(r" fusion\(([^)]*)\)", text))
+
+    assert widest(9) <= widest(5)
