@@ -93,7 +93,9 @@ def test_matrices_of_flow_need_the_same_channels_and_a_name_must_be_in_both():
     both = network("shufflenet_v2"), network("resnet32x4")
     with pytest.raises(Exception, match=r"\[2,116,232\].*teacher.*\[2,64,128\]|116, 232\) and teacher \(2, 64, 128\)"):
         _knowledge.plan(*both, shape, loss="feature.fsp:1", steps=1, layers="stage1+stage2")
-    with pytest.raises(BadInput, match=r"stage4 is no map and no layer of both; accepted layers: .*'stage3'"):
+    with pytest.raises(
+        BadInput, match=r"stage4 is no map .* and no layer of both networks; accepted layers: .*stage3,"
+    ):
         _knowledge.plan(*both, shape, loss="feature.hint:1", steps=1, layers="stage3+stage4")
     with pytest.raises(BadInput, match=r"every:9"):
         _knowledge.plan(*both, shape, loss="feature.hint:1", steps=1, layers="every:9")
