@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from kdjax.data import pipeline
+from kdjax.data.augment import random_shift
 from kdjax.data.load import load
 from kdjax.losses import response
 from kdjax.models.create import create
@@ -28,6 +29,7 @@ STEPS, BATCH, EPOCHS = 4, 16, 3
 MODEL = create("mlp", num_classes=10, image_shape=(8, 8, 1), hidden=(6,), dropout=0.1)
 TX = optax.adam(1.0)
 RECIPE = distill(MODEL.apply, cached(), response.kl)
+AUGMENTED = distill(MODEL.apply, cached(), response.kl, augment=random_shift)
 TOGETHER = Plan(members_per_call=9, group=9)
 MEMBERS = [
     Member(seed, {"learning_rate": rate, "temperature": t, "alpha": 0.5})
@@ -44,8 +46,7 @@ def data():
 
 
 def order(seed, epoch):
-    index, mask = pipeline.batches(pipeline.epoch_order(60, seed=seed, epoch=epoch), BATCH)
-    return {"index": index, "mask": mask}
+    return pipeline.epoch_rows(60, BATCH, seed=seed, epoch=epoch)
 
 
 def fit(data, members=MEMBERS, *, devices=1, loss_fn=RECIPE, **changes):
@@ -99,6 +100,14 @@ def test_each_member_is_its_own_plain_run(data, together):
     for member, state in zip(MEMBERS, together, strict=True):
         near(state, plain(data, member))
     assert not same(together[0], together[3])
+
+
+@pytest.mark.parametrize("own_order", [True, False])
+def test_each_member_sees_the_views_of_its_own_plain_run(data, together, own_order):
+    plan = Plan(own_order=own_order, members_per_call=9, group=9)
+    states, _ = fit(data, MEMBERS[:2], loss_fn=AUGMENTED, plan=plan)
+    near(states[1], plain(data, MEMBERS[1], order_seed=None if own_order else 0, loss_fn=AUGMENTED))
+    assert not same(states[1], together[1])
 
 
 def test_with_a_shared_order_each_member_is_the_plain_run_in_that_order(data):
