@@ -1,0 +1,87 @@
+"""What members of a sweep learn: each is the plain run of the same flags, and every axis is a traced number."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import _networks, _sweep, distill, sweep, train_teacher
+from kdjax.data.load import load
+from kdjax.data.source import unit_interval
+from kdjax.types import BadInput
+
+TINY = {"train_split": "train[:150]", "teacher_hidden": (6,), "teacher_epochs": 2, "student_hidden": (5,), "seeds": 2}
+
+
+def ran(experiment, config, workdir):
+    """What a finished run leaves in its folder, as `_run.start` makes it."""
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    experiment.main(config, workdir)
+    return json.loads((workdir / "results.json").read_text())
+
+
+def test_a_swept_teacher_is_the_one_that_train_teacher_makes_with_that_epsilon(tmp_path):
+    config = sweep.Config(
+        members="teachers", attack="fgsm_rs", label_smoothing=0.1, sweep="epsilon:0.02,0.3", under="pgd:steps=2", **TINY
+    )
+    swept = ran(sweep, config, tmp_path / "swept")
+    first, last = swept["points"]
+    assert first["validation_attacked"] >= last["validation_attacked"]
+    plain = train_teacher.Config(
+        train_split="train[:150]", hidden=(6,), epochs=2, seeds=1, label_smoothing=0.1,
+        attack=f"fgsm_rs:epsilon={last['epsilon']}",
+    )  # fmt: skip
+    alone = ran(train_teacher, plain, tmp_path / "plain")["teacher"][0]["nll"]
+    nll = {m["epsilon"]: m["test_nll"] for m in swept["members"] if m["seed"] == 0}
+    assert nll[last["epsilon"]] == pytest.approx(alone, rel=1e-5)
+    assert nll[first["epsilon"]] != pytest.approx(alone, rel=1e-5)
+    # What it leaves is a teacher: the networks of the best point, seed by seed.
+    kept = _networks.load_network(str(tmp_path / "swept"), flag="teacher")
+    image = jnp.asarray(unit_interval(load("digits", "test").arrays["image"]))
+    for seed, weights in enumerate(kept.weights):
+        logits = np.asarray(kept.model.apply(weights, image, train=False, key=None)[0].logits)
+        mine = [m for m in swept["members"] if m["seed"] == seed and m["point"] == first["point"]]
+        said = _sweep.scores(logits[None], load("digits", "test").labels())["nll"][0]
+        assert said == pytest.approx(mine[0]["test_nll"], rel=1e-5)
+
+
+def test_a_swept_student_with_its_own_labels_is_the_one_that_distill_makes_of_several_losses(tmp_path):
+    ran(train_teacher, train_teacher.Config(train_split="train[:150]", hidden=(6,), epochs=1, seeds=1), tmp_path / "t")
+    same = {**TINY, "labels": 20, "epochs": 2, "temperature": 2.0, "teacher": str(tmp_path / "t")}
+    # What the axes say is not said by the flags of the sweep.
+    flags = {"loss": "response.dkd:0.8,relation.rkd_distance:9", "loss_args": "response.dkd.beta=2"}
+    axes = {"loss": "response.dkd:0.8,relation.rkd_distance", "sweep": "weight.relation.rkd_distance:0,9;loss.beta:2"}
+    swept = ran(sweep, sweep.Config(**same, **axes, own_labels=True), tmp_path / "swept")
+    plain = ran(distill, distill.Config(**same, **flags), tmp_path / "plain")["student distilled"]
+    nll = {(m["weight.relation.rkd_distance"], m["seed"]): m["test_nll"] for m in swept["members"]}
+    for seed in (0, 1):
+        assert nll[9, seed] == pytest.approx(plain[seed]["nll"], rel=1e-5)
+        assert nll[0, seed] != pytest.approx(plain[seed]["nll"], rel=1e-5)
+    assert "draw of labels" in (tmp_path / "swept" / "table.md").read_text()
+
+
+def test_axes_without_what_they_need_are_refused(tmp_path):
+    for changed, message in (
+        ({"sweep": "epsilon:0.1"}, "'epsilon' is no axis of these students"),
+        ({"sweep": "weight.feature.hint:1"}, "no axis of these students; accepted: learning_rate, temperature, alpha"),
+        (
+            {"members": "teachers", "sweep": "temperature:1"},
+            "of these teachers; accepted: learning_rate, label_smoothing",
+        ),
+        ({"members": "teachers", "attack": "deepfool", "sweep": "epsilon:1"}, "'epsilon' is no axis"),
+        (
+            {"members": "teachers", "attack": "pgd", "sweep": "epsilon:1.5"},
+            "epsilon=1.5; accepted: finite numbers from 0",
+        ),
+        ({"attack": "pgd"}, "--attack and --label_smoothing are for --members=teachers"),
+        ({"own_labels": True, "labels": 0}, "--own_labels: with --labels=0"),
+        ({"members": "teachers", "own_labels": True}, "teachers have all labels"),
+        ({"copy_layers": True}, "--copy_layers is not for sweeps"),
+        ({"under": "pgd:eps=1"}, "--under"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            sweep.main(sweep.Config(**{**TINY, **changed}), tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
