@@ -23,14 +23,12 @@ A teacher that is given answers once for all runs, seeds and sweeps that share -
 """
 
 import logging
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from experiments import _answers, _knowledge, _networks, _report, _run, _train
 from kdjax.config import field
@@ -42,7 +40,7 @@ from kdjax.losses import combine
 from kdjax.models import create as models
 from kdjax.recipes.supervised import supervised
 from kdjax.training.state import variables
-from kdjax.types import BadInput, Loss, Model, PyTree
+from kdjax.types import BadInput, Model, PyTree
 
 log = logging.getLogger("kdjax.distill")
 COLUMNS = ("accuracy", "precision", "recall", "f1", "nll", "ece", "agreement", "teacher_kl", "parameters")
@@ -96,20 +94,6 @@ class Config(Flags):
     schedules: str = field("", f"of weights and temperature: {_knowledge.SCHEDULES}")
     hint_epochs: int = field(0, "epochs that compare layers alone, before those of answers alone (FitNets)", low=0)
     copy_layers: bool = field(False, "start from the teacher's --layers where shapes agree")
-
-
-def parse_loss_args(text: str) -> dict[str, float]:
-    """`alpha=1,beta=2` as a dict of numbers."""
-    found = {}
-    for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
-        try:
-            found[name.strip()] = float(value)
-            if not math.isfinite(found[name.strip()]):
-                raise ValueError
-        except ValueError:
-            raise BadInput(f"--loss_args={text!r}: accepted are name=number pairs, such as alpha=1,beta=2.") from None
-    return found
 
 
 def main(config: Config, workdir: Path) -> None:
@@ -206,14 +190,6 @@ def planned(config: Config, study: _train.Study, student: Model, teacher: Model,
     if config.copy_layers:
         _knowledge.copies(plan, jax.eval_shape(lambda: dict(params=teacher.init(jax.random.key(0))[0])))
     return plan
-
-
-def checked_loss(config: Flags, classes: int) -> Loss:
-    """The loss that the flags name, called once on shapes alone, so that its arguments are checked now."""
-    loss = combine.resolve(config.loss, **parse_loss_args(config.loss_args))
-    logits, labels = jnp.zeros((2, classes)), jnp.zeros(2, jnp.int32)
-    jax.eval_shape(lambda z, v, y: loss(z, v, labels=y, temperature=config.temperature), logits, logits, labels)
-    return loss
 
 
 def size(weights: PyTree) -> int:

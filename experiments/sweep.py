@@ -26,12 +26,14 @@ each pair of axes, and the best point's networks in checkpoints/student or check
 goes on. A member that diverges says so in `status`, and has no scores.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments import _attacks, _lessons, _networks, _report, _run, _sweep, _train, distill
@@ -42,6 +44,8 @@ from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.population import Member, Plan
 from kdjax.training.state import variables
 from kdjax.types import BadInput
+
+log = logging.getLogger("kdjax.sweep")
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ def main(config: Config, workdir: Path) -> None:
     lesson = of(config, study, workdir)
     axes, members, points = plan_members(config, lesson)
     tx = _train.optimizer_of(config, steps=-(-len(study.train) // config.batch_size) * lesson.epochs)
+    if not _train.chooses_scan("auto", jax.eval_shape(lesson.model.init, jax.random.key(0))[0]):
+        log.warning("on a CPU a sweep's convolutions run inside a loop, where a step may cost twice what it does alone")
     taught = lesson.prepare(workdir)
     train = partial(
         population.train,

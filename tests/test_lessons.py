@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _networks, _sweep, distill, sweep, train_teacher
+from experiments import _networks, _run, _sweep, distill, sweep, train_teacher
 from kdjax.data.load import load
 from kdjax.data.source import unit_interval
 from kdjax.types import BadInput
@@ -85,3 +85,13 @@ def test_axes_without_what_they_need_are_refused(tmp_path):
         with pytest.raises(BadInput, match=message):
             sweep.main(sweep.Config(**{**TINY, **changed}), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_that_goes_on_on_other_devices_says_so(tmp_path, caplog):
+    _run._compare_devices(tmp_path)
+    _run._compare_devices(tmp_path)
+    assert not caplog.records
+    (tmp_path / "devices.txt").write_text("7 other\n")
+    with caplog.at_level("WARNING", logger="kdjax.experiments"):
+        _run._compare_devices(tmp_path)
+    assert "begun on 7 other, going on on 2 " in caplog.text
