@@ -3,16 +3,27 @@
 import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from experiments import _networks, _run, _sweep, distill, sweep, train_teacher
+from experiments import _lessons, _networks, _report, _run, _sweep, _train, distill, sweep, train_teacher
 from kdjax.data.load import load
-from kdjax.data.source import unit_interval
+from kdjax.data.source import hide_labels, unit_interval
+from kdjax.models.create import create
+from kdjax.recipes.distill import cached
+from kdjax.training.state import create_state
 from kdjax.types import BadInput
 
 TINY = {"train_split": "train[:150]", "teacher_hidden": (6,), "teacher_epochs": 2, "student_hidden": (5,), "seeds": 2}
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    for name in ("curves", "comparison"):
+        monkeypatch.setattr(_report, name, lambda *_, **__: None)
 
 
 def ran(experiment, config, workdir):
@@ -25,7 +36,7 @@ def ran(experiment, config, workdir):
 
 def test_a_swept_teacher_is_the_one_that_train_teacher_makes_with_that_epsilon(tmp_path):
     config = sweep.Config(
-        members="teachers", attack="fgsm_rs", label_smoothing=0.1, sweep="epsilon:0.02,0.3", under="pgd:steps=2", **TINY
+        members="teachers", attack="fgsm_rs", label_smoothing=0.1, sweep="epsilon:0.02,0.3", under="fgsm", **TINY
     )
     swept = ran(sweep, config, tmp_path / "swept")
     first, last = swept["points"]
@@ -48,19 +59,32 @@ def test_a_swept_teacher_is_the_one_that_train_teacher_makes_with_that_epsilon(t
         assert said == pytest.approx(mine[0]["test_nll"], rel=1e-5)
 
 
-def test_a_swept_student_with_its_own_labels_is_the_one_that_distill_makes_of_several_losses(tmp_path):
-    ran(train_teacher, train_teacher.Config(train_split="train[:150]", hidden=(6,), epochs=1, seeds=1), tmp_path / "t")
-    same = {**TINY, "labels": 20, "epochs": 2, "temperature": 2.0, "teacher": str(tmp_path / "t")}
+def test_a_swept_student_with_its_own_labels_learns_what_distill_teaches_of_several_losses(tmp_path):
+    same = {**TINY, "labels": 20, "temperature": 2.0, "teacher_epochs": 1, "workdir": str(tmp_path)}
     # What the axes say is not said by the flags of the sweep.
-    flags = {"loss": "response.dkd:0.8,relation.rkd_distance:9", "loss_args": "response.dkd.beta=2"}
-    axes = {"loss": "response.dkd:0.8,relation.rkd_distance", "sweep": "weight.relation.rkd_distance:0,9;loss.beta:2"}
-    swept = ran(sweep, sweep.Config(**same, **axes, own_labels=True), tmp_path / "swept")
-    plain = ran(distill, distill.Config(**same, **flags), tmp_path / "plain")["student distilled"]
-    nll = {(m["weight.relation.rkd_distance"], m["seed"]): m["test_nll"] for m in swept["members"]}
-    for seed in (0, 1):
-        assert nll[9, seed] == pytest.approx(plain[seed]["nll"], rel=1e-5)
-        assert nll[0, seed] != pytest.approx(plain[seed]["nll"], rel=1e-5)
-    assert "draw of labels" in (tmp_path / "swept" / "table.md").read_text()
+    axes = {"loss": "response.dkd:0.8,response.dist", "sweep": "weight.response.dist:0,9;loss.beta:2"}
+    config = sweep.Config(**same, **axes, own_labels=True)
+    study = _train.open_study(config, tmp_path)
+    lesson = _lessons.of_students(config, study, tmp_path)
+    members = sweep.plan_members(config, lesson)[1]
+    taught = lesson.prepare(tmp_path)
+    arrays = {name: jnp.asarray(column) for name, column in taught.source.arrays.items()}
+    batch = {**arrays, "image": unit_interval(arrays["image"]), "mask": jnp.ones(150)}
+    teacher = create("mlp", **study.shape, hidden=(6,))
+    assert [m.hparams["weight.response.dist"] for m in members] == [0, 0, 9, 9]
+    for member in members:
+        state = create_state(lesson.model, optax.sgd(1.0), jax.random.key(member.seed), hparams=member.hparams)
+        found, _ = taught.loss_fn(state.params, state, batch, state.key)
+        weight = member.hparams["weight.response.dist"]
+        loss = {"loss": f"response.dkd:0.8,response.dist:{weight:g}", "loss_args": "response.dkd.beta=2"}
+        plan = distill.planned(distill.Config(**same, **loss), study, lesson.model, teacher, 1)
+        plain = state.replace(hparams={name: jnp.float32(x) for name, x in plan.hparams.items()})
+        label = jnp.asarray(hide_labels(study.train, 20, member.seed).labels())
+        want, _ = plan.recipe(cached())(plain.params, plain, {**batch, "label": label}, state.key)
+        np.testing.assert_allclose(found, want, rtol=1e-5)
+        assert (np.asarray(label) >= 0).sum() == 20
+    assert "and draw of labels" in sweep.seen(config)
+    assert "one draw of labels" in sweep.seen(dataclasses.replace(config, own_labels=False))
 
 
 def test_axes_without_what_they_need_are_refused(tmp_path):

@@ -97,8 +97,8 @@ def test_a_network_without_a_last_layer_is_refused():
     ("typed", "arm"),
     [
         ("mlp:7,mlp:7,mlp:7", "mean_probability+confidence_aware"),  # stacked
-        ("mlp:7,cnn:3,mlp:6:5", "mean_probability+gradient_space"),  # together
-        ("mlp:7,cnn:3,mlp:6:5", "mean_logit+confidence_aware:features=2"),
+        ("mlp:7,mlp:6:5", "mean_probability+confidence_aware"),  # together
+        ("mlp:7,cnn:3", "mean_logit+confidence_aware:features=2"),
     ],
 )
 def test_teachers_run_in_every_step_teach_what_their_stored_answers_do(key, typed, arm):
