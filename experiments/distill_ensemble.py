@@ -79,7 +79,7 @@ class Config(_train.Common):
         "ways of following them: POOL or POOL+GATE, with keywords as in mean_probability+fixed:shares=2/1/1; "
         "features=W adds CA-MKD's term on last features with weight W "
         f"(pools: {', '.join(ensemble.pools())}; gates: {', '.join(ensemble.gates())})",
-        smoke="mean_probability+gradient_space,mean_logit+confidence_aware:features=1,vote",
+        smoke="mean_logit+confidence_aware:features=1,vote",
     )
     against: str = field(PLAIN, "the arm that all others are compared with")
     temperature: float = field(2.0, "softens both sides", low=1e-6, high=1e4)

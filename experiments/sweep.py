@@ -11,7 +11,8 @@
         --teacher_hidden=1200,1200 --teacher_dropout=0.5 --teacher_epochs=3 --epochs=3 --learning_rate=1e-3 \
         --order=shared --sweep='temperature:1,2,3,4,6,8,12,16;alpha:0.5,0.9' --workdir=runs/sweep-mnist
 
-The first is 4 temperatures x 2 alphas x 4 seeds on real digits, under a minute on two cores. Flags are those of
+The first is 4 temperatures x 2 alphas x 4 seeds on real digits, under a minute on two cores; the adversarial one,
+4 epsilons x 2 label smoothings x 4 seeds, 40 seconds. Flags are those of
 `experiments.distill`; a swept one is ignored. Axes of students are temperature, alpha, learning_rate, the weights of
 several losses as `weight.LOSS` (`label_weight` of the labels) and, as `loss.NAME`, the numbers that the first loss on
 answers takes. One teacher (seed 0) answers for all students, and all see the same labelled images (of seed 0), or with
