@@ -42,6 +42,7 @@ def start(config_class: type[Any], body: Callable[[Any, Path], None]) -> None:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
             log.info("%s", " ".join(sys.argv))
             log.info("jax %s on %d %s", jax.__version__, jax.device_count(), jax.devices()[0].device_kind)
+            _compare_devices(workdir)
             body(config, workdir)
         except BadInput as error:
             # A mistake found before any training does not bind the folder: the corrected command may use it.
@@ -61,6 +62,18 @@ def _fail(error: Exception, code: int) -> None:
     log.debug("stopped", exc_info=error)
     print(f"error: {error}", file=sys.stderr)
     sys.exit(code)
+
+
+def _compare_devices(workdir: Path) -> None:
+    """Say so where a run goes on on other devices than it began on."""
+    note, here = workdir / "devices.txt", f"{jax.device_count()} {jax.devices()[0].device_kind}"
+    before = note.read_text().strip() if note.exists() else ""
+    if before and before != here:
+        log.warning(
+            "begun on %s, going on on %s: sums are rounded in another order, and under --parallel=pmap dropout draws "
+            "other masks, so the rest is not bit for bit what it would have been", before, here,
+        )  # fmt: skip
+    note.write_text(f"{here}\n")
 
 
 def _log_to(file: Path) -> None:

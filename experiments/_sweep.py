@@ -28,12 +28,13 @@ class Axis(NamedTuple):
     draw: str = ""
 
 
-def parse(text: str, bounds: Mapping[str, tuple[float | None, float | None]]) -> list[Axis]:
+def parse(text: str, bounds: Mapping[str, tuple[float | None, float | None]], *, of: str = "members") -> list[Axis]:
     """The axes that a flag names.
 
     Args:
         text: such as `temperature:1,2,4;learning_rate:log(1e-4,1e-2)`.
         bounds: the accepted names, and the lowest and highest value of each (None is open).
+        of: whose axes these are, for messages.
 
     Raises:
         BadInput: an unknown name, the nearest one given; a value that is no number or out of range; a name twice.
@@ -45,7 +46,9 @@ def parse(text: str, bounds: Mapping[str, tuple[float | None, float | None]]) ->
     for part in filter(None, (p.strip() for p in text.split(";"))):
         name, _, rest = (x.strip() for x in part.partition(":"))
         if name not in bounds:
-            raise BadInput(f"--sweep: {name!r} is no axis; accepted: {', '.join(bounds)}{nearest(name, bounds)}")
+            raise BadInput(
+                f"--sweep: {name!r} is no axis of these {of}; accepted: {', '.join(bounds)}{nearest(name, bounds)}"
+            )
         if name in (a.name for a in axes):
             raise BadInput(f"--sweep: {name} twice; accepted: each axis once.")
         draw, bracket, inside = rest.partition("(")
@@ -110,73 +113,107 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     return {"accuracy": np.mean(logits.argmax(-1) == labels, axis=1), "nll": np.mean(norm - said, axis=1)}
 
 
-def summary(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Every point over its seeds, best validation accuracy first; points with a diverged seed come last.
+METRICS = ("validation_accuracy", "validation_nll", "test_accuracy", "test_nll")
 
-    `low` and `high` are the 95% Student-t interval of the mean test accuracy; they are absent with one seed.
+
+def summary(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, chooses: str = "validation_accuracy"
+) -> list[dict[str, Any]]:
+    """Every point over its seeds, best first by what chooses; points with a diverged seed come last.
+
+    `low` and `high` are the 95% Student-t interval of the mean test accuracy, `attacked_low` and `attacked_high` of
+    that under an attack; they are absent with one seed.
     """
+    attacked = tuple(name for name in ("validation_attacked", "test_attacked") if name in rows[0])
     found = []
     for point in sorted({r["point"] for r in rows}):
         mine = [r for r in rows if r["point"] == point]
         good = [r for r in mine if r["status"] != "diverged"]
         one = {"point": point, **{n: mine[0][n] for n in names}, "seeds": len(mine), "diverged": len(mine) - len(good)}
-        for metric in ("validation_accuracy", "validation_nll", "test_accuracy", "test_nll"):
+        for metric in (*METRICS, *attacked):
             one[metric] = float(np.mean([r[metric] for r in good])) if good else None
-        if len(good) > 1:
-            test = np.array([r["test_accuracy"] for r in good])
-            half = stats.t.ppf(0.975, len(good) - 1) * test.std(ddof=1) / math.sqrt(len(good))
-            one |= {"low": one["test_accuracy"] - half, "high": one["test_accuracy"] + half}
+        ends = {"": "test_accuracy", "attacked_": "test_attacked"}
+        for prefix, metric in ends.items() if len(good) > 1 else ():
+            if metric in one:
+                test = np.array([r[metric] for r in good])
+                half = stats.t.ppf(0.975, len(good) - 1) * test.std(ddof=1) / math.sqrt(len(good))
+                one |= {f"{prefix}low": one[metric] - half, f"{prefix}high": one[metric] + half}
         found.append(one)
     worst = (-1.0, math.inf)
     return sorted(
         found,
         key=lambda p: (
             p["diverged"],
-            *((-p["validation_accuracy"], p["validation_nll"]) if p["seeds"] > p["diverged"] else worst[::-1]),
+            *((-p[chooses], p["validation_nll"]) if p["seeds"] > p["diverged"] else worst[::-1]),
         ),
     )
 
 
 def table(found: Sequence[Mapping[str, Any]], names: Sequence[str], *, most: int = 10) -> str:
     """The best points as Markdown, and in words the one that validation chose."""
-    heads = (*names, "validation %", "validation NLL", "test %", "95% interval", "test NLL", "seeds", "status")
+    under = "test_attacked" in found[0]
+    heads = [*names, "validation %", "validation NLL", "test %", "95% interval", "test NLL"]
+    heads += ["validation under attack %", "test under attack %", "95% interval"] if under else []
+    heads += ["seeds", "status"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for p in found[:most]:
         status = f"{p['diverged']} of {p['seeds']} diverged" if p["diverged"] else "well"
-        lines.append("| " + " | ".join([*(f"{p[n]:.4g}" for n in names), *_cells(p), str(p["seeds"]), status]) + " |")
+        cells = [*(f"{p[n]:.4g}" for n in names), *_cells(p), *(_attacked(p) if under else ()), str(p["seeds"]), status]
+        lines.append("| " + " | ".join(cells) + " |")
     if len(found) > most:
-        lines.append(f"\nThe first {most} of {len(found)} points by validation accuracy; all are in results.json.")
+        lines.append(f"\nThe first {most} of {len(found)} points, best first; all are in results.json.")
     best = found[0]
     if best["test_accuracy"] is None:
         return "\n".join([*lines, "", "Every seed of every point diverged."])
     chosen = ", ".join(f"{n} = {best[n]:.4g}" for n in names)
-    cells = _cells(best)
-    text = f"best on validation: {chosen}: test accuracy {cells[2]} %, 95% interval {cells[3]} over seeds"
+    text = f"best on validation: {chosen}: test accuracy {_with_interval(_cells(best)[2:4], best)}"
+    if under:
+        text = f"{text}, under attack {_with_interval(_attacked(best)[1:], best)} (validation under attack chose)"
     return "\n".join([*lines, "", text])
+
+
+def _with_interval(cells: Sequence[str], p: Mapping[str, Any]) -> str:
+    seeds = "no interval from one seed" if cells[1] == "–" else f"95% interval {cells[1]} over {p['seeds']} seeds"
+    return f"{cells[0]} %, {seeds}"
 
 
 def _cells(p: Mapping[str, Any]) -> list[str]:
     if p["test_accuracy"] is None:
         return ["–"] * 5
-    between = f"[{100 * p['low']:.2f}, {100 * p['high']:.2f}]" if "low" in p else "–"
-    scores = [f"{100 * p['validation_accuracy']:.2f}", f"{p['validation_nll']:.4f}", f"{100 * p['test_accuracy']:.2f}"]
-    return [*scores, between, f"{p['test_nll']:.4f}"]
+    chosen = [f"{100 * p['validation_accuracy']:.2f}", f"{p['validation_nll']:.4f}"]
+    return [*chosen, f"{100 * p['test_accuracy']:.2f}", _between(p, ""), f"{p['test_nll']:.4f}"]
+
+
+def _attacked(p: Mapping[str, Any]) -> list[str]:
+    if p["test_attacked"] is None:
+        return ["–"] * 3
+    return [*(f"{100 * p[f'{split}_attacked']:.2f}" for split in ("validation", "test")), _between(p, "attacked_")]
+
+
+def _between(p: Mapping[str, Any], prefix: str) -> str:
+    return f"[{100 * p[f'{prefix}low']:.2f}, {100 * p[f'{prefix}high']:.2f}]" if f"{prefix}low" in p else "–"
 
 
 def heat_maps(
-    found: Sequence[Mapping[str, Any]], axes: Sequence[Axis], folder: Path, *, title: str, grid: bool
+    found: Sequence[Mapping[str, Any]],
+    axes: Sequence[Axis],
+    folder: Path,
+    *,
+    title: str,
+    grid: bool,
+    shown: str = "validation_accuracy",
 ) -> None:
-    """For each pair of axes `map-A-B.png`: validation accuracy, averaged over the other axes, or every drawn point."""
-    well = [p for p in found if p["validation_accuracy"] is not None]
+    """For each pair of axes `map-A-B.png`: what is shown, averaged over the other axes, or every drawn point."""
+    well = [p for p in found if p[shown] is not None]
     for a, b in itertools.combinations(axes, 2):
         fig, ax = plt.subplots(figsize=(6, 4.4), layout="constrained")
         if grid:
             xs, ys = sorted(set(a.values)), sorted(set(b.values))
             cells = np.full((len(ys), len(xs)), np.nan)
             for i, j in itertools.product(range(len(ys)), range(len(xs))):
-                mine = [p["validation_accuracy"] for p in well if p[a.name] == xs[j] and p[b.name] == ys[i]]
+                mine = [p[shown] for p in well if p[a.name] == xs[j] and p[b.name] == ys[i]]
                 cells[i, j] = 100 * np.mean(mine) if mine else np.nan
-            shown = ax.imshow(cells, origin="lower", aspect="auto", cmap="viridis")
+            drawn = ax.imshow(cells, origin="lower", aspect="auto", cmap="viridis")
             for (i, j), value in np.ndenumerate(cells):
                 words = "diverged" if np.isnan(value) else f"{value:.2f}"
                 ax.text(
@@ -192,12 +229,13 @@ def heat_maps(
             ax.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
             ax.set_yticks(range(len(ys)), [f"{y:g}" for y in ys])
         else:
-            colour = [100 * p["validation_accuracy"] for p in well]
-            shown = ax.scatter([p[a.name] for p in well], [p[b.name] for p in well], c=colour, cmap="viridis")
-            bad = [p for p in found if p["validation_accuracy"] is None]
+            colour = [100 * p[shown] for p in well]
+            drawn = ax.scatter([p[a.name] for p in well], [p[b.name] for p in well], c=colour, cmap="viridis")
+            bad = [p for p in found if p[shown] is None]
             ax.plot([p[a.name] for p in bad], [p[b.name] for p in bad], "x", color="red")
             ax.set(xscale="log" if a.draw == "log" else "linear", yscale="log" if b.draw == "log" else "linear")
-        fig.colorbar(shown, label="validation accuracy, %, mean over seeds")
+        words = "validation accuracy" if shown == "validation_accuracy" else "validation accuracy under attack"
+        fig.colorbar(drawn, label=f"{words}, %, mean over seeds")
         ax.set(xlabel=a.name.replace("_", " "), ylabel=b.name.replace("_", " "))
         ax.set_title(title, fontsize=9)
         fig.savefig(folder / f"map-{a.name}-{b.name}.png", dpi=150)

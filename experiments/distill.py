@@ -30,14 +30,12 @@ A teacher that is given answers once for all runs, seeds and sweeps that share -
 """
 
 import logging
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from experiments import _answers, _knowledge, _networks, _report, _run, _train, _views
 from kdjax.config import field
@@ -49,7 +47,7 @@ from kdjax.losses import combine
 from kdjax.models import create as models
 from kdjax.recipes.supervised import supervised
 from kdjax.training.state import variables
-from kdjax.types import BadInput, Loss, Model, PyTree
+from kdjax.types import BadInput, Model, PyTree
 
 log = logging.getLogger("kdjax.distill")
 COLUMNS = ("accuracy", "precision", "recall", "f1", "nll", "ece", "agreement", "teacher_kl", "parameters")
@@ -115,20 +113,6 @@ class Config(Flags):
     )
     augment: str = field("", f"{_views.HELP}. The teacher sees what the student sees, in every step")
     copy_layers: bool = field(False, "start from the teacher's --layers where shapes agree")
-
-
-def parse_loss_args(text: str) -> dict[str, float]:
-    """`alpha=1,beta=2` as a dict of numbers."""
-    found = {}
-    for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
-        try:
-            found[name.strip()] = float(value)
-            if not math.isfinite(found[name.strip()]):
-                raise ValueError
-        except ValueError:
-            raise BadInput(f"--loss_args={text!r}: accepted are name=number pairs, such as alpha=1,beta=2.") from None
-    return found
 
 
 def main(config: Config, workdir: Path) -> None:
@@ -235,14 +219,6 @@ def planned(
     if config.copy_layers:
         _knowledge.copies(plan, jax.eval_shape(lambda: dict(params=teacher.init(jax.random.key(0))[0])))
     return plan
-
-
-def checked_loss(config: Flags, classes: int) -> Loss:
-    """The loss that the flags name, called once on shapes alone, so that its arguments are checked now."""
-    loss = combine.resolve(config.loss, **parse_loss_args(config.loss_args))
-    logits, labels = jnp.zeros((2, classes)), jnp.zeros(2, jnp.int32)
-    jax.eval_shape(lambda z, v, y: loss(z, v, labels=y, temperature=config.temperature), logits, logits, labels)
-    return loss
 
 
 def size(weights: PyTree) -> int:

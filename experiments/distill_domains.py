@@ -125,6 +125,12 @@ def prepare(config: Config, workdir: Path) -> Setting:
     load = partial(typed.unite, domains, data_dir=config.data_dir, image_size=config.image_size)
     train = load("train", config.train_split, most=config.per_domain)
     spaces = LabelSpaces(train.maps, train.source.num_classes)
+    for domain, own in zip(domains, spaces.maps, strict=True):
+        if len(own) < 2:
+            raise BadInput(
+                f"--domains={config.domains}: {domain.name} has one class, of which an expert has nothing to say; "
+                "accepted: two classes or more in each domain."
+            )
     gates, note = _domains.chosen(config.gates, spaces)
     test = load("test", config.test_split).source
     study = _train.Study(config, train.source, None, test, parallel.data_mesh(), Recorder(workdir))

@@ -1,14 +1,20 @@
 """Several teachers of unequal quality, one student: which way of following them all is worth the trouble.
 
     python -m experiments.distill_ensemble
-    python -m experiments.distill_ensemble --teachers_noise=0,0,0 --teachers_share=1,1,1
+    python -m experiments.distill_ensemble --teachers_noise=0 --teachers_share=1 --workdir=runs/ensemble-clean
+    python -m experiments.distill_ensemble --teachers=mlp:128,cnn:8:16,mlp:64:64,cnn:8 --teachers_noise=0,0.6,0.8,0.3 \
+        --workdir=runs/ensemble-mixed
+    python -m experiments.distill_ensemble --against=mean_probability+confidence_aware \
+        --arms=mean_probability+confidence_aware:features=0.1 --workdir=runs/ensemble-features
 
 The first is 1,797 real digits, five seeds and three teachers of which two learned from wrong labels in part, about two
-minutes on two cores; in the second all three saw all labels as they are.
+minutes on two cores; in the second all three saw all labels as they are; in the third they are of several
+architectures; the last asks what CA-MKD's feature term adds to its weights of answers.
+The term's weight 0.1 was chosen from 0.1, 1, 10 and 50 on the last fifth of the training images, three seeds.
 
 Every student starts from the same parameters, makes the same number of updates and differs only in whom it follows: no
 one, the teacher that is best on the validation split, or all of them, pooled and weighed as `--arms` says. Each arm is
-compared with the plain average, mean_probability+uniform, over the same seeds. A wrong label is the next class, so bad
+compared with the one of `--against`, the plain average, over the same seeds. A wrong label is the next class, so bad
 teachers err alike and can outvote a good one; the student's labels are right.
 """
 
@@ -17,13 +23,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import _report, _run, _train
+from experiments import _ensemble, _report, _run, _train
 from kdjax.config import field
-from kdjax.data.source import Examples, hide_labels, labelled
+from kdjax.data.source import hide_labels, labelled
 from kdjax.evaluation.classification import classification
 from kdjax.evaluation.fidelity import fidelity
 from kdjax.evaluation.paired import paired_difference
@@ -32,13 +37,13 @@ from kdjax.models import create as models
 from kdjax.recipes.distill import cached, distill
 from kdjax.recipes.supervised import supervised
 from kdjax.training.state import variables
-from kdjax.types import BadInput, TrainState
+from kdjax.types import BadInput
 
-COLUMNS = ("accuracy", "f1", "nll", "ece", "agreement", "teacher_kl")
 PLAIN = "mean_probability+uniform"
+COLUMNS = ("accuracy", "f1", "nll", "ece", "agreement", "teacher_kl")
 ARMS = (
     "mean_logit+uniform,mean_probability+entropy:scale=0.3,mean_probability+ebkd,mean_probability+confidence_aware,"
-    "mean_probability+gradient_space,vote"
+    "mean_probability+confidence_aware:features=0.1,mean_probability+gradient_space,vote"
 )
 
 
@@ -49,80 +54,64 @@ class Config(_train.Common):
     workdir: str = field(
         "runs/ensemble", "folder for everything the run leaves", identity=False, smoke="runs/smoke/ensemble"
     )
-    teachers_hidden: tuple[int, ...] = field((128, 64, 32), "one teacher each, of this width", low=1, smoke=(9, 8, 7))
+    teachers: str = field(
+        "mlp:128,mlp:64,mlp:32", f"any number of them: {_ensemble.TEACHERS}", smoke="mlp:9,cnn:4,mlp:7"
+    )
     teachers_share: tuple[float, ...] = field(
-        (0.5, 0.5, 0.5), "share of the training images that each teacher sees, its own draw", low=0.01, high=1.0
-    )
+        (0.5,), "share of the training images that each teacher sees, its own draw; one, or one per teacher",
+        low=0.01, high=1.0,
+    )  # fmt: skip
     teachers_noise: tuple[float, ...] = field(
-        (0.0, 0.6, 0.8), "share of what each teacher sees that is labelled as the next class", low=0.0, high=1.0
-    )
+        (0.0, 0.6, 0.8), "share of what a teacher sees that is labelled as the next class; one, or one per teacher",
+        low=0.0, high=1.0,
+    )  # fmt: skip
     teachers_epochs: int = field(60, "teachers' passes over as many places as there are images", low=1, smoke=2)
     teachers_learning_rate: float = field(1e-3, "teachers' peak learning rate", low=0.0)
+    teacher_outputs: str = field(
+        "cached", "teachers' answers: computed once, or in every step", choices=("cached", "live")
+    )
     student_hidden: tuple[int, ...] = field((20,), "student's widths", low=1, smoke=(8,))
     labels: int = field(0, "labelled images that students get, balanced over classes; 0 for all", low=0)
     epochs: int = field(60, "passes over the transfer set (all training images)", low=1, smoke=2)
     learning_rate: float = field(3e-3, "students' peak learning rate", low=0.0)
     arms: str = field(
         ARMS,
-        f"beside {PLAIN}: POOL or POOL+GATE, with keywords as in mean_probability+fixed:shares=2/1/1 "
+        "ways of following them: POOL or POOL+GATE, with keywords as in mean_probability+fixed:shares=2/1/1; "
+        "features=W adds CA-MKD's term on last features with weight W "
         f"(pools: {', '.join(ensemble.pools())}; gates: {', '.join(ensemble.gates())})",
-        smoke="mean_probability+gradient_space,vote",
+        smoke="mean_logit+confidence_aware:features=1,vote",
     )
+    against: str = field(PLAIN, "the arm that all others are compared with")
     temperature: float = field(2.0, "softens both sides", low=1e-6, high=1e4)
     alpha: float = field(0.9, "weight of the teachers; 1 - alpha of the labels", low=0.0, high=1.0)
 
 
-def parse_arm(text: str) -> ensemble.Ensemble:
-    """`vote+entropy:scale=0.3:threshold=0.5` as an ensemble; a keyword's value is a number, or several, as in 2/1/1."""
-    names, *pairs = text.split(":")
-    pool, _, gate = names.partition("+")
-    hyper: dict[str, Any] = {}
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        try:
-            numbers = tuple(float(part) for part in value.split("/"))
-        except ValueError:
-            raise BadInput(f"--arms: {pair!r} in {text!r}; accepted are KEY=NUMBER, or KEY=1/2/1.") from None
-        hyper[key] = numbers if len(numbers) > 1 else numbers[0]
-    return ensemble.resolve(pool, gate or "uniform", **hyper)
+def each(config: Config, flag: str, count: int) -> tuple[float, ...]:
+    """A flag's values, one per teacher; one value is for all.
 
-
-def parse_arms(config: Config, classes: int) -> dict[str, ensemble.Ensemble]:
-    """All arms by the names in the table, each called once on shapes alone, so that all is checked now."""
-    texts = dict.fromkeys([PLAIN, *filter(None, config.arms.replace(" ", "").split(","))])
-    arms = {text: parse_arm(text) for text in texts}
-    said, labels = jnp.zeros((len(config.teachers_hidden), 2, classes)), jnp.zeros(2, jnp.int32)
-    for arm in arms.values():
-        jax.eval_shape(lambda v, z, y, arm=arm: arm(v, student=z, labels=y), said, said[0], labels)
-    return arms
-
-
-def taught(source: Examples, share: float, noise: float, seed: int) -> Examples:
-    """What a teacher sees: a share of the images, of which a share is labelled as the next class."""
-    rng = np.random.default_rng(seed)
-    seen = source.select(np.sort(rng.permutation(len(source))[: max(round(share * len(source)), 1)]))
-    label = seen.labels().copy()
-    wrong = rng.permutation(len(label))[: round(noise * len(label))]
-    label[wrong] = (label[wrong] + 1) % source.num_classes
-    return seen.with_column("label", label)
+    Raises:
+        BadInput: another number of values.
+    """
+    values = getattr(config, flag)
+    if len(values) not in (1, count):
+        given = ",".join(map(str, values))
+        raise BadInput(f"--{flag}={given} has {len(values)} values; accepted: 1, or {count}, one per teacher.")
+    return values * count if len(values) == 1 else values
 
 
 def main(config: Config, workdir: Path) -> None:
     """For each seed: the teachers, a student alone, one of the best teacher, and one per arm."""
     study = _train.open_study(config, workdir)
-    count = len(config.teachers_hidden)
-    for flag in ("teachers_share", "teachers_noise"):
-        if len(values := getattr(config, flag)) != count:
-            given = ",".join(map(str, values))
-            raise BadInput(f"--{flag}={given} has {len(values)} values; accepted: {count}, one per --teachers_hidden.")
+    experts = _ensemble.parse_teachers(config.teachers, study.shape)
+    count = len(experts)
+    share, noise = (each(config, flag, count) for flag in ("teachers_share", "teachers_noise"))
     if study.validation is None:
         raise BadInput("--validation_split= is empty; accepted: a split, which chooses the best single teacher.")
     validation = study.validation
-    arms = parse_arms(config, study.train.num_classes)
+    arms = _ensemble.parse_arms(config.arms, config.against, experts=experts, classes=study.train.num_classes)
     transfers = [
         hide_labels(study.train, config.labels, seed) if config.labels else study.train for seed in range(config.seeds)
     ]
-    experts = [models.create("mlp", **study.shape, hidden=(width,)) for width in config.teachers_hidden]
     student = models.create("mlp", **study.shape, hidden=config.student_hidden)
     steps = -(-len(study.train) // config.batch_size)
     for epochs in (config.epochs, config.teachers_epochs):
@@ -130,71 +119,73 @@ def main(config: Config, workdir: Path) -> None:
 
     rate = {"learning_rate": config.learning_rate}
     soft = {**rate, "temperature": config.temperature, "alpha": config.alpha}
-    truth, weights = study.test.labels(), jnp.full((len(study.test), count), 1 / count)
+    truth, even = study.test.labels(), jnp.full((len(study.test), count), 1 / count)
     results: dict[str, list[dict[str, Any]]] = {}
     for seed, transfer in enumerate(transfers):
-        train = partial(_train.train, study, workdir)
-        learn = partial(train, model=student, seed=seed, epochs=config.epochs)
-        states = [
+        train = partial(_train.train, study, workdir, seed=seed)
+        trained = [
             train(
                 f"teacher-{t}/seed-{seed}",
-                expert,
-                supervised(expert.apply),
+                expert.model,
+                supervised(expert.model.apply),
                 seed=1000 * t + seed,
                 epochs=config.teachers_epochs,
                 hparams={"learning_rate": config.teachers_learning_rate},
-                source=taught(study.train, config.teachers_share[t], config.teachers_noise[t], 1000 * t + seed),
+                source=_ensemble.taught(study.train, share[t], noise[t], 1000 * t + seed),
                 examples_per_epoch=len(study.train),
             )
             for t, expert in enumerate(experts)
         ]
-
-        def answers(source: Examples, states: list[TrainState] = states) -> np.ndarray:
-            """What the teachers say of every example, `[N, T, K]`."""
-            said = [_train.predict(study, e, variables(s), source) for e, s in zip(experts, states, strict=True)]
-            return np.stack(said, 1)
-
-        right = answers(validation).argmax(-1) == validation.labels()[:, None]
-        best = int(right.mean(0).argmax())
-        said, on_test = answers(transfer), answers(study.test)
-        mean = np.asarray(ensemble.mean_probability(jnp.moveaxis(jnp.asarray(on_test), 1, 0), weights))
-        for t in range(count):
-            role = f"teacher {t + 1}: {config.teachers_hidden[t]} units, {config.teachers_noise[t]:.0%} wrong labels"
+        live = config.teacher_outputs == "live"
+        staff = _ensemble.Staff(
+            partial(_train.predict, study), experts, [variables(state) for state in trained], live=live
+        )
+        right = staff.answers(validation).argmax(-1) == validation.labels()[:, None]
+        said, on_test = staff.answers(transfer), staff.answers(study.test)
+        mean = np.asarray(ensemble.mean_probability(jnp.moveaxis(jnp.asarray(on_test), 1, 0), even))
+        for t, expert in enumerate(experts):
+            role = f"teacher {t + 1}: {expert.text}, {noise[t]:.0%} wrong labels"
             results.setdefault(role, []).append(classification(on_test[:, t], truth))
         results.setdefault("teachers' mean", []).append(classification(mean, truth))
 
-        def follow(role: str, logits: np.ndarray, arm: ensemble.Ensemble | None = None) -> TrainState:
-            recipe = distill(student.apply, cached(), response.kl, ensemble=arm)
-            source = transfer.with_column("teacher_logits", logits)  # noqa: B023 - called in this turn of the loop
-            run = f"{role.replace('/', '-')}/seed-{seed}"  # noqa: B023
-            return learn(run=run, loss_fn=recipe, hparams=soft, source=source)  # noqa: B023
-
+        alone = _ensemble.Taught(student, student, supervised(student.apply), labelled(transfer))
+        best = transfer.with_column("teacher_logits", said[:, int(right.mean(0).argmax())])
         followed = {
-            "student alone": learn(
-                run=f"alone/seed-{seed}",
-                loss_fn=supervised(student.apply),
-                hparams=rate,
-                source=labelled(transfer),
-                examples_per_epoch=len(transfer),
+            "student alone": alone,
+            "best single teacher": _ensemble.Taught(
+                student, student, distill(student.apply, cached(), response.kl), best
             ),
-            "best single teacher": follow("best", said[:, best]),
-            **{role: follow(role, said, arm) for role, arm in arms.items()},
         }
-        for role, state in followed.items():
-            logits = _train.predict(study, student, variables(state), study.test)
+        roles = {"student alone": "alone", "best single teacher": "best"}
+        for role in (*followed, *arms):
+            lesson = followed[role] if role in followed else staff.teach(student, transfer, said, arms[role])
+            state = train(
+                f"{roles.get(role, role).replace('/', '-')}/seed-{seed}",
+                lesson.model,
+                lesson.recipe,
+                epochs=config.epochs,
+                hparams={**(rate if lesson is alone else soft), **lesson.hparams},
+                source=lesson.source,
+                examples_per_epoch=len(transfer),
+                frozen=lesson.frozen,
+            )
+            logits = _train.predict(study, lesson.student, variables(state), study.test)
             results.setdefault(role, []).append({**classification(logits, truth), **fidelity(logits, mean)})
-    report(config, workdir, study, results)
+    report(config, workdir, study, results, teachers=count)
 
 
-def report(config: Config, workdir: Path, study: _train.Study, results: dict[str, list[dict[str, Any]]]) -> None:
-    """Table, paired differences to plain averaging, figures, results.json."""
+def report(
+    config: Config, workdir: Path, study: _train.Study, results: dict[str, list[dict[str, Any]]], *, teachers: int
+) -> None:
+    """Table, paired differences to the arm of --against, figures, results.json."""
     text, found = _report.table(results, COLUMNS), dict[str, Any](results)
     accuracy = {role: [s["accuracy"] for s in scores] for role, scores in results.items()}
     if config.seeds > 1:
-        students = list(accuracy)[len(config.teachers_hidden) + 1 :]
-        gains = {role: paired_difference(accuracy[role], accuracy[PLAIN]) for role in students if role != PLAIN}
-        found["minus plain average"] = gains
-        text += "\n\n" + "\n\n".join(_report.gain(f"{role} minus plain average", d) for role, d in gains.items())
+        students = list(accuracy)[teachers + 1 :]
+        against = "plain average" if config.against == PLAIN else config.against
+        gains = {r: paired_difference(accuracy[r], accuracy[config.against]) for r in students if r != config.against}
+        found[f"minus {against}"] = gains
+        text += "\n\n" + "\n\n".join(_report.gain(f"{role} minus {against}", d) for role, d in gains.items())
     title = f"{config.dataset}, T={config.temperature:g}, alpha={config.alpha:g}"
     _report.curves(study.recorder.rows(), workdir / "curves.png", title=title)
     broken = {role.replace("+", "\n+").replace(": ", "\n").replace(", ", "\n"): v for role, v in accuracy.items()}

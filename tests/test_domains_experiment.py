@@ -159,6 +159,7 @@ def test_disjoint_domains_leave_out_no_gate_and_show_how_groups_are_confused(tmp
     [
         ({"domains": "digits{0-4}+digits{5-9}", "gates": "none"}, "no gate is not possible here.*not identifiable"),
         ({"domains": "digits"}, "one domain; accepted: two or more"),
+        ({"domains": "digits,digits{3}"}, r"digits\{3\} has one class.*accepted: two classes or more"),
         ({"domains": "digits,digits:invret"}, "did you mean invert"),
         ({"domains": "digits,digits:invert@test/train"}, "share examples"),
         ({"dataset": "mnist"}, "--dataset=mnist is not used here"),

@@ -14,7 +14,7 @@ gradient of the weighted mean of the teachers' losses, and a value that is small
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -221,8 +221,8 @@ def _one_hot(scores: Pooled, temperature: Scalar) -> Pooled:
 
 
 def confidence_aware_features(
-    student: Float[Array, "teachers batch ..."],
-    teacher: Float[Array, "teachers batch ..."],
+    student: Float[Array, "teachers batch ..."] | Sequence[Float[Array, "batch ..."]],
+    teacher: Float[Array, "teachers batch ..."] | Sequence[Float[Array, "batch ..."]],
     *,
     logits: Answers,
     labels: Int[Array, " batch"],
@@ -231,8 +231,9 @@ def confidence_aware_features(
     """CA-MKD's feature term: Σ_k w_k·mean((r_k(s) - f_k)²), w = `confidence_aware(logits)`.
 
     Args:
-        student: the student's last features, projected for each teacher, `[teachers, batch, ...]`.
-        teacher: the teachers' features, of the same shape.
+        student: the student's last features, projected for each teacher, `[teachers, batch, ...]`; where the teachers'
+            features differ in shape, a sequence of `[batch, ...]`.
+        teacher: the teachers' features, of the same shapes.
         logits: `[teachers, batch, classes]`, what each teacher's classifier says of the features projected for it. The
             weights are constants: no gradient passes through them.
         labels: `[batch]`; negative (not known): equal weights. where: rows to keep.
@@ -251,14 +252,15 @@ def confidence_aware_features(
     7.
     """
     check_answers(logits, labels=(labels, "B"))
-    if student.shape != teacher.shape or student.shape[:2] != logits.shape[:2]:
+    shapes = [[x.shape for x in side] for side in (student, teacher)]
+    if shapes[0] != shapes[1] or [x[:1] for x in shapes[0]] != [logits.shape[1:2]] * len(logits):
         raise BadInput(
-            f"student has shape {student.shape}, teacher {teacher.shape} and logits {logits.shape}: expected the same "
+            f"student has shapes {shapes[0]}, teacher {shapes[1]} and logits {logits.shape}: expected the same "
             "features, and teachers and batch as in logits"
         )
     weights = jax.lax.stop_gradient(gating.confidence_aware(logits, labels=labels))
-    mine, theirs = (jax.vmap(lambda x: clean(x, where))(x) for x in (student, teacher))
-    squares = jnp.square(mine - theirs).reshape(*logits.shape[:2], -1).mean(-1)
+    gaps = [clean(mine, where) - clean(theirs, where) for mine, theirs in zip(student, teacher, strict=True)]
+    squares = jnp.stack([jnp.square(gap).reshape(len(gap), -1).mean(-1) for gap in gaps])
     return blank(jnp.sum(blank(weights, where).T * squares, axis=0), where)
 
 

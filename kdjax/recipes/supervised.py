@@ -19,7 +19,7 @@ Augment = Callable[[Array, Array], Array]
 def supervised(
     apply: ApplyFn,
     *,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Array = 0.0,
     augment: Augment | None = None,
     attack: Attack | None = None,
     objective: Callable[..., Objective] = objectives.cross_entropy,

@@ -399,8 +399,12 @@ def test_the_feature_term_weighs_mean_squares_by_confidence():
     np.testing.assert_allclose(found, np.asarray(want)[[0, 2, 3]].sum(), rtol=1e-5)
     assert jnp.isfinite(slope).all()
     assert not to_weights.any()  # the weights are constants
-    with pytest.raises(BadInput, match=r"student has shape \(3, 4, 2, 3\), teacher \(3, 4, 2, 2\)"):
+    with pytest.raises(BadInput, match=r"student has shapes \[\(4, 2, 3\), .*\], teacher \[\(4, 2, 2\), "):
         call(mine, theirs[..., :2], logits=ANSWERS)
+    # Teachers' features may differ in shape: a constant gap of k + 1 has that mean square however wide it is.
+    uneven = [jnp.full((BATCH, 3 + k), float(k + 1)) for k in range(TEACHERS)]
+    found = call(uneven, [jnp.zeros_like(x) for x in uneven], logits=ANSWERS)
+    np.testing.assert_allclose(found, w @ [(k + 1) ** 2 for k in range(TEACHERS)], rtol=1e-5)
 
 
 # Names.

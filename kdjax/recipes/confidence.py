@@ -1,0 +1,105 @@
+"""CA-MKD: several teachers' answers and last features, weighed by how well each knows the label.
+
+A teacher's last features are its `embedding`, from which its classifier, the dense layer called `logits`, makes its
+answer: as in every network of `kdjax.models`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdjax.losses.ensemble import Ensemble, confidence_aware_features
+from kdjax.recipes.distill import Teacher, cached, distill
+from kdjax.recipes.knowledge import Pairs
+from kdjax.types import ApplyFn, BadInput, Batch, Loss, LossFn, Metrics, Outputs, PyTree, TrainState
+
+WEIGHT = "weight/features"
+"""The hyper-parameter that weighs the feature term."""
+
+
+def cached_with_features(names: Sequence[str]) -> Teacher:
+    """Teachers whose logits travel with the data as `teacher_logits [B, T, K]`, features as `NAME/embedding [B, D]`.
+
+    Nothing of `state.frozen` is read; `distill_with_features` needs each teacher's `classifier` there, by name.
+    """
+    answers = cached()
+
+    def teacher(frozen: PyTree, batch: Batch) -> Outputs:
+        said = answers(frozen, batch)
+        return said._replace(features={f"{n}/embedding": jnp.asarray(batch[f"{n}/embedding"]) for n in names})
+
+    return teacher
+
+
+def classifier(variables: PyTree) -> PyTree:
+    """The part of a teacher's variables that its features are classified by.
+
+    Raises:
+        BadInput: a network without a dense layer `logits`.
+    """
+    layer = variables["params"].get("logits", {})
+    if "kernel" not in layer:
+        raise BadInput(
+            f"layers {', '.join(variables['params'])}: accepted is a network whose last one is called logits"
+        )
+    return {"params": {"logits": layer}}
+
+
+def classify(variables: PyTree, features: Float[Array, "batch features"]) -> Float[Array, "batch classes"]:
+    """What a teacher's classifier says of features."""
+    layer = variables["params"]["logits"]
+    answer = features @ layer["kernel"]
+    return answer + layer["bias"][None] if "bias" in layer else answer
+
+
+def distill_with_features(
+    student: ApplyFn, pairs: Pairs, teacher: Teacher, loss: Loss, *, names: Sequence[str], ensemble: Ensemble
+) -> LossFn:
+    """Distillation from an ensemble, and from each teacher's last features.
+
+    l = distill(...) + w sum_k w_k mean((r_k(s) - f_k)^2),   w_k = confidence_aware(classifier_k(r_k(s)))
+
+    The weight w is `state.hparams["weight/features"]`; the authors' is 50, beside weights 1 of labels and answers.
+
+    Args:
+        student: with projections r_k of its embedding, as `models.connectors.connect` makes it.
+        pairs: the projections: `connect`'s, one by the name of each teacher, to its `NAME/embedding`.
+        teacher: `cached_with_features(names)` or `teachers.together`, which names features alike.
+        loss: of the ensemble's answer.
+        names: of the teachers, as in `state.frozen`, in the order of their logits.
+        ensemble: makes one answer of several; CA-MKD's is the gate `confidence_aware`.
+
+    Returns:
+        A `LossFn` with the metrics of `distill`, and `features`, the unweighted term.
+
+    Reference:
+        Zhang, Chen, Wang, Confidence-Aware Multi-Teacher Knowledge Distillation, ICASSP 2022, equations 5 to 8. Their
+        code leaves the term out of the first epoch; here it is there from the start.
+    """
+
+    def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
+        variables = {"params": params, **state.model_state}
+        answered = student(variables, jnp.asarray(batch["image"]), train=True, key=key)
+        said = jax.lax.stop_gradient(teacher(state.frozen, batch))
+
+        def student_said(*_: Any, **__: Any) -> tuple[Outputs, PyTree]:
+            return answered  # once for both terms
+
+        plain = distill(student_said, lambda frozen, batch: said, loss, ensemble=ensemble)
+        losses, (model_state, metrics) = plain(params, state, batch, key)
+        compared, _ = pairs(variables, answered[0], said, train=True)
+        mine: list[Any] = [compared[name][0] for name in names]
+        theirs: list[Any] = [compared[name][1] for name in names]
+        term = confidence_aware_features(
+            mine,
+            theirs,
+            logits=jnp.stack([classify(state.frozen[name], r) for name, r in zip(names, mine, strict=True)]),
+            labels=jnp.asarray(batch["label"]),
+            where=jnp.asarray(batch["mask"]) > 0,
+        )
+        return losses + state.hparams[WEIGHT] * term, (model_state, {**metrics, "features": term})
+
+    return loss_fn

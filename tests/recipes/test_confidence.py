@@ -1,0 +1,145 @@
+"""CA-MKD with features: the term is the paper's, the rest plain distillation; cached teachers are as live ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.special import log_softmax, softmax
+
+from experiments import _ensemble
+from kdjax.data.source import Source
+from kdjax.losses import ensemble, response
+from kdjax.models import connectors
+from kdjax.models.create import create
+from kdjax.recipes import confidence
+from kdjax.recipes.distill import cached, distill
+from kdjax.recipes.teachers import together
+from kdjax.training.state import create_state
+from kdjax.types import BadInput, Model
+
+SHAPE = {"num_classes": 4, "image_shape": (4, 4, 1)}
+STUDENT = create("mlp", **SHAPE, hidden=(5,))
+TEACHERS = {"one": create("mlp", **SHAPE, hidden=(7,)), "two": create("mlp", **SHAPE, hidden=(9, 6))}
+NAMES = tuple(TEACHERS)
+FOLLOW = ensemble.resolve("mean_probability", "confidence_aware")
+HPARAMS = {"learning_rate": 0.1, "alpha": 0.7, "temperature": 2.0, confidence.WEIGHT: 3.0}
+
+
+def made(model, seed):
+    params, model_state = model.init(jax.random.key(seed))
+    # Biases begin at 0, and a bias that is left out should be seen.
+    return {"params": jax.tree.map(lambda x: x + 0.1, params), **model_state}
+
+
+WEIGHTS = {name: made(model, seed) for seed, (name, model) in enumerate(TEACHERS.items(), start=1)}
+
+
+@pytest.fixture
+def rows(key):
+    return {
+        "image": jax.random.uniform(key, (5, 4, 4, 1)),
+        "label": jnp.array([0, 3, 2, -1, 1]),
+        "mask": jnp.array([1.0, 1.0, 1.0, 1.0, 0.0]),
+    }
+
+
+def test_the_loss_is_distillation_and_the_weighted_term(key, rows):
+    live = together({name: model.apply for name, model in TEACHERS.items()})
+    whole = Model(STUDENT.init, lambda v, x, *, train, key: (live(v, {"image": x}), {}))
+    links = {n: connectors.Link("embedding", f"{n}/embedding", connectors.Project()) for n in NAMES}
+    student, pairs = connectors.connect(STUDENT, links, image_shape=(4, 4, 1), teacher=(whole, WEIGHTS))
+    state = create_state(student, optax.sgd(1.0), key, hparams=HPARAMS, frozen=WEIGHTS)
+    said = live(WEIGHTS, rows)
+    columns = {
+        **rows, "teacher_logits": jnp.moveaxis(said.logits, 0, 1),
+        **{f"{n}/embedding": said.features[f"{n}/embedding"] for n in NAMES},
+    }  # fmt: skip
+
+    def of(teacher, batch, frozen):
+        recipe = confidence.distill_with_features(
+            student.apply, pairs, teacher, response.kl, names=NAMES, ensemble=FOLLOW
+        )
+        return jax.jit(recipe)(state.params, state.replace(frozen=frozen), batch, key)
+
+    found, (_, metrics) = of(live, rows, WEIGHTS)
+    heads = {n: confidence.classifier(w) for n, w in WEIGHTS.items()}
+    again, _ = of(confidence.cached_with_features(NAMES), columns, heads)
+    np.testing.assert_allclose(again, found, rtol=1e-5)
+
+    plain = distill(STUDENT.apply, cached(), response.kl, ensemble=FOLLOW)
+    own = state.replace(params=state.params["student"], model_state={})
+    rest, _ = jax.jit(plain)(own.params, own, columns, key)
+    # The term by itself, in float64.
+    mine = STUDENT.apply({"params": own.params}, rows["image"], train=False, key=None)[0].features["embedding"]
+    label, costs, squares = np.asarray(rows["label"]), [], []
+    for name in NAMES:
+        linear = jax.tree.map(lambda x: np.asarray(x, np.float64), state.params["adapter"][name]["linear"])
+        last = jax.tree.map(lambda x: np.asarray(x, np.float64), WEIGHTS[name]["params"]["logits"])
+        projected = np.asarray(mine, np.float64) @ linear["kernel"] + linear["bias"]
+        costs.append(-log_softmax(projected @ last["kernel"] + last["bias"], -1)[np.arange(5), label])
+        squares.append(np.mean((projected - np.asarray(said.features[f"{name}/embedding"])) ** 2, -1))
+    w = 1 - softmax(costs, axis=0)  # two teachers: T - 1 is 1
+    w = np.where(label < 0, 0.5, w)
+    term = (w * squares).sum(0)
+    np.testing.assert_allclose(metrics["features"][:4], term[:4], rtol=1e-4)
+    assert metrics["features"][4] == 0  # left out by the mask
+    np.testing.assert_allclose(found[:4], rest[:4] + 3 * term[:4], rtol=1e-4)
+    assert abs(w[0] - 0.5).max() > 1e-3  # the weights are not equal anyway
+
+
+def test_a_network_without_a_last_layer_is_refused():
+    with pytest.raises(BadInput, match="layers dense: accepted is a network whose last one is called logits"):
+        confidence.classifier({"params": {"dense": {}}})
+
+
+@pytest.mark.parametrize(
+    ("typed", "arm"),
+    [
+        ("mlp:7,mlp:7,mlp:7", "mean_probability+confidence_aware"),  # stacked
+        ("mlp:7,mlp:6:5", "mean_probability+confidence_aware"),  # together
+        ("mlp:7,cnn:3", "mean_logit+confidence_aware:features=2"),
+    ],
+)
+def test_teachers_run_in_every_step_teach_what_their_stored_answers_do(key, typed, arm):
+    shape = {"num_classes": 4, "image_shape": (4, 4, 1)}
+    experts = _ensemble.parse_teachers(typed, shape)
+    weights = [made(e.model, seed) for seed, e in enumerate(experts)]
+    rng = np.random.default_rng(0)
+    image = rng.uniform(size=(3, 4, 4, 1)).astype(np.float32)
+    source = Source({"image": image, "label": np.array([0, 2, 3], np.int32)}, 4, "made up")
+    student, losses = create("mlp", **shape, hidden=(5,)), []
+
+    def predict(model, variables, source):
+        return np.asarray(model.apply(variables, jnp.asarray(image), train=False, key=None)[0].logits)
+
+    for live in (False, True):
+        staff = _ensemble.Staff(predict, experts, weights, live=live)
+        lesson = staff.teach(student, source, staff.answers(source), _ensemble.parse_arm(arm))
+        state = create_state(lesson.model, optax.sgd(1.0), key, hparams={**HPARAMS, **lesson.hparams})
+        batch = {**lesson.source.arrays, "mask": np.ones(3, np.float32)}
+        losses.append(jax.jit(lesson.recipe)(state.params, state.replace(frozen=lesson.frozen), batch, key)[0])
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("", "'' is no model"),
+        ("mlp:7,", "'' is no model"),
+        ("mpl:7", "did you mean mlp"),
+        ("mlp", "'mlp': hidden=.*accepted is NAME:WIDTH"),
+        ("mlp:0", "'mlp:0': hidden"),
+        ("mlp:a", "'mlp:a'"),
+        ("lenet:3", "'lenet:3': hidden"),
+    ],
+)
+def test_teachers_that_cannot_be_made_are_refused(typed, message):
+    with pytest.raises(BadInput, match=message):
+        _ensemble.parse_teachers(typed, {"num_classes": 4, "image_shape": (28, 28, 1)})
+
+
+@pytest.mark.parametrize("arm", ["vote:features=-1", "vote:features=1/2", "vote:features=nan", "vote:feature=1"])
+def test_a_weight_of_features_that_is_none_is_refused(arm):
+    with pytest.raises(BadInput, match="feature"):
+        _ensemble.parse_arm(arm)
