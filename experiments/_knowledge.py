@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array
 
+from experiments import _schedules
 from kdjax.data.source import Examples
 from kdjax.losses import combine, feature, response, terms
 from kdjax.losses.contrastive import Remembering
@@ -26,7 +26,6 @@ from kdjax.types import BadInput, LossFn, Model, PyTree, TrainState
 HELP = f"what is learned from the teacher: {terms.SYNTAX}; NAME one of labels, {', '.join(combine.names())}"
 _FACTORS = "feature.ft"
 _ON_LAYERS = ("weight/feature.", "weight/relation.", "weight/contrastive.")
-SCHEDULES = "NAME=warmup:FRACTION, NAME=linear:LAST or NAME=cosine:LAST, joined by commas"
 
 
 class Plan(NamedTuple):
@@ -146,7 +145,7 @@ def plan(
         own_loss = [Knowledge(_paraphraser(t), _reconstruction, pair=t.label) for t in rest if t.name == _FACTORS]
         knowledge += own_loss
         hparams |= {k.weight: 1.0 for k in own_loss}
-    scheduled = _schedules(schedules, found, first, steps)
+    scheduled = _schedules.parse(schedules, found, first, steps)
     model, pairs = student, None
     if links:
         model, pairs = connectors.connect(
@@ -304,40 +303,6 @@ def _complete(name: str, loss: Callable[..., Any]) -> Callable[..., Any]:
     if name == "feature.review":
         return lambda s, t, *, where: sum(loss(*level, where=where) for level in zip(s, t, strict=True))
     return loss
-
-
-def _schedules(
-    text: str, found: Sequence[terms.Term], first: terms.Term | None, steps: int
-) -> dict[str, Callable[[Array], Array]]:
-    """Factors of hyper-parameters by step."""
-    known = {"temperature": ["temperature"], "alpha": ["alpha"]}
-    for term in found:
-        weight = "label_weight" if term.name == terms.LABELS else "alpha" if term is first else f"weight/{term.label}"
-        # By its layers, or all terms of a loss at once.
-        for name in dict.fromkeys((term.label, term.name)):
-            known.setdefault(name, []).append(weight)
-    factors: dict[str, Callable[[Array], Array]] = {}
-    for part in filter(None, text.split(",")):
-        # Labels of terms hold an equals sign of their own.
-        name, _, rule = part.rpartition("=")
-        kind, _, number = rule.partition(":")
-        makers = {
-            "warmup": lambda x: optax.linear_schedule(0.0, 1.0, max(round(x * steps), 1)),
-            "linear": lambda x: optax.linear_schedule(1.0, x, steps),
-            "cosine": lambda x: optax.cosine_decay_schedule(1.0, steps, alpha=x),
-        }
-        try:
-            value = float(number)
-            if kind not in makers or not 0 <= value < float("inf") or (kind == "warmup" and value > 1):
-                raise ValueError
-        except ValueError:
-            raise BadInput(f"--schedules={text}: accepted is {SCHEDULES}; numbers from 0 up, FRACTION to 1.") from None
-        if name not in known:
-            raise BadInput(f"--schedules={text}: nothing is called {name!r}; accepted: {', '.join(known)}.")
-        if name == "temperature" and (kind == "warmup" or value == 0):
-            raise BadInput(f"--schedules={text}: a temperature cannot be 0; accepted: linear or cosine, LAST above 0.")
-        factors |= dict.fromkeys(known[name], makers[kind](value))
-    return factors
 
 
 def _try(

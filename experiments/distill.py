@@ -37,7 +37,7 @@ from typing import Any
 
 import jax
 
-from experiments import _answers, _knowledge, _networks, _report, _run, _train, _views
+from experiments import _answers, _knowledge, _networks, _report, _run, _schedules, _train, _views
 from kdjax.config import field
 from kdjax.data.source import hide_labels, labelled
 from kdjax.evaluation.classification import classification
@@ -105,7 +105,7 @@ class Config(Flags):
         "stages by name, joined by +: every:2+embedding+logits",
     )
     layer_weights: tuple[float, ...] = field((1.0,), "factors of the pairs of --layers, or one for all", low=0.0)
-    schedules: str = field("", f"of weights and temperature: {_knowledge.SCHEDULES}")
+    schedules: str = field("", f"of weights and temperature: {_schedules.SYNTAX}")
     hint_epochs: int = field(
         0,
         "epochs that compare layers alone, before those of answers alone (FitNets); of feature.ft's paraphraser",
