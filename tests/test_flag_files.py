@@ -17,6 +17,7 @@ RECIPES = {"cifar", "mobile"}
 SIDES = {"fsp": ("stem-stage1", "stage1-stage2", "stage2-stage3"), "ab": ("stage1_pre", "stage2_pre", "stage3_pre")}
 LAST = ("stage1", "stage2", "stage3")
 # The weights of the field's code, typed from its tables: labels, answers, and what else is compared, layer by layer.
+REVIEWED = "-".join(["stage1_pre", "stage2_pre", "stage3_pre", "embedding"])
 WEIGHTS = {
     "kd": (0.1, 0.9, {}),
     "ls": (0.1, 9.0, {}),
@@ -28,7 +29,9 @@ WEIGHTS = {
     "fsp": (1.0, 0.0, {f"feature.fsp@{s}={s}": 50.0 for s in SIDES["fsp"]}),
     "ab": (1.0, 0.0, {f"feature.ab@{s}={s}": 0.003 / 2**i for i, s in enumerate(reversed(SIDES["ab"]))}),
     "ofd": (1.0, 0.0, {f"feature.ofd@{s}={s}": 0.001 / 2**i for i, s in enumerate(reversed(SIDES["ab"]))}),
-    "ft": (1.0, 0.0, {"feature.ft@stage3=stage3": 200.0}),
+    "ft": (1.0, 0.0, {"feature.ft@stage3=stage3": 200.0, "paraphraser@stage3=stage3": 1.0}),
+    "crd": (1.0, 0.0, {"contrastive.crd@embedding=embedding": 0.8}),
+    "review": (1.0, 0.0, {f"feature.review@{REVIEWED}={REVIEWED}": 5.0}),
     "sp": (1.0, 0.0, {"relation.sp@stage3=stage3": 3000.0}),
     "cc": (1.0, 0.0, {"relation.cc_neighbours@embedding=embedding": 0.02}),
     "pkt": (1.0, 0.0, {"relation.pkt@embedding=embedding": 30000.0}),
@@ -66,7 +69,7 @@ def test_every_file_is_here():
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_a_methods_file_makes_the_fields_plan(name, network):
     config = parsed(distill.Config, *files("cifar", name))
-    study: Any = SimpleNamespace(shape=SHAPE)
+    study: Any = SimpleNamespace(shape=SHAPE, train=range(50_000))
     plan = distill.planned(config, study, network, network, steps=config.epochs * 782)
     labels, answers, others = WEIGHTS[name]
     assert plan.hparams["alpha"] == answers
@@ -75,7 +78,7 @@ def test_a_methods_file_makes_the_fields_plan(name, network):
     assert weights == pytest.approx(others)
     assert plan.hparams["temperature"] == {"patient": 1.0, "ls": 2.0}.get(name, 4.0)
     assert plan.outputs(config).teacher_outputs == "live"
-    assert config.hint_epochs == (30 if name in ("ab", "fsp") else 0)
+    assert config.hint_epochs == (30 if name in ("ab", "fsp", "ft") else 0)
     if name == "dkd":
         rise = [plan.recipe.keywords["schedules"]["alpha"](epoch * 782) for epoch in (0, 10, 20, 240)]
         assert rise == pytest.approx([0, 0.5, 1, 1], abs=1e-4)

@@ -412,7 +412,7 @@ def test_images_are_normalised_inside():
         ("lenet", {"norm": "group"}, "norm='group' for lenet; accepted besides: mean, std"),
         ("wrn_16_2", {"input_dropout": 0.1}, "input_dropout=0.1 for wrn_16_2"),
         ("wrn_16_2", {"dropout": 1.0}, r"dropout=1.0; accepted: a rate in \[0, 1\)"),
-        ("mlp", {"hidden": (20,), "mean": (0.5,)}, r"mean=\(0.5,\) for mlp; accepted besides: dropout, hidden"),
+        ("mlp", {"hidden": (20,), "norm": "group"}, r"norm='group' for mlp; accepted besides: dropout, hidden"),
         ("mlp", {}, r"hidden=\(\); accepted: one or more positive widths"),
         ("resnet20", {"norm": "layer"}, "norm='layer'; accepted: batch, group"),
         ("resnet21", {}, "name='resnet21' is no model; .*did you mean resnet"),
