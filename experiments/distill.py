@@ -31,7 +31,7 @@ A teacher that is given answers once for all runs, seeds and sweeps that share -
 
 import logging
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,9 @@ def main(config: Config, workdir: Path) -> None:
         _train.optimizer_of(config, steps=steps * epochs)
 
     train = partial(_train.train, study, workdir)
+    # Made once: the next seed finds their programs compiled.
+    taught_by_labels, alone_by_labels = (supervised(m.apply, augment=seen.from_labels) for m in (teacher, student))
+    hinted_by, taught_by = cache(plan.recipe), cache(second.recipe)
     rate = {"learning_rate": config.learning_rate}
     teaching = {"learning_rate": config.teacher_learning_rate}
     labels = study.test.labels()
@@ -152,12 +155,12 @@ def main(config: Config, workdir: Path) -> None:
         if given:
             answers = given[number]
         else:
-            loss_fn, epochs = supervised(teacher.apply, augment=seen.from_labels), config.teacher_epochs
-            trained = train(f"teacher/{run}", teacher, loss_fn, seed=seed, epochs=epochs, hparams=teaching)
+            epochs = config.teacher_epochs
+            trained = train(f"teacher/{run}", teacher, taught_by_labels, seed=seed, epochs=epochs, hparams=teaching)
             answers = variables(trained)
         alone = plain(
             run=f"alone/{run}",
-            loss_fn=supervised(student.apply, augment=seen.from_labels),
+            loss_fn=alone_by_labels,
             hparams=rate,
             source=labelled(transfer),
             examples_per_epoch=len(transfer),
@@ -171,10 +174,10 @@ def main(config: Config, workdir: Path) -> None:
             log.info("copied from the teacher: %s", ", ".join(copied))
         if config.hint_epochs:
             hints = {**rate, **_knowledge.hints_alone(plan)}
-            loss_fn, epochs = plan.recipe(answered.teacher), config.hint_epochs
+            loss_fn, epochs = hinted_by(answered.teacher), config.hint_epochs
             first = taught(f"hints/{run}", plan.model, loss_fn, epochs=epochs, hparams=hints, begin=begin)
             begin, hparams = _knowledge.after(first, begin), _knowledge.answers_alone(second)
-        hparams, loss_fn = {**rate, **hparams}, second.recipe(answered.teacher)
+        hparams, loss_fn = {**rate, **hparams}, taught_by(answered.teacher)
         distilled = taught(
             f"distilled/{run}", second.model, loss_fn, epochs=config.epochs, hparams=hparams, begin=begin
         )

@@ -1,5 +1,6 @@
 """Learning from a teacher."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -17,11 +18,13 @@ Teacher = Callable[[PyTree, Batch], Outputs]
 """`(frozen, batch) -> Outputs`: what the teacher says of a batch; several teachers' logits are `[T, B, K]`."""
 
 
+@functools.cache  # One object a model, so that a program made of it is found again.
 def live(apply: ApplyFn) -> Teacher:
     """A teacher that is run in every step, in evaluation mode, on variables found in `state.frozen`."""
     return lambda frozen, batch: apply(frozen, jnp.asarray(batch["image"]), train=False, key=None)[0]
 
 
+@functools.cache
 def cached() -> Teacher:
     """A teacher whose logits were computed once and travel with the data as `teacher_logits [B, K]`.
 
@@ -32,6 +35,7 @@ def cached() -> Teacher:
     return lambda frozen, batch: Outputs(_teachers_first(jnp.asarray(batch["teacher_logits"])))
 
 
+@functools.cache
 def cached_top_k(num_classes: int) -> Teacher:
     """The same where only the k largest logits travel with the data, and the others' sum: see `kdjax.losses.top_k`.
 
