@@ -86,7 +86,7 @@ def figure(against: Mapping[str, Mapping[str, float]], path: Path, *, title: str
         )
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(range(len(roles)), roles)
-    ax.set(xlabel=f"test accuracy minus {alone}, points, 95% interval over {against[roles[0]]['n']} paired seeds")
+    ax.set(xlabel=f"test accuracy minus {alone}, points\n(95% interval, {against[roles[0]]['n']} paired seeds)")
     ax.grid(axis="x", alpha=0.3)
     ax.set_title(title, fontsize=10)
     fig.savefig(path, dpi=150)
