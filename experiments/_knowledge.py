@@ -32,7 +32,8 @@ class Plan(NamedTuple):
     """How to teach one student.
 
     `model`: what is trained, the student and its connectors; `own`: the student's variables of the trained ones;
-    `recipe`: from a teacher to a `LossFn`; `hparams`: temperature and weights; `layers`: the pairs of numbered layers;
+    `recipe`: from a teacher to a `LossFn`; `hparams`: temperature and weights; `layers`: the pairs of numbered layers,
+    `named`: the same by name;
     `compares_layers`, `augmented`: two reasons why the teacher must be live; `uses_labels`: whether labels have weight;
     `remembers`: the losses with a memory, by label.
     """
@@ -42,6 +43,7 @@ class Plan(NamedTuple):
     recipe: Callable[[Teacher], LossFn]
     hparams: dict[str, float]
     layers: tuple[tuple[int, int], ...]
+    named: tuple[tuple[str, str], ...]
     compares_layers: bool
     augmented: bool
     uses_labels: bool
@@ -116,7 +118,7 @@ def plan(
     own = terms.arguments(loss_args, parsed)
     shown = features["student"], features["teacher"]
     found = terms.on_layers(parsed, named, weights=layer_weights, shown=shown)
-    functions = {label: _named(label, function) for label, function in terms.bound(found, own).items()}
+    functions = terms.bound(found, own)
     labels = next((t for t in found if t.name == terms.LABELS), None)
     first = next((t for t in found if t.on_logits), None)
     rest = [t for t in found if t not in (labels, first)]
@@ -128,12 +130,18 @@ def plan(
         hparams["label_weight"] = 1.0 if labels.weight is None else labels.weight
     elif hparams["alpha"] > 1:
         raise BadInput(f"--loss={loss}: a weight above 1 leaves less than nothing to the labels; add labels:WEIGHT.")
-    main: Any = response.kl if first is None else functions[first.label]
+    main: Any = response.kl if first is None else _named(first.label, functions[first.label])
 
-    remembers = {t.label: functions[t.label](examples) for t in rest if t.remembers}
+    remembers = {t.label: _named(t.label, functions[t.label])(examples) for t in rest if t.remembers}
     functions |= {label: one.step for label, one in remembers.items()}
     knowledge = [
-        Knowledge(t.label, _complete(t.name, functions[t.label]), t.on_logits, t.sees_the_batch, remembers=t.remembers)
+        Knowledge(
+            t.label,
+            _named(t.label, _complete(t.name, functions[t.label])),
+            t.on_logits,
+            t.sees_the_batch,
+            remembers=t.remembers,
+        )
         for t in rest
     ]
     hparams |= {k.weight: 1.0 if t.weight is None else t.weight for k, t in zip(knowledge, rest, strict=True)}
@@ -146,6 +154,11 @@ def plan(
         knowledge += own_loss
         hparams |= {k.weight: 1.0 for k in own_loss}
     scheduled = _schedules.parse(schedules, found, first, steps)
+    if labels is None and "alpha" in scheduled and hparams["alpha"] * float(scheduled["alpha"](steps)) > 1:
+        raise BadInput(
+            f"--schedules={schedules}: a weight that ends above 1 leaves less than nothing to the labels; add "
+            "labels:WEIGHT to --loss."
+        )
     model, pairs = student, None
     if links:
         model, pairs = connectors.connect(
@@ -170,7 +183,10 @@ def plan(
     recipe = partial(recipe, loss=main, axis_name=axis_name)
     students = connectors.without_adapter if links else lambda v: v
     uses_labels = hparams["label_weight"] > 0 if labels is not None else hparams["alpha"] < 1 or "alpha" in scheduled
-    return Plan(model, students, recipe, hparams, numbers, bool(links), augment is not None, uses_labels, remembers)
+    numbered = tuple(named[: len(numbers)])
+    return Plan(
+        model, students, recipe, hparams, numbers, numbered, bool(links), augment is not None, uses_labels, remembers
+    )
 
 
 def unchanged(state: TrainState) -> TrainState:

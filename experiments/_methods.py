@@ -36,9 +36,10 @@ class Method(NamedTuple):
     schedules: str = ""
     first: float = 0.0
 
-    def text(self) -> str:
-        """The losses as `--loss` takes them."""
-        weighed = [f"{name}:{weight:g}" for name, weight in self.losses.items()]
+    def text(self, pairs: Sequence[tuple[str, str]] = ()) -> str:
+        """The losses as `--loss` takes them; relations between layers, of which there is one pair, name it."""
+        at = "@{}={}".format(*pairs[-1]) if self.layers == LAST and pairs else ""
+        weighed = [f"{n}:{weight:g}{at if n.startswith('relation.') else ''}" for n, weight in self.losses.items()]
         return ",".join([f"labels:{self.labels:g}", *weighed])
 
     def map(self, pairs: Sequence[tuple[int, int]]) -> str:
@@ -192,13 +193,14 @@ def arms(
         examples=examples,
         batch_size=config.batch_size,
     )
-    pairs = plan(loss="response.kl", steps=1, layers=config.layers).layers
+    mapped = plan(loss="response.kl", steps=1, layers=config.layers)
+    pairs = mapped.layers
     for name, method in named(config.methods).items():
         first = round(method.first * config.epochs)
         lengths = [first, config.epochs - first] if first else [config.epochs]
         own = partial(
             plan,
-            loss=method.text(),
+            loss=method.text(mapped.named),
             loss_args=method.args,
             layers=method.map(pairs),
             schedules=method.schedules,

@@ -23,9 +23,10 @@ def parse(
         steps: of the run.
 
     Raises:
-        BadInput: another text, a name that is nothing's, a temperature of 0.
+        BadInput: another text, a name that is nothing's, a temperature of 0, two schedules of one number.
     """
-    known = {"temperature": ["temperature"], "alpha": ["alpha"]}
+    answers = any(term.on_logits for term in found)
+    known = {"temperature": ["temperature"], "alpha": ["alpha"]} if answers else {}
     for term in found:
         weight = "label_weight" if term.name == terms.LABELS else "alpha" if term is first else f"weight/{term.label}"
         # By its layers, or all terms of a loss at once.
@@ -51,5 +52,7 @@ def parse(
             raise BadInput(f"--schedules={text}: nothing is called {name!r}; accepted: {', '.join(known)}.")
         if name == "temperature" and (kind == "warmup" or value == 0):
             raise BadInput(f"--schedules={text}: a temperature cannot be 0; accepted: linear or cosine, LAST above 0.")
+        if factors.keys() & known[name]:
+            raise BadInput(f"--schedules={text}: {name} has a schedule already; accepted is one for each.")
         factors |= dict.fromkeys(known[name], makers[kind](value))
     return factors

@@ -64,6 +64,9 @@ def main(config: Config, workdir: Path) -> None:
     )
     images = [labelled(all_images) for all_images in _students.transfers(study, config)]
     arms, unfit = _methods.arms(config, study, student, teacher, examples=len(images[0]))
+    steps = -(-len(study.train) // config.batch_size)
+    for epochs in {config.teacher_epochs, *(stage.epochs for arm in arms.values() for stage in arm.stages)}:
+        _train.optimizer_of(config, steps=steps * epochs)
     for name, why in unfit.items():
         log.info("%s does not fit: %s", name, why)
     train = partial(_train.train, study, workdir)

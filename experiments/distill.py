@@ -43,7 +43,7 @@ from kdjax.data.source import hide_labels, labelled
 from kdjax.evaluation.classification import classification
 from kdjax.evaluation.fidelity import fidelity
 from kdjax.evaluation.paired import paired_difference
-from kdjax.losses import combine
+from kdjax.losses import combine, terms
 from kdjax.models import create as models
 from kdjax.recipes.supervised import supervised
 from kdjax.training.state import variables
@@ -194,7 +194,17 @@ def main(config: Config, workdir: Path) -> None:
 def planned(
     config: Config, study: _train.Study, student: Model, teacher: Model, steps: int, *, second: bool = False
 ) -> _knowledge.Plan:
-    """What the student learns, as the flags say; refused here if it cannot be."""
+    """What the student learns, as the flags say; refused here if it cannot be, or if a flag would do nothing."""
+    found = terms.parse(config.loss)
+    mapped = any(t.name.startswith("feature.") and not t.student for t in found)
+    if config.layers and not (mapped or config.copy_layers):
+        raise BadInput(
+            f"--layers={config.layers}: nothing in --loss={config.loss} takes its pairs; accepted with a loss on "
+            "features that names no layer, such as --loss=response.kl:0.9,feature.hint:1, or with --copy_layers."
+        )
+    first = next((t for t in found if t.on_logits), None)
+    if config.alpha != Flags.alpha and (first is None or first.weight is not None):
+        raise BadInput(f"--alpha={config.alpha:g}: --loss={config.loss} says all weights; accepted: one or the other.")
     plan = _knowledge.plan(
         student,
         teacher,

@@ -190,6 +190,8 @@ BAD = {
     "momentum for adam": (["--momentum=0.9"], "momentum=0.9"),
     "a warm-up longer than the run": (["--warmup_steps=100000"], "warmup_steps=100000"),
     "an odd width": (["--student_hidden=20,x"], "--student_hidden"),
+    "layers that no loss takes": (["--layers=every:1"], "--layers=every:1: nothing in --loss=response.kl"),
+    "an alpha that weighs nothing": (["--loss=labels:1", "--alpha=0.5"], "--alpha=0.5: --loss=labels:1 says all"),
 }  # fmt: skip
 
 

@@ -46,6 +46,8 @@ def test_every_method_is_a_plan_whose_weights_carry_the_factor(name, arms):
         assert [v for k, v in arm.hparams(10.0)[1].items() if k.startswith("weight/feature.ft")] == [2000]
     else:
         assert weights == pytest.approx({"alpha": 0.0, **wanted})
+    if name == "SP":  # as its paper and its weight want it: the last maps, not the embeddings
+        assert "weight/relation.sp@block3=block3" in first
     assert first["label_weight"] == (0 if method.first else method.labels)
     assert arm.hparams(10.0)[-1]["label_weight"] == method.labels
 

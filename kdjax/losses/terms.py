@@ -1,5 +1,6 @@
 """Several losses at once, as a flag writes them: `response.kl:0.9,relation.rkd_distance:25,feature.hint:100@block2`."""
 
+import inspect
 import math
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
@@ -118,7 +119,8 @@ def on_layers(
         shown: the names of all layers of the student and of the teacher.
 
     Raises:
-        BadInput: a feature loss without layers and no map; other than one weight per pair.
+        BadInput: a feature loss without layers and no map; other than one weight per pair; a single pair for
+            `feature.fsp`; the same loss on the same layers twice.
     """
     weights = list(weights) * (len(pairs) if len(weights) == 1 else 1)
     if pairs and len(weights) != len(pairs):
@@ -138,6 +140,10 @@ def on_layers(
             each = list(zip(taken, weights, strict=True))
             if term.name == "feature.fsp":
                 # Its matrices stand between two layers, so a map of n pairs has n - 1 of them.
+                if len(each) < 2:
+                    raise BadInput(
+                        f"{term.name} stands between two layers and is given one pair; accepted: two or more"
+                    )
                 each = [((f"{a}-{c}", f"{b}-{d}"), factor) for ((a, b), factor), ((c, d), _) in pairwise(each)]
             if term.name == "feature.review":
                 if len(set(weights)) > 1:
@@ -146,6 +152,9 @@ def on_layers(
                 each = [((student, teacher), weights[0])]
             weight = 1.0 if term.weight is None else term.weight
             found += [Term(term.name, weight * factor, s, t) for (s, t), factor in each]
+    labels = [term.label for term in found]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise BadInput(f"{twice[0]} is named and comes from the layer map as well; accepted is each once")
     return tuple(found)
 
 
@@ -182,5 +191,14 @@ def arguments(text: str, terms: Sequence[Term]) -> dict[str, dict[str, float]]:
 
 
 def bound(terms: Sequence[Term], own: dict[str, dict[str, float]]) -> dict[str, Callable[..., object]]:
-    """What `combine.resolve` gives for every term but the labels', by its label, hyper-parameters bound."""
+    """What `combine.resolve` gives for every term but the labels', by its label, hyper-parameters bound.
+
+    Raises:
+        BadInput: as `combine.resolve`; what a loss's connector finds for each channel, and would overrule.
+    """
+    for name, typed in own.items():
+        parameters = inspect.signature(combine.resolve(name)).parameters
+        for key in typed.keys() & parameters.keys():
+            if parameters[key].default is inspect.Parameter.empty:
+                raise BadInput(f"loss_args: {name}.{key} is found channel by channel while training; it cannot be set")
     return {t.label: combine.resolve(t.name, **own.get(t.name, {})) for t in terms if t.name != LABELS}

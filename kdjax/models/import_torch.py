@@ -9,12 +9,14 @@ import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from kdjax.models.resnet import ResNet
@@ -56,10 +58,13 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_file() or path.suffix not in (".npz", ".safetensors"):
         raise BadInput(f"path={str(path)!r}; accepted: an existing .npz or .safetensors file")
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    return load_file(path)
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        return load_file(path)
+    except (OSError, ValueError, BadZipFile, SafetensorError) as error:
+        raise BadInput(f"path={str(path)!r} is damaged or holds what is no array ({error})") from None
 
 
 def converted(
@@ -81,6 +86,8 @@ def converted(
         if array.shape != shape.shape:
             raise BadInput(f"{key} is of shape {array.shape}, channels last; accepted by {name}: {shape.shape}")
         found[leaf] = jnp.asarray(array, jnp.float32)
+        if not jnp.isfinite(found[leaf]).all():
+            raise BadInput(f"{key} is not finite; accepted by {name}: finite numbers")
     if left:
         raise BadInput(f"{name} has no place for {', '.join(left)}; accepted: the arrays of its state dict alone")
     return traverse_util.unflatten_dict(found)

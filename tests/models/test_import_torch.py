@@ -112,6 +112,7 @@ def test_every_variable_is_filled(arrays, tmp_path):
     [
         (lambda a: a.pop("layer2.0.bn1.running_var"), "layer2.0.bn1.running_var is missing for resnet8"),
         (lambda a: a.update({"layer1.0.conv9.weight": a["fc.bias"]}), "has no place for layer1.0.conv9.weight"),
+        (lambda a: a.update({"fc.bias": a["fc.bias"] * np.nan}), "fc.bias is not finite"),
         (lambda a: a.update({"fc.weight": a["fc.weight"][:, :-1]}), r"fc.weight is of shape \(63, 5\).*\(64, 5\)"),
     ],
 )
@@ -130,6 +131,12 @@ def test_what_is_not_read(arrays, tmp_path):
             load(tmp_path, arrays, name)
     with pytest.raises(BadInput, match=r"weights.pth'; accepted: an existing .npz or .safetensors file"):
         from_torch(tmp_path / "weights.pth", "resnet8", num_classes=5, image_shape=(16, 16, 3))
+    np.savez(tmp_path / "pickled.npz", a=np.array([{}], dtype=object))
+    for name in ("junk.npz", "junk.safetensors", "pickled.npz"):
+        if name.startswith("junk"):
+            (tmp_path / name).write_text("junk")
+        with pytest.raises(BadInput, match=f"{name}' is damaged or holds what is no array"):
+            from_torch(tmp_path / name, "resnet8", num_classes=5, image_shape=(16, 16, 3))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

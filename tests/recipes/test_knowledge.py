@@ -147,6 +147,15 @@ def test_copied_layers_are_the_teachers():
         ({"loss": "response.kl", "schedules": "kl=linear:0"}, "nothing is called 'kl'"),
         ({"loss": "response.kl", "schedules": "temperature=warmup:0.1"}, "cannot be 0"),
         ({"loss": "response.kl", "schedules": "alpha=sometimes:1"}, "accepted is NAME"),
+        ({"loss": "response.kl", "schedules": "alpha=linear:2"}, "ends above 1"),
+        ({"loss": "response.kl", "schedules": "alpha=linear:0.5,response.kl=linear:0"}, "has a schedule already"),
+        ({"loss": "labels:1,relation.sp:1", "schedules": "temperature=linear:0.5"}, "nothing is called 'temperature'"),
+        ({"loss": "feature.hint:1,feature.hint:5@block1=block2", "layers": "1=2"}, "from the layer map as well"),
+        ({"loss": "feature.fsp:1", "layers": "1=2"}, "feature.fsp stands between two layers"),
+        ({"loss": "feature.fsp:1@block1-embedding=block2-embedding"}, "feature.fsp@block1-embedding.*lower has shape"),
+        ({"loss": "contrastive.crd:1", "loss_args": "temperature=0", "examples": 9}, "contrastive.crd@.*temperature=0"),
+        ({"loss": "feature.ofd:1@block1", "loss_args": "margin=-1"}, "feature.ofd.margin is found channel by channel"),
+        ({"loss": "feature.vid:1@block1", "loss_args": "variance=2"}, "feature.vid.variance is found"),
     ],
 )
 def test_refused_before_training(flags, said):
