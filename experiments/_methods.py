@@ -135,7 +135,7 @@ class Flags(_train.Common):
     student_model: str = field("cnn", "student's network", choices=models.all_names())
     student_hidden: tuple[int, ...] = field((8, 16, 16), "student's widths or channels", low=1, smoke=(4, 4, 4))
     standardize: bool = field(False, _networks.STANDARDIZE)
-    layers: str = field("every:1", "the layer map that methods on layers take their pairs from")
+    layers: str = field("every:1", "numbered layers that methods on layers take their pairs from, such as every:3")
     epochs: int = field(30, "passes of each student", low=1, smoke=4)
     temperature: float = field(4.0, "softens both sides where answers are compared", low=1e-6, high=1e4)
 
@@ -195,8 +195,10 @@ def arms(
     )
     mapped = plan(loss="response.kl", steps=1, layers=config.layers)
     pairs = mapped.layers
+    if "+" in config.layers or not pairs:
+        raise BadInput(f"--layers={config.layers}; accepted: a map of numbered layers, such as every:3 or 3=9,6=18.")
     for name, method in named(config.methods).items():
-        first = round(method.first * config.epochs)
+        first = max(round(method.first * config.epochs), 1) if method.first and config.epochs > 1 else 0
         lengths = [first, config.epochs - first] if first else [config.epochs]
         own = partial(
             plan,

@@ -30,7 +30,7 @@ A teacher that is given answers once for all runs, seeds and sweeps that share -
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ from kdjax.training.state import variables
 from kdjax.types import BadInput, Model, PyTree
 
 log = logging.getLogger("kdjax.distill")
+LAYER_LOSS = "feature.hint:1"
 COLUMNS = ("accuracy", "precision", "recall", "f1", "nll", "ece", "agreement", "teacher_kl", "parameters")
 
 
@@ -102,7 +103,7 @@ class Config(Flags):
     layers: str = field(
         "",
         "which of the teacher's layers teach the student's: every:2, offset:2, first, last, or pairs 1=2,2=4; then "
-        "stages by name, joined by +: every:2+embedding+logits",
+        f"stages by name, joined by +: every:2+embedding+logits. By {LAYER_LOSS} if --loss has none on features",
     )
     layer_weights: tuple[float, ...] = field((1.0,), "factors of the pairs of --layers, or one for all", low=0.0)
     schedules: str = field("", f"of weights and temperature: {_schedules.SYNTAX}")
@@ -196,12 +197,12 @@ def planned(
 ) -> _knowledge.Plan:
     """What the student learns, as the flags say; refused here if it cannot be, or if a flag would do nothing."""
     found = terms.parse(config.loss)
+    # A map that no loss takes is a wish of its own, unless it says what to copy.
     mapped = any(t.name.startswith("feature.") and not t.student for t in found)
     if config.layers and not (mapped or config.copy_layers):
-        raise BadInput(
-            f"--layers={config.layers}: nothing in --loss={config.loss} takes its pairs; accepted with a loss on "
-            "features that names no layer, such as --loss=response.kl:0.9,feature.hint:1, or with --copy_layers."
-        )
+        config = replace(config, loss=f"{config.loss},{LAYER_LOSS}")
+    if not config.layers and config.layer_weights != Config.layer_weights:
+        raise BadInput(f"--layer_weights={config.layer_weights}: there is no --layers; accepted: both, or none.")
     first = next((t for t in found if t.on_logits), None)
     if config.alpha != Flags.alpha and (first is None or first.weight is not None):
         raise BadInput(f"--alpha={config.alpha:g}: --loss={config.loss} says all weights; accepted: one or the other.")

@@ -17,9 +17,11 @@ from pathlib import Path
 
 from experiments import _knowledge, _run, _students, _train
 from kdjax.config import field
+from kdjax.losses import combine
 from kdjax.recipes.distill import live
 from kdjax.recipes.supervised import supervised
 from kdjax.training.state import variables
+from kdjax.types import BadInput
 
 ALONE, ANSWERS, LAYERS, BOTH, WRONG = "student alone", "answers", "layers", "answers + layers", "answers + wrong layers"
 
@@ -40,6 +42,8 @@ class Config(_students.Flags):
 
 def main(config: Config, workdir: Path) -> None:
     """One teacher a seed, five students of each."""
+    if config.layer_loss not in combine.names("feature"):
+        raise BadInput(f"--layer_loss={config.layer_loss}; accepted: {', '.join(combine.names('feature'))}.")
     study = _train.open_study(config, workdir)
     teacher, student = (_students.network(study, config, hidden) for hidden in ("teacher_hidden", "hidden"))
     transfers = _students.transfers(study, config)

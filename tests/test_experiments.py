@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -190,7 +191,7 @@ BAD = {
     "momentum for adam": (["--momentum=0.9"], "momentum=0.9"),
     "a warm-up longer than the run": (["--warmup_steps=100000"], "warmup_steps=100000"),
     "an odd width": (["--student_hidden=20,x"], "--student_hidden"),
-    "layers that no loss takes": (["--layers=every:1"], "--layers=every:1: nothing in --loss=response.kl"),
+    "weights of no layers": (["--layer_weights=2"], "--layer_weights=(2.0,)"),
     "an alpha that weighs nothing": (["--loss=labels:1", "--alpha=0.5"], "--alpha=0.5: --loss=labels:1 says all"),
 }  # fmt: skip
 
@@ -226,6 +227,17 @@ def test_divergence_is_one_clear_error(tmp_path):
     assert done.returncode == 3
     assert "is not finite at step" in done.stderr
     assert "last good checkpoint: none" in done.stderr
+
+
+def test_a_layer_map_alone_teaches_layers():
+    """The student learns every second layer of its teacher, by one flag."""
+    shape = {"num_classes": 10, "image_shape": (8, 8, 1)}
+    study = SimpleNamespace(shape=shape, train=range(100))
+    student, teacher = (create.create("mlp", **shape, hidden=(4,) * depth) for depth in (2, 4))
+    plan = distill.planned(distill.Config(layers="every:2"), study, student, teacher, 10)  # pyright: ignore
+    assert plan.layers == ((1, 2), (2, 4))
+    taught = {"weight/feature.hint@hidden1=hidden2": 1.0, "weight/feature.hint@hidden2=hidden4": 1.0}
+    assert plan.hparams == {"temperature": 4.0, "alpha": 0.9, **taught}
 
 
 def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch):
