@@ -5,7 +5,7 @@
         --teacher_hidden=1200,1200 --teacher_dropout=0.5 --teacher_epochs=3 --student_hidden=20 --learning_rate=1e-3 \
         --temperature=7 --alpha=0.8 --workdir=runs/notebook
 
-The first is 1,797 real digits and a student that has 60 labels, about a minute on two cores; the second reproduces a
+The first is 1,797 real digits and a student that has 60 labels, half a minute on two cores; the second reproduces a
 notebook in which distillation loses, about 4 minutes. Results: see the README's tables.
 
 Both students make the same number of updates from the same initial parameters. Student alone sees only the labelled
@@ -219,6 +219,10 @@ def planned(
         **{name: getattr(config, name) for name in ("loss", "alpha", "temperature", "loss_args", "layers")},
         **{name: getattr(config, name) for name in ("layer_weights", "schedules")},
     )
+    left = _knowledge.answers_alone(plan)
+    weights = [left["alpha"], left.get("label_weight", 1 - left["alpha"])]
+    if second and not any([*weights, *(value for name, value in left.items() if name.startswith("weight/"))]):
+        raise BadInput(f"--hint_epochs={config.hint_epochs}: --loss={config.loss} leaves nothing for the second stage.")
     if plan.compares_layers and (config.answers_dir or config.answers_top_k):
         raise BadInput("--answers_dir and --answers_top_k keep answers, not layers; accepted: losses on answers alone.")
     if plan.augmented and (config.answers_dir or config.answers_top_k):

@@ -18,6 +18,7 @@ from experiments import _train, distill
 from kdjax.losses import combine
 from kdjax.models import create
 from kdjax.training import optimizers
+from kdjax.types import BadInput
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted(f.stem for f in (ROOT / "experiments").glob("[!_]*.py"))
@@ -238,6 +239,9 @@ def test_a_layer_map_alone_teaches_layers():
     assert plan.layers == ((1, 2), (2, 4))
     taught = {"weight/feature.hint@hidden1=hidden2": 1.0, "weight/feature.hint@hidden2=hidden4": 1.0}
     assert plan.hparams == {"temperature": 4.0, "alpha": 0.9, **taught}
+    empty = distill.Config(loss="labels:0,feature.hint:1@hidden1=hidden2", hint_epochs=3)
+    with pytest.raises(BadInput, match="leaves nothing for the second stage"):
+        distill.planned(empty, study, student, teacher, 10, second=True)  # pyright: ignore
 
 
 def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch):
