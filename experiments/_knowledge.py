@@ -16,7 +16,7 @@ from kdjax.losses import combine, feature, response, terms
 from kdjax.losses.contrastive import Remembering
 from kdjax.losses.layer_maps import layer_map, stages
 from kdjax.models import connectors
-from kdjax.models.factors import LEARNED, Factors
+from kdjax.models.factors import Factors
 from kdjax.recipes.distill import Teacher, distill
 from kdjax.recipes.knowledge import Frozen, Knowledge, over_devices, with_memories
 from kdjax.recipes.supervised import Augment
@@ -24,8 +24,7 @@ from kdjax.training import parallel
 from kdjax.types import BadInput, LossFn, Model, PyTree, TrainState
 
 HELP = f"what is learned from the teacher: {terms.SYNTAX}; NAME one of labels, {', '.join(combine.names())}"
-_FACTORS = "feature.ft"
-_ON_LAYERS = ("weight/feature.", "weight/relation.", "weight/contrastive.")
+FACTORS = "feature.ft"
 
 
 class Plan(NamedTuple):
@@ -150,7 +149,7 @@ def plan(
     links = {t.label: connectors.Link(t.student, t.teacher, modules[t.label]) for t in rest if not t.on_logits}
     if not second:
         # A paraphraser learns of the teacher's layer alone, whatever the student's share weighs.
-        own_loss = [Knowledge(_paraphraser(t), _reconstruction, pair=t.label) for t in rest if t.name == _FACTORS]
+        own_loss = [Knowledge(_paraphraser(t), _reconstruction, pair=t.label) for t in rest if t.name == FACTORS]
         knowledge += own_loss
         hparams |= {k.weight: 1.0 for k in own_loss}
     scheduled = _schedules.parse(schedules, found, first, steps)
@@ -189,90 +188,6 @@ def plan(
     )
 
 
-def unchanged(state: TrainState) -> TrainState:
-    """The initial state as it is."""
-    return state
-
-
-def after(
-    trained: TrainState, begin: Callable[[TrainState], TrainState] = unchanged
-) -> Callable[[TrainState], TrainState]:
-    """The initial state of a second stage, with what learned in the first; optimizer and step begin anew.
-
-    Args:
-        trained: the end of the first stage, of a plan and of its `hints_alone`.
-        begin: how the first stage began. The student begins so again if nothing taught it there, as where paraphrasers
-            learned of the teacher alone.
-    """
-    taught = any(name.startswith(_ON_LAYERS) and value > 0 for name, value in trained.hparams.items())
-
-    def start(state: TrainState) -> TrainState:
-        fresh = begin(state)
-        # Copies: what begins a run is donated to it.
-        params, model_state = jax.tree.map(jnp.array, (trained.params, trained.model_state))
-        paraphrasers = fresh.model_state.get(LEARNED, {}).get("adapter", {})
-        held = {name: {"paraphraser": params["adapter"][name]["paraphraser"]} for name in paraphrasers}
-        if held:
-            model_state[LEARNED] = {"student": {}, "adapter": held}
-            params["adapter"] |= {name: fresh.params["adapter"][name] for name in held}
-        if not taught:
-            params["student"] = fresh.params["student"]
-            model_state |= {
-                name: {**tree, "student": fresh.model_state[name]["student"]}
-                for name, tree in model_state.items()
-                if "student" in tree
-            }
-        return state.replace(params=params, model_state=model_state)
-
-    return start
-
-
-def copies(given: Plan, teacher: PyTree) -> tuple[Callable[[TrainState], TrainState], list[str]]:
-    """The initial state with the teacher's layers copied into the student where shapes agree, and which they are.
-
-    Raises:
-        BadInput: no layer map, or no pair of layers of the same shape.
-    """
-
-    def student(tree: PyTree) -> PyTree:
-        return tree["student"] if given.compares_layers else tree
-
-    params = jax.eval_shape(given.model.init, jax.random.key(0))[0]
-    names = connectors.copied(student(params), teacher["params"], given.layers)[1]
-    if not names:
-        raise BadInput("--copy_layers: no pair of --layers has the same shapes; accepted: layers of the same width.")
-
-    def copy(tree: PyTree, theirs: PyTree) -> PyTree:
-        new, _ = connectors.copied(student(tree), theirs, given.layers)
-        # Copies of the copies: the state is donated, and the teacher must survive it.
-        new = jax.tree.map(jnp.array, new)
-        return {**tree, "student": new} if given.compares_layers else new
-
-    def begin(state: TrainState) -> TrainState:
-        # BatchNorm's averages come with its numbers.
-        model_state = {n: copy(tree, teacher[n]) if n in teacher else tree for n, tree in state.model_state.items()}
-        return state.replace(params=copy(state.params, teacher["params"]), model_state=model_state)
-
-    return begin, names
-
-
-def hints_alone(given: Plan) -> dict[str, float]:
-    """The hyper-parameters of a first stage that compares layers and nothing else (FitNets, AB, FSP).
-
-    Factor transfer waits: in this stage its paraphraser learns of the teacher alone.
-    """
-    if not given.compares_layers:
-        raise BadInput("--hint_epochs: no loss compares layers; accepted with one such as feature.hint:100@block2.")
-    waiting = {name: 0.0 for name in given.hparams if name.startswith(f"weight/{_FACTORS}")}
-    return {**given.hparams, **waiting, "alpha": 0.0, "label_weight": 0.0}
-
-
-def answers_alone(given: Plan) -> dict[str, float]:
-    """The hyper-parameters of the second stage: all but what compared layers in the first."""
-    over = tuple(n for n in given.hparams if n.startswith(_ON_LAYERS) and not n.startswith(f"weight/{_FACTORS}"))
-    return {**given.hparams, **dict.fromkeys(over, 0.0)}
-
-
 def _recipe(teacher: Teacher, *, apply: Any, loss: Any, **rest: Any) -> LossFn:
     return distill(apply, teacher, loss, **rest)
 
@@ -287,7 +202,7 @@ def _features(model: Model, variables: PyTree, image: Array) -> dict[str, Array]
 
 
 def _module(name: str, second: bool) -> Any:
-    return Factors(learned=True) if second and name == _FACTORS else connectors.connector(name)
+    return Factors(learned=True) if second and name == FACTORS else connectors.connector(name)
 
 
 def _paraphraser(term: terms.Term) -> str:
@@ -314,7 +229,7 @@ def _complete(name: str, loss: Callable[..., Any]) -> Callable[..., Any]:
     """A loss that takes what its connector gives, where that is more than the two arrays."""
     if name == "feature.fsp":
         return lambda s, t, *, where: loss(feature.fsp_matrix(*s), feature.fsp_matrix(*t), where=where)
-    if name == _FACTORS:
+    if name == FACTORS:
         return lambda s, t, *, where, reconstruction=None: loss(s, t, where=where)
     if name == "feature.review":
         return lambda s, t, *, where: sum(loss(*level, where=where) for level in zip(s, t, strict=True))

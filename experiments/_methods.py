@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from experiments import _knowledge, _networks, _train
+from experiments import _knowledge, _networks, _stages, _train
 from kdjax.config import field
 from kdjax.losses import combine
 from kdjax.models import create as models
@@ -160,7 +160,7 @@ class Arm(NamedTuple):
         scaled = [plan._replace(hparams=self._scaled(plan.hparams, factor)) for plan in plans]
         if len(scaled) == 1:
             return [scaled[0].hparams]
-        return [_knowledge.hints_alone(scaled[0]), _knowledge.answers_alone(scaled[1])]
+        return [_stages.hints_alone(scaled[0]), _stages.answers_alone(scaled[1])]
 
     def _scaled(self, hparams: dict[str, float], factor: float) -> dict[str, float]:
         own = ("alpha", *(f"weight/{name}" for name in self.method.losses))

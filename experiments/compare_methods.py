@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import _knowledge, _method_report, _methods, _networks, _run, _students, _train
+from experiments import _method_report, _methods, _networks, _run, _stages, _students, _train
 from kdjax.config import field
 from kdjax.data.source import labelled
 from kdjax.evaluation.classification import classification
@@ -44,7 +44,9 @@ class Config(_methods.Flags):
     learning_rates: tuple[float, ...] = field(
         (1e-3, 3e-3, 1e-2), "peak rates that the student alone chooses from, for all arms", low=0.0, smoke=(3e-3,)
     )
-    factors: tuple[float, ...] = field((0.1, 1.0, 10.0), "of a method's weights, to choose from", low=0.0, smoke=(1.0,))
+    factors: tuple[float, ...] = field(
+        (0.01, 0.1, 1.0, 10.0, 100.0), "of a method's weights, to choose from", low=0.0, smoke=(1.0,)
+    )
     search_seeds: int = field(2, "of the seeds, the first so many choose", low=1, smoke=1)
 
 
@@ -89,7 +91,7 @@ def main(config: Config, workdir: Path) -> None:
         return run, variables(state)
 
     def taught(arm: _methods.Arm, name: str, rate: float, factor: float, seed: int) -> tuple[str, PyTree]:
-        run, begin = f"{_methods.slug(name)}-{factor:g}/seed-{seed}", _knowledge.unchanged
+        run, begin = f"{_methods.slug(name)}-{factor:g}/seed-{seed}", _stages.unchanged
         for number, (stage, hparams) in enumerate(zip(arm.stages, arm.hparams(factor), strict=True)):
             last = number + 1 == len(arm.stages)
             state = fit(
@@ -105,7 +107,7 @@ def main(config: Config, workdir: Path) -> None:
             )
             if last:
                 return run, stage.plan.own(variables(state))
-            begin = _knowledge.after(state)
+            begin = _stages.after(state)
         raise AssertionError("a method has a stage")
 
     def tested(runs: Runs, choices: Sequence[float]) -> tuple[float, list[dict[str, Any]]]:

@@ -37,7 +37,7 @@ from typing import Any
 
 import jax
 
-from experiments import _answers, _knowledge, _networks, _report, _run, _schedules, _train, _views
+from experiments import _answers, _knowledge, _networks, _report, _run, _schedules, _stages, _train, _views
 from kdjax.config import field
 from kdjax.data.source import hide_labels, labelled
 from kdjax.evaluation.classification import classification
@@ -169,15 +169,15 @@ def main(config: Config, workdir: Path) -> None:
         answered = _answers.answered(plan.outputs(config), study, teacher, answers, transfer, workdir, number)
         frozen = plan.frozen(answered.frozen, transfer)
         taught = partial(train, seed=seed, source=answered.source, frozen=frozen)
-        begin, hparams = _knowledge.unchanged, plan.hparams
+        begin, hparams = _stages.unchanged, plan.hparams
         if config.copy_layers:
-            begin, copied = _knowledge.copies(plan, answers)
+            begin, copied = _stages.copies(plan, answers)
             log.info("copied from the teacher: %s", ", ".join(copied))
         if config.hint_epochs:
-            hints = {**rate, **_knowledge.hints_alone(plan)}
+            hints = {**rate, **_stages.hints_alone(plan)}
             loss_fn, epochs = hinted_by(answered.teacher), config.hint_epochs
             first = taught(f"hints/{run}", plan.model, loss_fn, epochs=epochs, hparams=hints, begin=begin)
-            begin, hparams = _knowledge.after(first, begin), _knowledge.answers_alone(second)
+            begin, hparams = _stages.after(first, begin), _stages.answers_alone(second)
         hparams, loss_fn = {**rate, **hparams}, taught_by(answered.teacher)
         distilled = taught(
             f"distilled/{run}", second.model, loss_fn, epochs=config.epochs, hparams=hparams, begin=begin
@@ -219,7 +219,7 @@ def planned(
         **{name: getattr(config, name) for name in ("loss", "alpha", "temperature", "loss_args", "layers")},
         **{name: getattr(config, name) for name in ("layer_weights", "schedules")},
     )
-    left = _knowledge.answers_alone(plan)
+    left = _stages.answers_alone(plan)
     weights = [left["alpha"], left.get("label_weight", 1 - left["alpha"])]
     if second and not any([*weights, *(value for name, value in left.items() if name.startswith("weight/"))]):
         raise BadInput(f"--hint_epochs={config.hint_epochs}: --loss={config.loss} leaves nothing for the second stage.")
@@ -233,9 +233,9 @@ def planned(
     if plan.uses_labels:
         _views.refuse_mixing(config.augment, why="labels have weight here")
     if config.hint_epochs:
-        _knowledge.hints_alone(plan)
+        _stages.hints_alone(plan)
     if config.copy_layers:
-        _knowledge.copies(plan, jax.eval_shape(lambda: dict(params=teacher.init(jax.random.key(0))[0])))
+        _stages.copies(plan, jax.eval_shape(lambda: dict(params=teacher.init(jax.random.key(0))[0])))
     return plan
 
 

@@ -23,7 +23,7 @@ from experiments import _networks, _report, _run, _train
 from kdjax.config import field
 from kdjax.evaluation.classification import classification
 from kdjax.models import create as models
-from kdjax.models.import_torch import from_torch, to_torch
+from kdjax.models.import_torch import READABLE, from_torch, to_torch
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.state import create_state
 from kdjax.types import BadInput
@@ -41,7 +41,7 @@ class Config(_train.Data):
         "the state dict, .safetensors or .npz; `random` writes one of random weights first, and reads it",
         smoke="random",
     )
-    model: str = field("resnet56", "the network", choices=models.all_names(), smoke="resnet8")
+    model: str = field("resnet56", "the network", choices=READABLE, smoke="resnet8")
     mean: tuple[float, ...] = field((0.0,), "subtracted from images in [0, 1], by channel or one for all")
     std: tuple[float, ...] = field((1.0,), "divides them, by channel or one for all", low=1e-6)
 

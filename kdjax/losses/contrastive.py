@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
-from kdjax.losses import _logits, _maps
+from kdjax.losses import _maps, _scores
 from kdjax.losses._rows import Mask, Scalar, blank, check_shapes, clean, pair, require_fraction, require_positive
 from kdjax.types import BadInput, PyTree
 
@@ -40,8 +40,6 @@ Negatives: TypeAlias = Int[Array, "batch negatives"]
 PerExample: TypeAlias = Float[Array, " batch"]
 
 _CRD_EPS = 1e-7
-_GATHERED_AT_ONCE = 64
-_PRODUCT_UP_TO = 8
 
 
 class Memory(NamedTuple):
@@ -137,15 +135,15 @@ def crd(
 
     Reference: Tian, Krishnan, Isola, "Contrastive Representation Distillation", ICLR 2020.
     """
-    sides = _both_scores(student, teacher, memory, index, negatives, temperature, where)
+    sides = _scores.both_scores(student, teacher, memory[:2], index, negatives, temperature, where)
     examples, count = len(memory.student), negatives.shape[1]
     noise = math.log(count / examples + _CRD_EPS)
 
-    def known(z: Array, scores: _Scores) -> Array:
+    def known(z: Array, scores: _scores.Scores) -> Array:
         return jnp.log(z).astype(scores.own.dtype)
 
-    def measured(_: Array, scores: _Scores) -> Array:
-        return _log_z(scores, examples, where)
+    def measured(_: Array, scores: _scores.Scores) -> Array:
+        return _scores.log_z(scores, examples, where)
 
     total = jnp.zeros(len(student), sides[0].own.dtype)
     for scores, z in zip(sides, jax.lax.stop_gradient(memory[2:]), strict=True):
@@ -178,9 +176,9 @@ def set_normalisers(
     """
 
     def measured() -> tuple[Array, Array]:
-        sides = _both_scores(student, teacher, memory, index, negatives, temperature, where)
+        sides = _scores.both_scores(student, teacher, memory[:2], index, negatives, temperature, where)
         anything = jnp.any(_maps.kept(student, where))
-        first, second = (jnp.where(anything, jnp.exp(_log_z(s, len(memory.student), where)), 0) for s in sides)
+        first, second = (jnp.where(anything, jnp.exp(_scores.log_z(s, len(memory.student), where)), 0) for s in sides)
         return first.astype(memory.z_student.dtype), second.astype(memory.z_teacher.dtype)
 
     def known() -> tuple[Array, Array]:
@@ -210,14 +208,14 @@ def update_memory(
     Raises: BadInput: shapes that do not fit, or a momentum outside [0, 1].
     """
     require_fraction("momentum", momentum)
-    _check(student, teacher, memory, index, where)
+    _scores.check(student, teacher, memory[:2], index, where)
     keep = _maps.kept(student, where)
     again = jnp.triu(index[:, None] == index[None, :], 1) & keep[None, :]
     place = jnp.where(keep & ~again.any(1), index, len(memory.student))  # beyond the end: dropped
 
     def updated(bank: Array, new: Array) -> Array:
         old = bank.at[blank(index, where)].get(mode="fill", fill_value=0)
-        mixed = _unit(momentum * old + (1 - momentum) * _unit(clean(new, where)))
+        mixed = _scores.unit(momentum * old + (1 - momentum) * _scores.unit(clean(new, where)))
         return jax.lax.stop_gradient(bank.at[place].set(mixed.astype(bank.dtype), mode="drop"))
 
     return memory._replace(student=updated(memory.student, student), teacher=updated(memory.teacher, teacher))
@@ -308,13 +306,13 @@ def queue(
     Fang et al., "SEED: Self-supervised Distillation for Visual Representation", ICLR 2021.
     """
     require_positive("temperature", temperature)
-    student, teacher = (_unit(x) for x in pair(student, teacher, where))
-    _check_width(student, queue.keys, "the queue's keys")
+    student, teacher = (_scores.unit(x) for x in pair(student, teacher, where))
+    _scores.check_width(student, queue.keys, "the queue's keys")
     keys = jax.lax.stop_gradient(queue.keys).astype(student.dtype)
     own = jnp.sum(student * teacher, 1) / temperature
     others = jnp.matmul(student, keys.T, precision=_maps.EXACT) / temperature
     filled = (jnp.arange(len(keys)) < queue.filled).astype(own.dtype)
-    return blank(_log_totals(_Scores(own, others, jnp.broadcast_to(filled, others.shape))) - own, where)
+    return blank(_scores.log_totals(_scores.Scores(own, others, jnp.broadcast_to(filled, others.shape))) - own, where)
 
 
 def push(queue: Queue, embeddings: Embeddings, *, where: Mask = None) -> Queue:
@@ -327,13 +325,13 @@ def push(queue: Queue, embeddings: Embeddings, *, where: Mask = None) -> Queue:
     Raises: BadInput: shapes that do not fit, more rows than slots.
     """
     check_shapes(embeddings, where=where)
-    _check_width(embeddings, queue.keys, "the queue's keys")
+    _scores.check_width(embeddings, queue.keys, "the queue's keys")
     slots = len(queue.keys)
     if len(embeddings) > slots:
         raise BadInput(f"{len(embeddings)} rows for a queue of {slots} slots: expected not more rows than slots")
     keep = _maps.kept(embeddings, where).astype(jnp.int32)
     place = jnp.where(keep > 0, (queue.head + jnp.cumsum(keep) - 1) % slots, slots)  # beyond the end: dropped
-    new = jax.lax.stop_gradient(_unit(clean(embeddings, where))).astype(queue.keys.dtype)
+    new = jax.lax.stop_gradient(_scores.unit(clean(embeddings, where))).astype(queue.keys.dtype)
     keys = queue.keys.at[place].set(new, mode="drop")
     return Queue(keys, (queue.head + keep.sum()) % slots, jnp.minimum(queue.filled + keep.sum(), slots))
 
@@ -406,93 +404,3 @@ def _whole(name: str, value: float | int, most: float | int = math.inf) -> int:
     if value != round(value) or not 1 <= value <= most:
         raise BadInput(f"{name}={value:g}: expected a whole number from 1" + (f" to {most}" if most < math.inf else ""))
     return int(value)
-
-
-def _unit(x: Array) -> Array:
-    # Divided by its largest entry first: squares of entries beyond 1e19, or below 1e-19, are no float32. Length 1 does
-    # not depend on that entry, so its gradient is not missed.
-    largest = jax.lax.stop_gradient(jnp.abs(x).max(1, keepdims=True))
-    x = _logits.divide(x, largest, 0.0)
-    return _logits.divide(x, _logits.norm(x, 1), 0.0)
-
-
-def _check_width(student: Array, bank: Array, name: str) -> None:
-    if student.shape[1] != bank.shape[1]:
-        raise BadInput(f"student has shape {student.shape} and {name} {bank.shape}: expected as many columns")
-
-
-def _check(student: Array, teacher: Array, memory: Memory, index: Array, where: Mask) -> None:
-    check_shapes(student, teacher=teacher, where=where)
-    _check_width(student, memory.student, "the memory")
-    if memory.student.shape != memory.teacher.shape or index.shape != student.shape[:1]:
-        raise BadInput(
-            f"student has shape {student.shape}, index {index.shape}, the memory's sides {memory.student.shape} and "
-            f"{memory.teacher.shape}: expected one index per row, and equal sides"
-        )
-
-
-class _Scores(NamedTuple):
-    """x·m / T: with its own place `[batch]`, with others `[batch, n]`, and how often each of those was drawn."""
-
-    own: Array
-    others: Array
-    times: Array
-
-
-def _log_totals(scores: _Scores) -> Array:
-    """log(exp(own) + Σ times·exp(others)) of each row, `[batch]`.
-
-    Own scores are not put beside the others: one column more could not be split over devices as the bank is.
-    """
-    own, others, times = scores
-    others = jnp.where(times > 0, others, -jnp.inf)
-    largest = jax.lax.stop_gradient(jnp.maximum(own, others.max(1)))
-    return jnp.log(jnp.exp(own - largest) + (times * jnp.exp(others - largest[:, None])).sum(1)) + largest
-
-
-def _log_z(scores: _Scores, examples: int, where: Mask) -> Array:
-    keep = _maps.kept(scores.own, where)
-    counted = jnp.where(keep, 1 + scores.times.sum(1), 0).sum()
-    mean = jax.nn.logsumexp(_log_totals(scores), where=keep) - jnp.log(jnp.maximum(counted, 1))
-    return jax.lax.stop_gradient(math.log(examples) + jnp.where(keep.any(), mean, 0))
-
-
-def _both_scores(
-    student: Array,
-    teacher: Array,
-    memory: Memory,
-    index: Array,
-    negatives: Array,
-    temperature: Scalar,
-    where: Mask,
-) -> tuple[_Scores, _Scores]:
-    """Those of the student's embeddings with the teacher's bank and of the teacher's with the student's."""
-    require_positive("temperature", temperature)
-    _check(student, teacher, memory, index, where)
-    if negatives.ndim != 2 or len(negatives) != len(student) or not negatives.shape[1]:
-        raise BadInput(
-            f"student has shape {student.shape} and negatives {negatives.shape}: expected [batch, 1 or more]"
-        )
-    index, negatives = blank(index, where), blank(negatives, where)
-    whole = len(memory.student) <= _PRODUCT_UP_TO * negatives.shape[1]
-    x, y = _unit(clean(student, where)), _unit(clean(teacher, where))
-    if whole:
-        times = jnp.zeros((len(x), len(memory.student)), x.dtype)
-        times = times.at[jnp.arange(len(x))[:, None], negatives].add(1, mode="drop")
-    else:
-        times = jnp.ones((1, 1), x.dtype)
-
-    def scores(x: Array, bank: Array) -> _Scores:
-        bank = jax.lax.stop_gradient(bank).astype(x.dtype)
-
-        def at(place: Array) -> Array:
-            found = bank.at[place].get(mode="fill", fill_value=jnp.nan)
-            return jnp.einsum("bd,bd->b", found, x, precision=_maps.EXACT)
-
-        if whole:
-            others = jnp.matmul(x, bank.T, precision=_maps.EXACT)
-        else:
-            others = jax.lax.map(jax.checkpoint(at), negatives.T, batch_size=_GATHERED_AT_ONCE).T
-        return _Scores(at(index) / temperature, others / temperature, jnp.broadcast_to(times, others.shape))
-
-    return scores(x, memory.teacher), scores(y, memory.student)

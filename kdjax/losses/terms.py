@@ -75,7 +75,7 @@ def parse(text: str) -> tuple[Term, ...]:
         name, colon, number = head.partition(":")
         if name != LABELS:
             combine.resolve(name)
-        student, _, teacher = layers.partition("=")
+        student, equals, teacher = layers.partition("=")
         try:
             weight = float(number) if colon else None
             if weight is not None and not (math.isfinite(weight) and weight >= 0):
@@ -83,7 +83,7 @@ def parse(text: str) -> tuple[Term, ...]:
         except ValueError:
             raise BadInput(f"loss={part.strip()!r}: accepted is {SYNTAX}; WEIGHT is a number from 0 up") from None
         term = Term(name, weight, student, teacher or student)
-        if bool(at) != bool(student):
+        if bool(at) != bool(student) or bool(equals) != bool(teacher):
             raise BadInput(f"loss={part.strip()!r}: accepted is {SYNTAX}")
         if student and (name == LABELS or term.on_logits):
             raise BadInput(f"loss={part.strip()!r}: {name} compares logits; accepted is no layer")
@@ -167,7 +167,7 @@ def arguments(text: str, terms: Sequence[Term]) -> dict[str, dict[str, float]]:
     """The losses' own hyper-parameters, by loss: `alpha=1,beta=8` for the only one, `response.dkd.beta=8` by name.
 
     Raises:
-        BadInput: another text, a loss that is not among the terms, or no loss named among several.
+        BadInput: another text, a loss that is not among the terms, no loss named among several, a name twice.
 
     >>> arguments("beta=8", parse("labels:1,response.dkd:1"))
     {'response.dkd': {'beta': 8.0}}
@@ -186,7 +186,9 @@ def arguments(text: str, terms: Sequence[Term]) -> dict[str, dict[str, float]]:
             raise BadInput(f"loss_args={text!r}: accepted are name=number pairs, such as alpha=1,beta=2") from None
         if owner not in names:
             raise BadInput(f"loss_args={text!r}: {part} belongs to no loss; accepted: LOSS.NAME=NUMBER of {names}")
-        found.setdefault(owner, {})[keyword] = value
+        if keyword in found.setdefault(owner, {}):
+            raise BadInput(f"loss_args={text!r} names {owner}.{keyword} twice; accepted is each once")
+        found[owner][keyword] = value
     return found
 
 

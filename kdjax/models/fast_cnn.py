@@ -37,7 +37,7 @@ class FastCNN(nn.Module):
     @nn.compact
     def __call__(self, image: Float[Array, "batch height width channels"], *, train: bool) -> Outputs:
         *convolutions, width = self.hidden
-        x = entered(image, self.mean, self.std, least=1)
+        x = entered(image, self.mean, self.std, least=2 ** len(convolutions))
         x = Dropout(self.input_dropout)(x, train=train)
         features = {}
         for number, channels in enumerate(convolutions, start=1):

@@ -173,3 +173,5 @@ def _vgg(module: VGG) -> Names:
 
 
 _NAMES: dict[type, Callable[..., Names]] = {ResNet: _resnet, WideResNet: _wide, VGG: _vgg}
+READABLE = tuple(name for name, module in FIXED.items() if type(module(num_classes=2)) in _NAMES)
+"""The networks that `from_torch` and `to_torch` know."""

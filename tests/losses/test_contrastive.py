@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.losses import combine, contrastive
+from kdjax.losses import _scores, combine, contrastive
 from kdjax.types import BadInput
 
 BATCH, DIMS, EXAMPLES, COUNT, SLOTS = 6, 4, 10, 3, 8
@@ -64,7 +64,7 @@ def test_a_blind_memory_costs_what_chance_does(count, expected):
 
 @pytest.mark.parametrize("product_up_to", [0, 8])  # by gathering, by a product
 def test_crd_is_the_formula(embeddings, memory, rows, monkeypatch, product_up_to):
-    monkeypatch.setattr(contrastive, "_PRODUCT_UP_TO", product_up_to)
+    monkeypatch.setattr(_scores, "_PRODUCT_UP_TO", product_up_to)
     where = jnp.asarray(WHERE)
     expected, constants = crd_by_hand(memory, WHERE)
     frozen = jax.jit(contrastive.set_normalisers)(memory, *embeddings, **rows, where=where)
@@ -76,7 +76,7 @@ def test_crd_is_the_formula(embeddings, memory, rows, monkeypatch, product_up_to
 
 def test_both_ways_to_the_scores_have_one_gradient(embeddings, memory, rows, monkeypatch):
     def slopes(up_to):
-        monkeypatch.setattr(contrastive, "_PRODUCT_UP_TO", up_to)
+        monkeypatch.setattr(_scores, "_PRODUCT_UP_TO", up_to)
         loss = lambda s, t: contrastive.crd(s, t, memory=memory, **rows).sum()  # noqa: E731
         return jax.jit(jax.grad(loss, argnums=(0, 1)))(*embeddings)
 

@@ -25,6 +25,7 @@ def test_the_example_of_the_flag():
         ("response.kl@block1", "compares logits"),
         ("labels:1@block1", "compares logits"),
         ("feature.hint:1@", "accepted is NAME"),
+        ("feature.hint:1@block1=", "accepted is NAME"),
         ("response.kl,response.kl", "twice"),
         ("", "loss name ''"),
     ],
@@ -62,6 +63,7 @@ def test_arguments_find_their_loss():
         ("beta=8", "no loss"),
         ("response.dkd.beta=x", "name=number"),
         ("feature.ab.margin=1", "no loss"),
+        ("response.dkd.beta=8,response.dkd.beta=2", "twice"),
     ):
         with pytest.raises(BadInput, match=said):
             arguments(text, two)

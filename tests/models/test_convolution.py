@@ -1,4 +1,4 @@
-"""The fast convolution is Linen's, in value and in every slope."""
+"""The fast convolutions are Linen's, in value and in every slope."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,27 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from kdjax.models.convolution import StridedConv
+from kdjax.models.convolution import StridedConv, in_parts
 from kdjax.types import BadInput
+
+
+def everything(model, variables, x):
+    """The value, slopes in both arguments, a tangent in each, a tangent of a slope, and members side by side."""
+
+    def value(variables, x):
+        return jnp.sum(jnp.sin(model.apply(variables, x)))
+
+    slope, along = jax.grad(value, (0, 1)), jax.tree.map(jnp.cos, (variables, x))
+    twice = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), (variables, x))
+    found = model.apply(variables, x), slope(variables, x), jax.vmap(slope)(*twice)
+    return jax.tree.leaves((*found, jax.jvp(value, (variables, x), along), jax.jvp(slope, (variables, x), along)))
+
+
+def assert_same(fast, plain, x):
+    variables = plain.init(jax.random.key(1), x)
+    assert jax.tree.map(jnp.shape, fast.init(jax.random.key(1), x)) == jax.tree.map(jnp.shape, variables)
+    for ours, theirs in zip(everything(fast, variables, x), everything(plain, variables, x), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -15,24 +34,18 @@ from kdjax.types import BadInput
 )
 def test_it_is_linens_convolution_and_so_are_its_slopes(size, stride, padding, side):
     x = jax.random.normal(jax.random.key(0), (2, side, side + 1, 3))
-    fast = StridedConv(5, size, stride, padding)
-    plain = nn.Conv(5, (size, size), strides=stride, padding=padding)
+    assert_same(StridedConv(5, size, stride, padding), nn.Conv(5, (size, size), strides=stride, padding=padding), x)
+
+
+@pytest.mark.parametrize(("batch", "stride", "parts"), [(16, 1, 8), (12, 2, 4), (5, 1, 1)])
+def test_a_slope_in_parts_is_the_whole_slope(batch, stride, parts):
+    x = jax.random.normal(jax.random.key(0), (batch, 6, 7, 3))
+    plain = nn.Conv(5, (3, 3), strides=stride, padding=1)
+    fast = plain.clone(conv_general_dilated=in_parts)
+    assert_same(fast, plain, x)
     variables = plain.init(jax.random.key(1), x)
-    assert jax.tree.map(jnp.shape, fast.init(jax.random.key(1), x)) == jax.tree.map(jnp.shape, variables)
-
-    def both(model):
-        def value(variables, x):
-            return jnp.sum(jnp.sin(model.apply(variables, x)))
-
-        return [
-            model.apply(variables, x),
-            *jax.tree.leaves(jax.grad(value, (0, 1))(variables, x)),
-            jax.jvp(lambda x: value(variables, x), (x,), (jnp.cos(x),))[1],
-            jax.jvp(lambda x: jax.grad(value, 1)(variables, x), (x,), (jnp.cos(x),))[1],
-        ]
-
-    for ours, theirs in zip(both(fast), both(plain), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    slope = jax.make_jaxpr(jax.grad(lambda variables: fast.apply(variables, x).sum()))(variables)
+    assert str(slope).count("= conv_general_dilated[") == 1 + parts
 
 
 def test_a_size_that_the_stride_does_not_divide_is_refused():

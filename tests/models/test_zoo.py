@@ -433,6 +433,7 @@ def test_what_a_network_does_not_take(name, given, words):
         ("shufflenet_v1", 7, {}, "8 x 8 or more"),
         ("fitnet_student", 27, {}, "28 x 28 or more"),
         ("vit_tiny", 30, {}, "4 x 4 or more, each a multiple of 4"),
+        ("fast_cnn", 3, {"hidden": (4, 4, 9)}, "image is 3 x 3; accepted by this network: 4 x 4 or more"),
         ("lenet", 28, {"mean": (0.5,), "std": (0.5,)}, "accepted: 3 numbers each"),
         ("lenet", 28, {"mean": (0.5, 0.5, 0.5)}, "std=None; accepted: 3 numbers each"),
         ("lenet", 28, {"mean": (0.5,) * 3, "std": (1.0, 0.0, 1.0)}, "those of std positive"),

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import _knowledge
+from experiments import _knowledge, _stages
 from kdjax.losses import combine
 from kdjax.models import connectors, create
 from kdjax.recipes.distill import live
@@ -130,7 +130,7 @@ def test_no_gradient_reaches_the_teacher():
 
 def test_copied_layers_are_the_teachers():
     made = plan("response.kl:1,feature.hint:1", layers="1=1,3=3")
-    begin, names = _knowledge.copies(made, WEIGHTS)
+    begin, names = _stages.copies(made, WEIGHTS)
     assert names == ["conv1"]  # the third layers read from other widths
     state, _ = stepped(made)
     own = made.own(variables(begin(state)))

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import _knowledge
+from experiments import _knowledge, _stages
 from kdjax.losses import feature
 from kdjax.models import create
 from kdjax.models.factors import LEARNED
@@ -53,7 +53,7 @@ def same(a, b):
 def test_a_paraphraser_learns_first_and_alone_and_then_stays():
     text, name = "labels:1,feature.ft:5@hidden1=hidden2", "feature.ft@hidden1=hidden2"
     first, second = plan(text), plan(text, second=True)
-    hints = _knowledge.hints_alone(first)
+    hints = _stages.hints_alone(first)
     assert hints[f"weight/{name}"] == hints["label_weight"] == hints["alpha"] == 0
     begun = started(first, hints)
     taught, metrics = trained(first, begun, 20)
@@ -64,10 +64,10 @@ def test_a_paraphraser_learns_first_and_alone_and_then_stays():
     paraphraser = taught.params["adapter"][name]["paraphraser"]
     assert not same(paraphraser, begun.params["adapter"][name]["paraphraser"])
 
-    answers = _knowledge.answers_alone(second)
+    answers = _stages.answers_alone(second)
     assert answers[f"weight/{name}"] == 5
     assert not any(weight.startswith("weight/paraphraser") for weight in answers)
-    state = _knowledge.after(taught)(started(second, answers))
+    state = _stages.after(taught)(started(second, answers))
     # Decay moved the student in the first stage; it begins anew all the same.
     assert not same(taught.params["student"], begun.params["student"])
     assert same(state.params["student"], begun.params["student"])
@@ -85,12 +85,12 @@ def test_a_first_stage_of_signs_then_labels_alone():
     """AB: the connector and the student learn in the first stage, and the second does not see layers."""
     text, weight = "labels:1,feature.ab:1@hidden1_pre=hidden2_pre", "weight/feature.ab@hidden1_pre=hidden2_pre"
     first, second = plan(text), plan(text, second=True)
-    begun = started(first, _knowledge.hints_alone(first))
+    begun = started(first, _stages.hints_alone(first))
     taught, _ = trained(first, begun)
     assert not same(taught.params["student"], begun.params["student"])
-    answers = _knowledge.answers_alone(second)
+    answers = _stages.answers_alone(second)
     assert (answers[weight], answers["label_weight"]) == (0, 1)
-    state = _knowledge.after(taught)(started(second, answers))
+    state = _stages.after(taught)(started(second, answers))
     assert same(state.params, taught.params)
     assert int(state.step) == 0
     # In the second stage it moves as if there were no such loss.
@@ -108,13 +108,13 @@ def test_a_first_stage_of_signs_then_labels_alone():
 def test_hints_teach_in_the_first_stage_beside_a_paraphraser():
     text = "response.kl:1,feature.hint:1@hidden2=hidden4,feature.ft:5@hidden1=hidden2"
     first, second = plan(text), plan(text, second=True)
-    begun = started(first, _knowledge.hints_alone(first))
+    begun = started(first, _stages.hints_alone(first))
     taught = begun.replace(params=jax.tree.map(lambda x: x + 1, begun.params))
-    state = _knowledge.after(taught)(started(second, _knowledge.answers_alone(second)))
+    state = _stages.after(taught)(started(second, _stages.answers_alone(second)))
     assert same(state.params["student"], taught.params["student"])
     hint = "feature.hint@hidden2=hidden4"
     assert same(state.params["adapter"][hint], taught.params["adapter"][hint])
-    held = _knowledge.answers_alone(second)
+    held = _stages.answers_alone(second)
     assert (held[f"weight/{hint}"], held["weight/feature.ft@hidden1=hidden2"]) == (0, 5)
 
 
@@ -175,7 +175,7 @@ def test_copied_blocks_come_with_their_averages():
     shape = {"num_classes": 3, "image_shape": (32, 32, 3)}
     # From 128 channels to 256 is the third convolution of both.
     made = _knowledge.plan(student, teacher, shape, loss="response.kl:1", steps=1, layers="1=1,3=3,5=8")
-    begin, names = _knowledge.copies(made, {"params": params, **state})
+    begin, names = _stages.copies(made, {"params": params, **state})
     assert sorted(names) == ["conv1", "conv3", "conv5", "norm1", "norm3", "norm5"]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variables_of(student))
     before = create_state(STUDENT, TX, jax.random.key(0), hparams={}).replace(params=zeros[0], model_state=zeros[1])
