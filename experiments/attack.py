@@ -2,8 +2,10 @@
 
     python -m experiments.attack --model=runs/teacher --attacks=fgsm,pgd:steps=40,apgd,square:queries=1000
     python -m experiments.attack --model=runs/fgsm-rs --examples=1000 --epsilons=0.1,0.2,0.3,0.4 \
-        --attacks=fgsm,pgd:steps=50:random_start=true:restarts=10,apgd,apgd:objective=dlr,square:queries=5000
-    python -m experiments.attack --model=runs/teacher --attacks=cw:steps=200,deepfool,pgd --target=next
+        --attacks=fgsm,pgd:steps=50:random_start=true:restarts=10,apgd,apgd:objective=dlr,square:queries=5000 \
+        --workdir=runs/attack-rs
+    python -m experiments.attack --model=runs/teacher --attacks=cw:steps=200,deepfool,pgd --target=next \
+        --workdir=runs/attack-next
 
 Cost: seconds to minutes on two cores; Square and ZOO the most. Result: see the README's tables. Without --model a small
 network is trained on the embedded digits first. An attack is `name:key=value:key=value`; `--helpfull` lists the names,

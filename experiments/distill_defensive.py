@@ -1,7 +1,7 @@
 """Papernot et al. (2016): a network distilled at temperature T and deployed at 1 looks robust, and is not.
 
     python -m experiments.distill_defensive
-    python -m experiments.distill_defensive --seeds=5 --workdir=runs/defensive
+    python -m experiments.distill_defensive --seeds=5 --workdir=runs/defensive-5
 
 Cost: about 2 minutes a seed on two cores. Result: see the README's table. The teacher learns the labels at T, from the
 cross-entropy of softmax(z / T); the student, of the same architecture, learns softmax(z_teacher / T) at T. Neither loss

@@ -1,8 +1,8 @@
 """A study over hyper-parameters and seeds, trained as one compiled program: students of a teacher, or teachers.
 
-    python -m experiments.sweep
     python -m experiments.sweep --sweep='temperature:1,2,4,8;alpha:0.5,0.9' --seeds=4
-    python -m experiments.sweep --sweep='learning_rate:log(1e-4,1e-2);temperature:uniform(1,20)' --sample=32
+    python -m experiments.sweep --sweep='learning_rate:log(1e-4,1e-2);temperature:uniform(1,20)' --sample=32 \
+        --workdir=runs/sweep-sample
     python -m experiments.sweep --loss=response.kl:0.9,relation.rkd_distance \
         --sweep='weight.relation.rkd_distance:0,1,25' --workdir=runs/sweep-weights
     python -m experiments.sweep --members=teachers --attack=pgd:steps=7:random_start=true --teacher_hidden=64 \

@@ -1,0 +1,50 @@
+"""Every command of the README can be typed one after another: flags that exist, and a folder for each."""
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from kdjax import config as configs
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = sorted(f.stem for f in (ROOT / "experiments").glob("*.py") if not f.stem.startswith("_"))
+
+
+def commands(text):
+    """The argument lists of all `python -m experiments.NAME ...`, in code blocks, indented or between backticks."""
+    lines = re.sub(r"\\\n\s*", "", text)
+    blocks = re.findall(r"```sh\n(.*?)```", lines, re.DOTALL)
+    inline = re.findall(r"(?<!`)`(python -m experiments[^`]*)`(?!`)", re.sub(r"```.*?```", "", lines, flags=re.S))
+    indented = re.findall(r"^    (.*python -m experiments.*)$", lines, re.MULTILINE)
+    for line in [line for block in blocks for line in block.splitlines()] + inline + indented:
+        for part in line.split("&&"):
+            words = shlex.split(part, comments=True)
+            if "-m" in words and words[words.index("-m") + 1].startswith("experiments."):
+                at = words.index("-m") + 1
+                yield words[at].removeprefix("experiments."), words[at + 1 :]
+
+
+def config(name, arguments):
+    kind, values = importlib.import_module(f"experiments.{name}").Config, flags.FlagValues()
+    flags.DEFINE_flag(flags.BooleanFlag("help", False, ""), values)
+    configs.define_flags(kind, values)
+    assert values(["program", *arguments]) == ["program"], f"{name}: not flags alone"
+    return configs.from_flags(kind, values)
+
+
+@pytest.mark.parametrize("file", ["README.md", *(f"experiments/{name}.py" for name in EXPERIMENTS)])
+def test_every_command_has_flags_that_exist_and_a_folder_of_its_own(file, tmp_path, monkeypatch):
+    found = [(name, arguments) for name, arguments in commands((ROOT / file).read_text()) if "..." not in arguments]
+    assert found, f"{file} shows no command"
+    made = [config(*one) for one in found]
+    monkeypatch.chdir(tmp_path)
+    for one in made:
+        configs.claim(one, one.workdir)
+
+
+def test_every_experiment_is_in_the_readme():
+    assert {name for name, _ in commands((ROOT / "README.md").read_text())} == set(EXPERIMENTS)
