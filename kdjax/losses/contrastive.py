@@ -139,16 +139,13 @@ def crd(
     examples, count = len(memory.student), negatives.shape[1]
     noise = math.log(count / examples + _CRD_EPS)
 
-    def known(z: Array, scores: _scores.Scores) -> Array:
-        return jnp.log(z).astype(scores.own.dtype)
-
-    def measured(_: Array, scores: _scores.Scores) -> Array:
-        return _scores.log_z(scores, examples, where)
+    rows: dict[str, Any] = dict(index=index, negatives=negatives, temperature=temperature, where=where)
+    constants = set_normalisers(memory, student, teacher, **rows)[2:]
 
     total = jnp.zeros(len(student), sides[0].own.dtype)
-    for scores, z in zip(sides, jax.lax.stop_gradient(memory[2:]), strict=True):
-        own, others, times = scores
-        log_z = jax.lax.cond(z > 0, known, measured, z, jax.lax.stop_gradient(scores))
+    for (own, others, times), z in zip(sides, constants, strict=True):
+        # A batch without a row to keep sets none.
+        log_z = jnp.log(jnp.where(z > 0, z, examples)).astype(own.dtype)
         total += jax.nn.softplus(noise + log_z - own)
         total += (times * jax.nn.softplus(others - (log_z + noise))).sum(1)
     return blank(total + 2 * count * math.log1p(_CRD_EPS * examples / count), where)
