@@ -74,7 +74,7 @@ def plan(
     wrapper: str = "jit",
     second: bool = False,
     examples: int | None = None,
-    batch_size: int = 2,
+    batch_size: int = 4,
     augment: Augment | None = None,
 ) -> Plan:
     """Read the flags and check them on shapes alone, so that nothing is refused after training began.
@@ -118,6 +118,10 @@ def plan(
     shown = features["student"], features["teacher"]
     found = terms.on_layers(parsed, named, weights=layer_weights, shown=shown)
     functions = terms.bound(found, own)
+    if small := [t for t in found if t.least > batch_size]:
+        raise BadInput(
+            f"--batch_size={batch_size}: {small[0].name} compares examples of a batch; accepted: from {small[0].least}."
+        )
     labels = next((t for t in found if t.name == terms.LABELS), None)
     first = next((t for t in found if t.on_logits), None)
     rest = [t for t in found if t not in (labels, first)]

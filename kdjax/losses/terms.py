@@ -50,6 +50,12 @@ class Term(NamedTuple):
         return self.name.startswith("relation.") or self.remembers or self.name in _SEES_THE_BATCH
 
     @property
+    def least(self) -> int:
+        """How many examples of a batch it compares at least: with fewer it teaches nothing."""
+        between = self.name.startswith("relation.") or self.name in _SEES_THE_BATCH
+        return 3 if self.name == "relation.rkd_angle" else 2 if between else 1
+
+    @property
     def remembers(self) -> bool:
         """Whether it has a memory in the train state."""
         return combine.remembers(self.name)

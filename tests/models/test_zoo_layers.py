@@ -66,7 +66,7 @@ MAPS = [n for n in combine.names("feature") if n not in connectors.CONNECTORS an
 def test_every_connector_joins_networks_of_other_kinds(teacher, student, layers, names):
     shape = {"num_classes": 100, "image_shape": (32, 32, 3)}
     text = ",".join(["labels:1", *names, *(["relation.sp@stage2"] if MAPS[0] in names else [])])
-    plan = _knowledge.plan(network(student), network(teacher), shape, loss=text, steps=10, layers=layers)
+    plan = _knowledge.plan(network(student), network(teacher), shape, loss=text, steps=10, layers=layers, batch_size=2)
     weights = [weight.removeprefix("weight/") for weight in plan.hparams if weight.startswith("weight/")]
     pairs = len(plan.layers) + layers.count("+") + (not plan.layers)
     for name in names:
@@ -92,7 +92,7 @@ def test_matrices_of_flow_need_the_same_channels_and_a_name_must_be_in_both():
     shape = {"num_classes": 100, "image_shape": (32, 32, 3)}
     both = network("shufflenet_v2"), network("resnet32x4")
     with pytest.raises(Exception, match=r"\[2,116,232\].*teacher.*\[2,64,128\]|116, 232\) and teacher \(2, 64, 128\)"):
-        _knowledge.plan(*both, shape, loss="feature.fsp:1", steps=1, layers="stage1+stage2")
+        _knowledge.plan(*both, shape, loss="feature.fsp:1", steps=1, layers="stage1+stage2", batch_size=2)
     with pytest.raises(
         BadInput, match=r"stage4 is no map .* and no layer of both networks; accepted layers: .*stage3,"
     ):

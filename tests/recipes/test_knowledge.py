@@ -156,6 +156,8 @@ def test_copied_layers_are_the_teachers():
         ({"loss": "contrastive.crd:1", "loss_args": "temperature=0", "examples": 9}, "contrastive.crd@.*temperature=0"),
         ({"loss": "feature.ofd:1@block1", "loss_args": "margin=-1"}, "feature.ofd.margin is found channel by channel"),
         ({"loss": "feature.vid:1@block1", "loss_args": "variance=2"}, "feature.vid.variance is found"),
+        ({"loss": "relation.sp:1", "batch_size": 1}, "--batch_size=1: relation.sp compares.*accepted: from 2"),
+        ({"loss": "relation.rkd_angle:1", "batch_size": 2}, "--batch_size=2: relation.rkd_angle.*accepted: from 3"),
     ],
 )
 def test_refused_before_training(flags, said):
