@@ -48,3 +48,13 @@ def test_every_command_has_flags_that_exist_and_a_folder_of_its_own(file, tmp_pa
 
 def test_every_experiment_is_in_the_readme():
     assert {name for name, _ in commands((ROOT / "README.md").read_text())} == set(EXPERIMENTS)
+
+
+def test_the_library_is_used_as_the_readme_shows():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    assert names["found"].queries.shape == (4,)
+    assert names["metrics"].keys() >= {"loss", "distillation"}
