@@ -1,8 +1,8 @@
 """A student that learns every second layer of its teacher: does it help, and does the order of layers matter?
 
-    python -m experiments.distill_layers
+    python -m experiments.distill_layers --seeds=20
     python -m experiments.distill_layers --dataset=fashion_mnist --train_split=train[:10%] --validation_split= \
-        --labels=500 --epochs=20 --learning_rate=1e-3 --workdir=runs/layers-fashion
+        --labels=500 --epochs=20 --learning_rate=1e-3 --seeds=20 --workdir=runs/layers-fashion
 
 Cost and result: see the README.
 
