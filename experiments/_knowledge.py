@@ -23,7 +23,10 @@ from kdjax.recipes.supervised import Augment
 from kdjax.training import parallel
 from kdjax.types import BadInput, LossFn, Model, PyTree, TrainState
 
-HELP = f"what is learned from the teacher: {terms.SYNTAX}; NAME one of labels, {', '.join(combine.names())}"
+HELP = (
+    f"what is learned from the teacher: {terms.SYNTAX}; NAME one of labels, {', '.join(combine.names())}; feature.fsp "
+    "stands between two layers, A-B, and feature.review fuses any number, A-B-C"
+)
 FACTORS = "feature.ft"
 
 
