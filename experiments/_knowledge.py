@@ -20,7 +20,6 @@ from kdjax.models.factors import Factors
 from kdjax.recipes.distill import Teacher, distill
 from kdjax.recipes.knowledge import Frozen, Knowledge, over_devices, with_memories
 from kdjax.recipes.supervised import Augment
-from kdjax.training import parallel
 from kdjax.types import BadInput, LossFn, Model, PyTree, TrainState
 
 HELP = (
@@ -74,7 +73,6 @@ def plan(
     layers: str = "",
     layer_weights: Sequence[float] = (1.0,),
     schedules: str = "",
-    wrapper: str = "jit",
     second: bool = False,
     examples: int | None = None,
     batch_size: int = 4,
@@ -89,7 +87,6 @@ def plan(
         steps: of the run, which schedules are fractions of.
         alpha: weight of the first response loss, where the text gives none.
         temperature: of every response loss.
-        wrapper: `jit` or `pmap`.
         second: the plan is of the second of two stages, so that what learned in the first is held fast.
         examples: of the data set, None where that is not known; a loss with a bank of them needs it.
         batch_size: over all devices.
@@ -183,10 +180,8 @@ def plan(
     )
     facts = {label: one.about(np.arange(examples or 2)) for label, one in remembers.items() if one.about}
     _try(recipe, model, hparams, teacher, like["teacher"], image, facts)
-    axis_name = parallel.AXIS if wrapper == "pmap" else None
     if first is not None and first.sees_the_batch:
-        main = over_devices(main, axis_name)
-    recipe = partial(recipe, loss=main, axis_name=axis_name)
+        recipe = partial(recipe, loss=over_devices(main))
     students = connectors.without_adapter if links else lambda v: v
     uses_labels = hparams["label_weight"] > 0 if labels is not None else hparams["alpha"] < 1 or "alpha" in scheduled
     numbered = tuple(named[: len(numbers)])

@@ -189,7 +189,6 @@ def arms(
         teacher,
         study.shape,
         temperature=config.temperature,
-        wrapper=config.parallel,
         examples=examples,
         batch_size=config.batch_size,
     )

@@ -211,7 +211,6 @@ def planned(
         teacher,
         study.shape,
         steps=steps,
-        wrapper=config.parallel,
         second=second,
         examples=len(study.train),
         batch_size=config.batch_size,

@@ -59,7 +59,6 @@ def main(config: Config, workdir: Path) -> None:
             steps=steps,
             temperature=config.temperature,
             layers=taught,
-            wrapper=config.parallel,
         )
         for arm, loss, taught in (
             (ANSWERS, answers, ""),

@@ -55,10 +55,13 @@ class Outputs(NamedTuple):
 
 @runtime_checkable
 class ApplyFn(Protocol):
-    """Pure: variables `{"params": ..., **model_state}` and images to `Outputs` and the new model state."""
+    """Pure: variables `{"params": ..., **model_state}` and images to `Outputs` and the new model state.
+
+    `mask [B]` is 1 for a real row; while training, batch statistics are those of real rows. None: all rows are real.
+    """
 
     def __call__(
-        self, variables: PyTree, image: Array, *, train: bool, key: Array | None
+        self, variables: PyTree, image: Array, *, train: bool, key: Array | None, mask: Array | None = None
     ) -> tuple[Outputs, PyTree]: ...
 
 

@@ -1,11 +1,12 @@
 """Augmentation as a pure function of keys: the same keys, images and settings give the same views again.
 
-    f(key, image, **own) -> image
+    f(key, image, mask=None, **own) -> image
 
 - `key`: one key per image, `[batch]`, or a single one, of which each image takes its part by its row. With
   `kdjax.data.views.keys(key, index, epoch)`, `key` being a run's, an example's view does not depend on the batch, row,
   step or device it lies in, and a teacher that is shown the same keys sees it too.
 - `image`: `[batch, height, width, channels]`, any range.
+- `mask`: `[batch]`, 1 for a real row and 0 for one that pads the batch; only what mixes examples looks at it.
 """
 
 from collections.abc import Callable
@@ -15,12 +16,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kdjax import axis
 from kdjax.types import BadInput
 
 Images = Float[Array, "batch height width channels"]
+Mask = Float[Array, " batch"] | None
 
 
-def random_shift(key: Array, image: Images, *, pixels: int = 2) -> Images:
+def random_shift(key: Array, image: Images, mask: Mask = None, *, pixels: int = 2) -> Images:
     """Each image moved by its own whole number of pixels along each axis; what is uncovered becomes 0.
 
     `out[b, i, j] = image[b, i - dy, j - dx]` with dy and dx uniform on -pixels..pixels, independent over b. The same
@@ -48,7 +51,7 @@ def random_shift(key: Array, image: Images, *, pixels: int = 2) -> Images:
     return jax.vmap(lambda one, at: jax.lax.dynamic_slice(one, (at[0], at[1], 0), size))(padded, start)
 
 
-def random_flip(key: Array, image: Images) -> Images:
+def random_flip(key: Array, image: Images, mask: Mask = None) -> Images:
     """Each image, or with probability 1/2 its mirror image, left for right.
 
     Args:
@@ -59,7 +62,7 @@ def random_flip(key: Array, image: Images) -> Images:
     return jnp.where(flip[:, None, None, None], image[:, :, ::-1], image)
 
 
-def crop_and_flip(key: Array, image: Images, *, pixels: int = 4) -> Images:
+def crop_and_flip(key: Array, image: Images, mask: Mask = None, *, pixels: int = 4) -> Images:
     """The usual augmentation of CIFAR: padded by 4 black pixels, cropped to its size at random, mirrored or not.
 
     Args:
@@ -73,19 +76,20 @@ def crop_and_flip(key: Array, image: Images, *, pixels: int = 4) -> Images:
     Reference:
         He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2.
     """
-    return in_turn(partial(random_shift, pixels=pixels), random_flip)(key, image)
+    return in_turn(partial(random_shift, pixels=pixels), random_flip)(key, image, mask)
 
 
-def mixup(key: Array, image: Images) -> Images:
-    """Each image mixed with the next row's, the last with the first: a·x_b + (1-a)·x_{b+1}, a uniform on [0, 1].
+def mixup(key: Array, image: Images, mask: Mask = None) -> Images:
+    """Each image mixed with the next real row's, the last with the first: a·x_b + (1-a)·x_{b+1}, a uniform on [0, 1].
 
     Labels stay as they were, and are wrong for the mixture: it is for learning from a live teacher alone (no weight on
     labels), who is shown the same mixture. Unlike the others' views, a mixture depends on the batch: on who comes next,
-    be it padding, which repeats a real image; under pmap, on the device's part.
+    be it on another device.
 
     Args:
         key: one per image, or one for all.
         image: images, any range.
+        mask: which rows are real; padding comes after all of these. None: all are.
 
     Reference:
         Zhang, Cisse, Dauphin, Lopez-Paz, mixup: Beyond Empirical Risk Minimization, ICLR 2018; with a uniform
@@ -93,10 +97,12 @@ def mixup(key: Array, image: Images) -> Images:
         and consistent, CVPR 2022 (function matching).
     """
     own = jax.vmap(lambda k: jax.random.uniform(k, dtype=image.dtype))(_each(key, image))[:, None, None, None]
-    return own * image + (1 - own) * jnp.roll(image, -1, axis=0)
+    everyone, real = axis.whole((image, jnp.ones(len(image)) if mask is None else mask))
+    following = jnp.where((jnp.roll(real, -1) > 0)[:, None, None, None], jnp.roll(everyone, -1, axis=0), everyone[:1])
+    return own * image + (1 - own) * axis.own(len(image))(following)
 
 
-def in_turn(*augments: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
+def in_turn(*augments: Callable[..., Array]) -> Callable[..., Array]:
     """Several augmentations as one, the first first, each with keys of its own.
 
     >>> view = in_turn(crop_and_flip, mixup)(jax.random.key(0), jnp.ones((2, 8, 8, 3)))
@@ -104,10 +110,10 @@ def in_turn(*augments: Callable[[Array, Array], Array]) -> Callable[[Array, Arra
     (2, 8, 8, 3)
     """
 
-    def augment(key: Array, image: Array) -> Array:
+    def augment(key: Array, image: Array, mask: Mask = None) -> Array:
         keys = _each(key, image)
         for place, one in enumerate(augments):
-            image = one(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, place), image)
+            image = one(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, place), image, mask)
         return image
 
     return augment

@@ -52,7 +52,7 @@ def names() -> list[str]:
     return [f"{name}:{number.default}" if number else name for name, number in found.items()]
 
 
-def resolve(text: str, *, mixing: bool = True) -> Callable[[Array, Array], Array] | None:
+def resolve(text: str, *, mixing: bool = True) -> Callable[..., Array] | None:
     """What a text names, as one augmentation; None for the empty text.
 
     Args:
@@ -81,7 +81,7 @@ def mixes(text: str) -> bool:
     return any(part.strip() in _MIX_EXAMPLES for part in text.split(","))
 
 
-def _one(part: str, text: str) -> tuple[str, Callable[[Array, Array], Array]]:
+def _one(part: str, text: str) -> tuple[str, Callable[..., Array]]:
     name, colon, typed = part.partition(":")
     known = _augmentations()
     if name not in known:

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from kdjax.models.factors import Factors
+from kdjax.models.padding import BatchMean, real_rows
 from kdjax.models.review import Fusion
 from kdjax.models.sizes import met, pooled
 from kdjax.types import BadInput, Model, Outputs, PyTree
@@ -52,7 +53,7 @@ class Normalised(nn.Module):
 
     With `margin`, also the margin of each of the teacher's channels, the mean of its negative values over all batches
     seen while training, this one included; 0 where there are none. Its running sums lie in the state's collection
-    `margins`: after a pass they are over the training set (rows that pad a batch count). The released code puts the
+    `margins`: after a pass they are over the training set. The released code puts the
     numbers of the teacher's last BatchNorm into a closed form instead, `losses.feature.ofd_margin`: that is the same
     mean for a layer that is a BatchNorm's output and normally distributed, which after a shortcut's sum it is not.
 
@@ -81,11 +82,10 @@ class Normalised(nn.Module):
             for name, shape in (("mean", channels), ("share", channels), ("batches", ()))
         )
         if train:
-            # Means over elements and batches, so that the average of several devices' is that of all.
-            axes, negative = tuple(range(teacher.ndim - 1)), teacher < 0
+            mean, negative = BatchMean(), teacher < 0
             batches.value = batches.value + 1
             for variable, values in ((total, jnp.where(negative, teacher, 0)), (share, negative)):
-                variable.value = variable.value + (jnp.mean(values, axes) - variable.value) / batches.value
+                variable.value = variable.value + (mean(values) - variable.value) / batches.value
         return jnp.where(share.value > 0, total.value / jnp.where(share.value > 0, share.value, 1), 0)
 
 
@@ -185,8 +185,8 @@ class Connected(NamedTuple):
     """A student with connectors.
 
     `model`: its parameters and states are `{"student": ..., "adapter": {name: ...}}`; it says what the student says.
-    `pairs`: `(variables, student's outputs, teacher's, train=...) -> ({name: (student, teacher, keywords)}, state)`,
-    what the losses compare and the connectors' new state.
+    `pairs`: `(variables, student's outputs, teacher's, train=..., mask=...) -> ({name: (student, teacher, keywords)},
+    state)`, what the losses compare and the connectors' new state; `mask` as an `ApplyFn` takes it.
     """
 
     model: Model
@@ -240,13 +240,15 @@ def connect(
         }
         return joined.pop("params"), joined
 
-    def apply(variables: PyTree, image: Array, *, train: bool, key: Array | None) -> tuple[Outputs, PyTree]:
-        outputs, state = student.apply(without_adapter(variables), image, train=train, key=key)
+    def apply(
+        variables: PyTree, image: Array, *, train: bool, key: Array | None, mask: Array | None = None
+    ) -> tuple[Outputs, PyTree]:
+        outputs, state = student.apply(without_adapter(variables), image, train=train, key=key, mask=mask)
         rest = {name: tree for name, tree in variables.items() if name != "params"}
         return outputs, {name: {**tree, "student": state.get(name, {})} for name, tree in rest.items()}
 
     def pairs(
-        variables: PyTree, own: Outputs, theirs: Outputs, *, train: bool
+        variables: PyTree, own: Outputs, theirs: Outputs, *, train: bool, mask: Array | None = None
     ) -> tuple[dict[str, Pair], dict[str, dict[str, PyTree]]]:
         found: dict[str, Pair] = {}
         states: dict[str, dict[str, PyTree]] = {name: {} for name in variables if name != "params"}
@@ -254,7 +256,8 @@ def connect(
             mine = {column: tree["adapter"][name] for column, tree in variables.items() if name in tree["adapter"]}
             state = [column for column in mine if column != "params"]
             arrays = layers(link, layers_of(own), layers_of(theirs))
-            answer: Any = link.module.apply(mine, *arrays, train=train, mutable=state if train and state else False)
+            with real_rows(mask):
+                answer: Any = link.module.apply(mine, *arrays, train=train, mutable=state if train and state else False)
             if train and state:
                 answer, updated = answer
                 for column in state:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from kdjax.models.padding import real_rows
 from kdjax.models.zoo import MODELS, WITH_WIDTHS
 from kdjax.types import BadInput, Model, Outputs, PyTree, nearest
 
@@ -108,7 +109,7 @@ def from_linen(module: nn.Module, image_shape: tuple[int, int, int], *, needs_ke
     """Any Linen module called as `module(image, train=...) -> Outputs`, as a `Model`.
 
     Collections besides `params` (`batch_stats` ...) are the model state: `apply` updates them when training, and
-    otherwise returns them as they came.
+    otherwise returns them as they came. Every `flax.linen.BatchNorm` in the module counts real rows alone (`padding`).
 
     Args:
         module: the network.
@@ -120,7 +121,9 @@ def from_linen(module: nn.Module, image_shape: tuple[int, int, int], *, needs_ke
         variables = module.init({"params": key}, jnp.zeros((1, *image_shape)), train=False)
         return variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
 
-    def apply(variables: PyTree, image: jax.Array, *, train: bool, key: jax.Array | None) -> tuple[Outputs, PyTree]:
+    def apply(
+        variables: PyTree, image: jax.Array, *, train: bool, key: jax.Array | None, mask: jax.Array | None = None
+    ) -> tuple[Outputs, PyTree]:
         if image.shape[1:] != image_shape or not jnp.issubdtype(image.dtype, jnp.floating):
             raise BadInput(
                 f"image is {image.dtype} of shape {image.shape}; accepted: floats in [0, 1], [B, *{image_shape}]"
@@ -131,7 +134,8 @@ def from_linen(module: nn.Module, image_shape: tuple[int, int, int], *, needs_ke
         rngs = {} if key is None else {"dropout": key}
         if not train or not state:
             return module.apply(variables, image, train=train, rngs=rngs), state  # pyright: ignore[reportReturnType]
-        return module.apply(variables, image, train=True, rngs=rngs, mutable=list(state))  # pyright: ignore[reportReturnType]
+        with real_rows(mask):
+            return module.apply(variables, image, train=True, rngs=rngs, mutable=list(state))  # pyright: ignore[reportReturnType]
 
     return Model(init, apply)
 

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 from flax import nnx, traverse_util
 
+from kdjax import axis
+from kdjax.models.padding import statistics
 from kdjax.types import BadInput, Model, Outputs, PyTree
 
 
@@ -39,17 +41,37 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module], outputs: Callable[[Any], O
         _, params, state, _ = split(build(nnx.Rngs(key)))
         return _to_dict(params), _to_dict(state)
 
-    def apply(variables: PyTree, image: jax.Array, *, train: bool, key: jax.Array | None) -> tuple[Outputs, PyTree]:
+    def apply(
+        variables: PyTree, image: jax.Array, *, train: bool, key: jax.Array | None, mask: jax.Array | None = None
+    ) -> tuple[Outputs, PyTree]:
         if train and key is None and nnx.to_flat_state(like_rngs):
             raise BadInput("key=None while training a module with random streams; accepted: a PRNG key")
         state = {name: tree for name, tree in variables.items() if name != "params"}
         rngs = _seeded(like_rngs, jax.random.key(0) if key is None else key)
         module = nnx.merge(graph, _to_state(like_params, variables["params"]), _to_state(like_state, state), rngs)
         (module.train if train else module.eval)()
+        if train:
+            _count_real_rows(module, mask)
         result = outputs(module(image))  # pyright: ignore[reportCallIssue]
         return result, _to_dict(split(module)[2]) if train else state
 
     return Model(init, apply)
+
+
+def _count_real_rows(module: nnx.Module, mask: jax.Array | None) -> None:
+    """Make every BatchNorm in a module count real rows alone, of all devices that the batch lies over."""
+
+    class RealRows(nnx.BatchNorm):
+        def __call__(self, x: jax.Array, *args: Any, mask: jax.Array | None = None, **keywords: Any) -> jax.Array:
+            layer = super().__call__
+            found = statistics(lambda x, real: layer(x, *args, mask=real, **keywords), x, batch_mask, mask)
+            return axis.own(len(x))(found)
+
+    batch_mask = mask
+    for _, node in nnx.iter_graph(module):
+        # NNX has no hook around a layer's call; the module is a copy that was merged for this call alone.
+        if type(node) is nnx.BatchNorm:
+            node.__class__ = RealRows
 
 
 def _to_dict(state: Any) -> PyTree:

@@ -82,7 +82,8 @@ def distill_with_features(
 
     def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
         variables = {"params": params, **state.model_state}
-        answered = student(variables, jnp.asarray(batch["image"]), train=True, key=key)
+        mask = jnp.asarray(batch["mask"])
+        answered = student(variables, jnp.asarray(batch["image"]), train=True, key=key, mask=mask)
         said = jax.lax.stop_gradient(teacher(state.frozen, batch))
 
         def student_said(*_: Any, **__: Any) -> tuple[Outputs, PyTree]:
@@ -90,7 +91,7 @@ def distill_with_features(
 
         plain = distill(student_said, lambda frozen, batch: said, loss, ensemble=ensemble)
         losses, (model_state, metrics) = plain(params, state, batch, key)
-        compared, _ = pairs(variables, answered[0], said, train=True)
+        compared, _ = pairs(variables, answered[0], said, train=True, mask=mask)
         mine: list[Any] = [compared[name][0] for name in names]
         theirs: list[Any] = [compared[name][1] for name in names]
         term = confidence_aware_features(
@@ -98,7 +99,7 @@ def distill_with_features(
             theirs,
             logits=jnp.stack([classify(state.frozen[name], r) for name, r in zip(names, mine, strict=True)]),
             labels=jnp.asarray(batch["label"]),
-            where=jnp.asarray(batch["mask"]) > 0,
+            where=mask > 0,
         )
         return losses + state.hparams[WEIGHT] * term, (model_state, {**metrics, "features": term})
 

@@ -64,7 +64,6 @@ def distill(
     knowledge: Sequence[Knowledge] = (),
     pairs: Pairs | None = None,
     schedules: Mapping[str, Callable[[Array], Array]] | None = None,
-    axis_name: str | None = None,
 ) -> LossFn:
     """Weigh a teacher's answers, and what else it knows, against the labels.
 
@@ -86,8 +85,6 @@ def distill(
         knowledge: further losses.
         pairs: what those compare that are not on logits.
         schedules: a factor per step for hyper-parameters by name: `{"temperature": step -> factor}`.
-        axis_name: of the devices under pmap, so that losses which couple examples see the global batch; None under
-            jit, where they do anyway.
 
     Returns:
         A `LossFn` with the metrics `distillation` (the mean over what was voted on), `cross_entropy`, `agreement`
@@ -104,18 +101,17 @@ def distill(
     on_layers = [k.name for k in knowledge if not k.on_logits]
     if on_layers and (pairs is None or ensemble is not None):
         raise BadInput(f"{on_layers} compare layers: accepted with pairs and one teacher, not with an ensemble")
-    couples = {
-        k.name: over_devices(k.loss, axis_name if k.sees_the_batch else None, remembers=k.remembers) for k in knowledge
-    }
+    couples = {k.name: over_devices(k.loss, remembers=k.remembers) if k.sees_the_batch else k.loss for k in knowledge}
 
     def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
         batch, key = augmented(batch, key, augment, run_key=state.key)
         said = teacher(state.frozen.teacher if isinstance(state.frozen, Frozen) else state.frozen, batch)
         answers = said.logits
         held = variables(state.replace(params=params))
-        outputs, model_state = student(held, jnp.asarray(batch["image"]), train=True, key=key)
+        mask = jnp.asarray(batch["mask"])
+        outputs, model_state = student(held, jnp.asarray(batch["image"]), train=True, key=key, mask=mask)
         logits, label = outputs.logits, jnp.asarray(batch["label"])
-        hparams, where = hyper(state, schedules or {}), jnp.asarray(batch["mask"]) > 0
+        hparams, where = hyper(state, schedules or {}), mask > 0
         temperature, alpha = hparams["temperature"], hparams["alpha"]
         if answers.ndim != (2 if ensemble is None else 3):
             raise BadInput(
@@ -139,7 +135,7 @@ def distill(
         total = alpha * soft + hparams.get("label_weight", 1 - alpha) * hard
         compared, memories = {}, {}
         if on_layers and pairs is not None:
-            compared, adapted = pairs(held, outputs, Outputs(target, seen), train=True)
+            compared, adapted = pairs(held, outputs, Outputs(target, seen), train=True, mask=mask)
             # Connectors' states lie beside the student's; those that have none, and other collections, stay.
             model_state = {
                 name: {**tree, "adapter": {**tree["adapter"], **adapted.get(name, {})}}

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kdjax import axis
 from kdjax.training.parallel import everywhere
 from kdjax.training.state import MEMORY
 from kdjax.types import Batch, Model, PyTree, TrainState
 
 Pairs = Callable[..., tuple[dict[str, tuple[Any, Any, dict[str, Any]]], PyTree]]
-"""`(variables, student's outputs, teacher's outputs, train=...) -> ({name: (student, teacher, keywords)}, state)`: what
-is compared, once connectors have made it comparable, and the connectors' new state."""
+"""`(variables, student's outputs, teacher's outputs, train=..., mask=...) -> ({name: (student, teacher, keywords)},
+state)`: what is compared, once connectors have made it comparable, and the connectors' new state."""
 
 
 _BY_ROW = ("where", "labels", "index")
@@ -83,28 +84,22 @@ def hyper(state: TrainState, schedules: Mapping[str, Callable[[Array], Array]]) 
     }
 
 
-def over_devices(loss: Callable[..., Any], axis_name: str | None, *, remembers: bool = False) -> Callable[..., Any]:
-    """A loss that sees the batches of all devices of a named axis, and returns this device's rows (and its memory).
+def over_devices(loss: Callable[..., Any], *, remembers: bool = False) -> Callable[..., Any]:
+    """A loss that sees the rows of all devices that the batch lies over, and returns this device's (and its memory).
 
-    Without a name what it is given is the global batch already, and the loss is as it is; one that remembers is given
-    the batch whole on every device, so that its memory may lie split over them.
+    Where the batch is whole the loss is as it is; one that remembers is given the batch whole on every device, so that
+    its memory may lie split over them.
     """
-    if axis_name is None and not remembers:
-        return loss
 
     def gathered(student: PyTree, teacher: PyTree, **keywords: Any) -> Any:
         by_row = {name: value for name, value in keywords.items() if name in _BY_ROW}
-        if axis_name is None:
+        if axis.batch_axis() is None and remembers:
             student, teacher, by_row = everywhere((student, teacher, by_row))
             values, memory = loss(student, teacher, **{**keywords, **by_row})
             return everywhere(values), memory
-        rows = len(jax.tree.leaves(student)[0])
-        student, teacher, by_row = jax.tree.map(
-            lambda x: jax.lax.all_gather(x, axis_name, tiled=True), (student, teacher, by_row)
-        )
+        mine = axis.own(len(jax.tree.leaves(student)[0]))
+        student, teacher, by_row = axis.whole((student, teacher, by_row))
         found = loss(student, teacher, **{**keywords, **by_row})
-        values, *memory = found if isinstance(found, tuple) else (found,)
-        mine = jax.lax.dynamic_slice_in_dim(values, jax.lax.axis_index(axis_name) * rows, rows)
-        return (mine, *memory) if memory else mine
+        return (mine(found[0]), found[1]) if remembers else mine(found)
 
     return gathered

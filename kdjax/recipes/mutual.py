@@ -41,11 +41,13 @@ def alike(model: Model, peers: int) -> Cohort:
     def init(key: Array) -> tuple[PyTree, PyTree]:
         return jax.vmap(model.init)(jax.random.split(key, peers))
 
-    def apply(variables: PyTree, image: Array, *, train: bool, key: Array | None) -> tuple[Outputs, PyTree]:
+    def apply(
+        variables: PyTree, image: Array, *, train: bool, key: Array | None, mask: Array | None = None
+    ) -> tuple[Outputs, PyTree]:
         keys = None if key is None else jax.random.split(key, peers)
 
         def one(v: PyTree, k: Array | None) -> tuple[Array, PyTree]:
-            outputs, model_state = model.apply(v, image, train=train, key=k)
+            outputs, model_state = model.apply(v, image, train=train, key=k, mask=mask)
             return outputs.logits, model_state
 
         said, model_state = jax.vmap(one, in_axes=(0, None if keys is None else 0))(variables, keys)
@@ -76,10 +78,12 @@ def mixed(models: Mapping[str, Model]) -> Cohort:
     def own(variables: PyTree, p: int) -> PyTree:
         return {collection: tree[names[p]] for collection, tree in variables.items() if names[p] in tree}
 
-    def apply(variables: PyTree, image: Array, *, train: bool, key: Array | None) -> tuple[Outputs, PyTree]:
+    def apply(
+        variables: PyTree, image: Array, *, train: bool, key: Array | None, mask: Array | None = None
+    ) -> tuple[Outputs, PyTree]:
         keys = [None] * len(names) if key is None else list(jax.random.split(key, len(names)))
         said = [
-            models[n].apply(own(variables, p), image, train=train, key=k)
+            models[n].apply(own(variables, p), image, train=train, key=k, mask=mask)
             for p, (n, k) in enumerate(zip(names, keys, strict=True))
         ]
         model_state = _by_collection({n: state for n, (_, state) in zip(names, said, strict=True)})
@@ -114,11 +118,12 @@ def mutual(cohort: ApplyFn, *, augment: Augment | None = None) -> LossFn:
 
     def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
         batch, key = augmented(batch, key, augment, run_key=state.key)
+        mask = jnp.asarray(batch["mask"])
         outputs, model_state = cohort(
-            {"params": params, **state.model_state}, jnp.asarray(batch["image"]), train=True, key=key
+            {"params": params, **state.model_state}, jnp.asarray(batch["image"]), train=True, key=key, mask=mask
         )
         said, label = jnp.moveaxis(outputs.features["peers"], 1, 0), jnp.asarray(batch["label"])
-        follow = partial(response.kl, temperature=state.hparams["temperature"], where=jnp.asarray(batch["mask"]) > 0)
+        follow = partial(response.kl, temperature=state.hparams["temperature"], where=mask > 0)
         # [P, P, B]: what peer p pays for not saying what peer r says; nothing for r = p.
         pairs = jax.vmap(lambda p: jax.vmap(lambda r: follow(p, r))(jax.lax.stop_gradient(said)))(said)
         mimicry = pairs.sum(1) / (len(said) - 1)

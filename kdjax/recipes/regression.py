@@ -79,7 +79,9 @@ def distill(student: ApplyFn, teacher: Teacher, loss: Loss, *, needs_targets: bo
 
 def _answers(apply: ApplyFn, params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, PyTree]:
     image = jnp.asarray(batch["image"])
-    outputs, model_state = apply({"params": params, **state.model_state}, image, train=True, key=key)
+    outputs, model_state = apply(
+        {"params": params, **state.model_state}, image, train=True, key=key, mask=jnp.asarray(batch["mask"])
+    )
     return outputs.logits, model_state
 
 

@@ -12,8 +12,8 @@ from kdjax.data import views
 from kdjax.losses import response
 from kdjax.types import ApplyFn, Attack, BadInput, Batch, LossFn, Metrics, Objective, PyTree, TrainState
 
-Augment = Callable[[Array, Array], Array]
-"""`(key [B], image) -> image`, on the device: one key per image."""
+Augment = Callable[[Array, Array, Array], Array]
+"""`(key [B], image, mask [B]) -> image`, on the device: one key per image; `mask` is 1 for a real row."""
 
 
 def supervised(
@@ -67,7 +67,7 @@ def supervised(
             # Folded and not split, so that the model draws what it would draw without an attack.
             keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, 1), jnp.arange(len(labels)))
             image = jax.lax.stop_gradient(attack(objective(victim, labels), keys, image, where=rows).image)
-        outputs, model_state = apply(variables, image, train=True, key=key)
+        outputs, model_state = apply(variables, image, train=True, key=key, mask=jnp.asarray(batch["mask"]))
         losses = response.cross_entropy(outputs.logits, labels, label_smoothing=label_smoothing)
         right = correct(outputs.logits, labels)
         metrics: Metrics = {"accuracy": (right, known(labels))}
@@ -103,13 +103,13 @@ def augmented(batch: Batch, key: Array, augment: Augment | None, *, run_key: Arr
     """
     if augment is None:
         return batch, key
-    image = jnp.asarray(batch["image"])
+    image, mask = jnp.asarray(batch["image"]), jnp.asarray(batch["mask"])
     index = jnp.asarray(batch["index"]) if "index" in batch else jnp.arange(len(image))
     if "epoch" in batch:
-        return {**batch, "image": augment(views.keys(run_key, index, jnp.asarray(batch["epoch"])), image)}, key
+        return {**batch, "image": augment(views.keys(run_key, index, jnp.asarray(batch["epoch"])), image, mask)}, key
     model_key, augment_key = jax.random.split(key)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(augment_key, index)
-    return {**batch, "image": augment(keys, image)}, model_key
+    return {**batch, "image": augment(keys, image, mask)}, model_key
 
 
 def known(label: Array) -> Array:

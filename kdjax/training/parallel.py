@@ -3,12 +3,10 @@
 Both take and return the same values, and agree on the same global batch. Where they legitimately differ:
 
 - dropout: jit draws one mask for the global batch (the same on any number of devices); pmap folds the device's number
-  into the key, so its masks depend on how many devices there are; augmented views are the same, mixup's excepted (an
-  image is mixed with the next one of its device), where batches say which `epoch` each row is of;
-- BatchNorm, which counts padded rows too: under jit its statistics are those of the global batch; under pmap each
-  device normalises with its own part unless the module is given `axis_name="data"`, and running averages are averaged;
-- losses that couple examples (relations, DIST) see the global batch under jit; under pmap they do so where the recipe
-  is told the axis (`axis_name`), as the experiments tell it: then each device computes all rows and keeps its own;
+  into the key, so its masks depend on how many devices there are; augmented views are the same where batches say which
+  `epoch` each row is of;
+- what couples examples (BatchNorm, relations, DIST, mixup) sees the global batch under both; under pmap each device
+  gathers the others' rows, computes all and keeps its own, which costs more than the same under jit;
 - memories of losses (a bank of every example, a queue) have the same values. Under jit each device holds its part of
   their rows, where the number of devices divides these (`place`); under pmap every device holds all of them.
 

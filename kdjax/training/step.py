@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from kdjax.axis import batch_over
 from kdjax.training.metrics import Sums, reduce
 from kdjax.training.state import MEMORY
 from kdjax.types import AnyArray, ApplyFn, Batch, LossFn, Metrics, PyTree, TrainState
@@ -37,7 +38,8 @@ def train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, axis_name: 
         count = jnp.maximum(everywhere(jnp.sum(mask)), 1)
 
         def mean_loss(params: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
-            losses, (model_state, metrics) = loss_fn(params, state, batch, key)
+            with batch_over(axis_name):
+                losses, (model_state, metrics) = loss_fn(params, state, batch, key)
             # `where` and not a product. Padding must still be finite, as the pipeline's is (it repeats an example):
             # the gradient of what is left out is zero times what stood there.
             return jnp.sum(jnp.where(mask > 0, losses, 0)) / count, (model_state, {"loss": losses, **metrics})

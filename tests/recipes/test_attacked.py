@@ -63,9 +63,9 @@ def test_it_is_fgsm_and_then_the_loss(key, rows, share):
 def test_the_attacked_model_is_in_evaluation_mode_and_the_trained_one_is_not(key, rows):
     seen = []
 
-    def watched(variables, image, *, train, key):
+    def watched(variables, image, *, train, key, mask=None):
         seen.append((train, image))
-        return DROPPED.apply(variables, image, train=train, key=key)
+        return DROPPED.apply(variables, image, train=train, key=key, mask=mask)
 
     state = make(key, DROPPED)
     supervised(watched, attack=FGSM)(state.params, state, rows, key)
@@ -106,10 +106,10 @@ def test_nobody_attacked_is_clean_training_bit_for_bit(key, rows):
 def test_every_example_draws_its_own_start_and_every_step_another(key, rows):
     seen = []
 
-    def watched(variables, image, *, train, key):
+    def watched(variables, image, *, train, key, mask=None):
         if train:
             seen.append(image)
-        return MODEL.apply(variables, image, train=train, key=key)
+        return MODEL.apply(variables, image, train=train, key=key, mask=mask)
 
     state, alike = make(key), {**rows, "image": jnp.full((8, 4, 4, 1), 0.5), "label": jnp.zeros(8, int)}
     recipe = supervised(watched, attack=named.pgd(0.2, steps=1, step_size=0.0, random_start=True))

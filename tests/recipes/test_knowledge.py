@@ -104,7 +104,7 @@ def test_relations_see_the_global_batch_on_any_number_of_devices():
     mesh = parallel.data_mesh()
     results = []
     for wrapper in ("jit", "pmap"):
-        made = plan(text, wrapper=wrapper)
+        made = plan(text)
 
         def make(axis_name, made=made):
             return one_step(stepped(made, axis_name)[1])

@@ -43,7 +43,7 @@ class Task:
     """Three steps an epoch, the last one uneven."""
 
     def __init__(self, wrapper="jit", devices=2):
-        self.mesh, self.wrapper, self.made = parallel.data_mesh(jax.devices()[:devices]), wrapper, plan(wrapper=wrapper)
+        self.mesh, self.wrapper, self.made = parallel.data_mesh(jax.devices()[:devices]), wrapper, plan()
         self.tx, self.data, self.traces = optax.adam(1.0), parallel.replicate(DATA, self.mesh), 0
         self.run = parallel.wrap(wrapper, self.body, self.mesh)
 

@@ -1,0 +1,222 @@
+"""Padding does not exist: n real rows padded to m are the n rows, for networks, losses, wrappers and attacks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+from flax import nnx
+
+from experiments import _knowledge
+from kdjax.attacks import named
+from kdjax.data import augment
+from kdjax.losses import combine
+from kdjax.models import create
+from kdjax.models.from_nnx import from_nnx
+from kdjax.models.resnet import ResNet
+from kdjax.models.zoo import FIXED, MODELS
+from kdjax.recipes import distill, mutual, regression
+from kdjax.recipes.supervised import supervised
+from kdjax.training import parallel
+from kdjax.training.stacked import Member, create_states, together
+from kdjax.training.state import create_state, separate
+from kdjax.training.step import many_steps, one_step, train_step
+from kdjax.types import BadInput, Outputs
+
+REAL, PADDED = 5, 8
+SHAPE = {"num_classes": 3, "image_shape": (8, 8, 1)}
+TINY = create.from_linen(ResNet(num_classes=3, blocks=(1, 1), widths=(4, 8), stem=4), SHAPE["image_shape"])
+
+
+def batch(side: int = 8, channels: int = 1) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(0)
+    rows = {
+        "image": rng.uniform(size=(REAL, side, side, channels)).astype(np.float32),
+        "label": rng.integers(0, 3, REAL).astype(np.int32),
+        "mask": np.ones(REAL, np.float32),
+        "index": np.arange(REAL, dtype=np.int32),
+        "epoch": np.zeros(REAL, np.int32),
+    }
+    return {name: jnp.asarray(column) for name, column in rows.items()}
+
+
+def padded(rows, to: int = PADDED):
+    """What the pipeline makes of a last batch: copies of an example, masked."""
+    more = {name: jnp.concatenate([x, jnp.repeat(x[:1], to - len(x), axis=0)]) for name, x in rows.items()}
+    return {**more, "mask": (jnp.arange(to) < len(rows["mask"])).astype(jnp.float32)}
+
+
+def close(a, b, rtol=2e-4, atol=2e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+def stepped(model, loss_fn, rows, frozen=None, wrapper=None, hparams=None, tx=None):
+    """Parameters, state and metrics after one step of SGD."""
+    tx = tx or optax.sgd(1.0)
+    hparams = {"learning_rate": 0.5, "temperature": 4.0, "alpha": 0.9, "weight": 1.0, **(hparams or {})}
+    state = create_state(model, tx, jax.random.key(0), hparams=hparams, frozen=frozen)
+    if wrapper is None:
+        new, metrics = jax.jit(train_step(loss_fn, tx))(state, rows)
+    else:
+        mesh = parallel.data_mesh()
+        run = parallel.wrap(wrapper, lambda axis: one_step(train_step(loss_fn, tx, axis_name=axis)), mesh)
+        new, metrics = run(parallel.place(state, mesh, wrapper), {}, {n: np.asarray(x) for n, x in rows.items()})
+    return new.params, new.model_state, metrics
+
+
+SMALLEST = {
+    "mlp": 8, "cnn": 8, "fast_cnn": 8, "resnet8": 8, "resnet18_cifar": 8, "wrn_16_1": 8, "vgg8": 16, "lenet": 28,
+    "mobilenet_v2_half": 32, "shufflenet_v1": 8, "shufflenet_v2": 8, "fitnet_student": 28, "vit_tiny": 8,
+}  # fmt: skip
+"""A network of every kind, and the side of images that it takes."""
+
+
+def kind(name):
+    return getattr(MODELS[name], "func", MODELS[name])
+
+
+def test_every_kind_of_network_is_tried():
+    assert {kind(name) for name in MODELS} == {kind(name) for name in SMALLEST}
+
+
+@pytest.mark.parametrize(("name", "side"), SMALLEST.items())
+def test_every_networks_answers_and_running_statistics(name, side):
+    """Forward alone: the slopes of padding are those of what it enters, and it enters nothing."""
+    hidden = {} if name in FIXED else {"hidden": (4, 4)}
+    model = create.create(name, num_classes=3, image_shape=(side, side, 1), **hidden)
+    rows = {column: x[:3] for column, x in batch(side).items()}
+    params, state = jax.jit(model.init)(jax.random.key(0))
+
+    @jax.jit
+    def answers(rows):
+        said, new = model.apply(
+            {"params": params, **state}, rows["image"], train=True, key=jax.random.key(1), mask=rows["mask"]
+        )
+        return said.logits[:3], new
+
+    (alone, own), (among, theirs) = answers(rows), answers(padded(rows, 4))
+    close(alone, among, rtol=1e-3, atol=1e-3 * float(jnp.abs(alone).max()))
+    close(own, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrapper", [None, "jit", "pmap"])
+@pytest.mark.parametrize("real", [1, 4, 5])
+def test_an_update_through_batch_norm_on_any_number_of_devices(wrapper, real):
+    """With 1 to 4 real rows of 8, the second of two devices holds padding alone."""
+    rows = {name: x[:real] for name, x in batch().items()}
+    loss_fn = supervised(TINY.apply)
+    close(stepped(TINY, loss_fn, rows), stepped(TINY, loss_fn, padded(rows), wrapper=wrapper))
+
+
+def test_every_losses_update():
+    """Loss, gradient and running statistics of the student and of the connectors, each loss with weight 1 in turn."""
+    teacher = create.create("cnn", **SHAPE, hidden=(4, 8))
+    weights = teacher.init(jax.random.key(7))
+    names = [*combine.names("feature"), *combine.names("relation"), *combine.names("response")]
+    at = {"feature.fsp": "@block1-block2", "feature.review": "@block1-block2"}
+    terms = [f"{name}:0{at.get(name, '@block2' if name.startswith('feature.') else '')}" for name in names]
+    made = _knowledge.plan(TINY, teacher, SHAPE, loss=",".join(["labels:0", *terms]), steps=10)
+    loss_fn = made.recipe(distill.live(teacher.apply))
+    tx = optax.sgd(1.0)
+    start = {"learning_rate": 0.5, **made.hparams}
+    state = create_state(made.model, tx, jax.random.key(0), hparams=start, frozen={"params": weights[0], **weights[1]})
+    mesh = parallel.data_mesh()
+    alone = jax.jit(train_step(loss_fn, tx))
+    by_device = parallel.wrap("pmap", lambda axis: one_step(train_step(loss_fn, tx, axis_name=axis)), mesh)
+    for weight in [name for name in made.hparams if name.startswith("weight/") or name == "alpha"]:
+        one = state.replace(hparams={**state.hparams, weight: jnp.float32(1)})
+        copy = parallel.place(jax.tree.map(jnp.array, one), mesh, "pmap")  # a step under pmap takes what it is given
+        host = {name: np.asarray(x) for name, x in padded(batch()).items()}
+        found = [alone(one, batch()), alone(one, padded(batch())), by_device(copy, {}, host)]
+        before, *after = [(new.params, new.model_state, metrics) for new, metrics in found]
+        for other in after:
+            close(before, other, rtol=2e-3, atol=2e-4)
+
+
+def regressor(model):
+    rows = {**batch(), "target": jnp.asarray(np.random.default_rng(1).normal(size=(REAL, 3)), jnp.float32)}
+    return model, regression.supervised(model.apply), rows
+
+
+def peers(model):
+    cohort = mutual.alike(model, 2).model
+    return cohort, mutual.mutual(cohort.apply), batch()
+
+
+def attacked(model):
+    return model, supervised(model.apply, attack=named.pgd(0.1, steps=2, random_start=False), attacked=0.5), batch()
+
+
+def mixed(model):
+    frozen = jax.tree.map(jnp.asarray, dict(zip(("params", "batch_stats"), model.init(jax.random.key(3)), strict=True)))
+    frozen = {"params": frozen["params"], **frozen["batch_stats"]}
+    recipe = distill.distill(
+        model.apply, lambda _, rows: distill.live(model.apply)(frozen, rows), combine.resolve("response.kl"),
+        augment=augment.in_turn(augment.random_flip, augment.mixup),
+    )  # fmt: skip
+    return model, recipe, batch()
+
+
+@pytest.mark.parametrize("recipe", [regressor, peers, attacked, mixed])
+@pytest.mark.parametrize("wrapper", ["jit", "pmap"])
+def test_every_recipes_update(recipe, wrapper):
+    model, loss_fn, rows = recipe(TINY)
+    close(stepped(model, loss_fn, rows), stepped(model, loss_fn, padded(rows), wrapper=wrapper), rtol=2e-3, atol=2e-4)
+
+
+def test_members_of_a_population():
+    model, tx = TINY, optax.sgd(1.0)
+    states = create_states(model, tx, [Member(seed, {"learning_rate": 0.5}) for seed in range(2)])
+    run = together(many_steps(train_step(supervised(model.apply), tx)), own_order=False)
+    new = [
+        run(*separate(states), jnp.array([True, True]), {}, {name: x[None] for name, x in rows.items()})[0]
+        for rows in (batch(), padded(batch()))
+    ]
+    close(new[0]["params"], new[1]["params"])
+    close(new[0]["model_state"], new[1]["model_state"])
+
+
+class Users(nn.Module):
+    """A network that knows nothing of masks."""
+
+    @nn.compact
+    def __call__(self, image, *, train):
+        x = nn.Dense(4)(image.reshape(len(image), -1))
+        return Outputs(nn.BatchNorm(use_running_average=not train)(x))
+
+
+class UsersNNX(nnx.Module):
+    def __init__(self, rngs):
+        self.dense, self.norm = nnx.Linear(64, 3, rngs=rngs), nnx.BatchNorm(3, rngs=rngs)
+
+    def __call__(self, image):
+        return self.norm(self.dense(image.reshape(len(image), -1)))
+
+
+@pytest.mark.parametrize("model", [create.from_linen(Users(), (8, 8, 1)), from_nnx(UsersNNX)], ids=["linen", "nnx"])
+@pytest.mark.parametrize("wrapper", ["jit", "pmap"])
+def test_a_users_own_network(model, wrapper):
+    loss_fn = supervised(model.apply)
+    close(stepped(model, loss_fn, batch()), stepped(model, loss_fn, padded(batch()), wrapper=wrapper))
+
+
+class Turned(nn.Module):
+    @nn.compact
+    def __call__(self, image, *, train):
+        x = image.reshape(len(image) * 8, -1)
+        return Outputs(nn.BatchNorm(use_running_average=not train)(x).reshape(len(image), -1))
+
+
+def test_statistics_of_other_rows_than_the_batchs_are_refused():
+    model = create.from_linen(Turned(), (8, 8, 1))
+    with pytest.raises(BadInput, match="batch's axis first"):
+        stepped(model, supervised(model.apply), padded(batch()))
+
+
+def test_mixup_mixes_real_images():
+    rows = batch()
+    keys = jax.random.split(jax.random.key(0), PADDED)
+    alone = augment.mixup(keys[:REAL], rows["image"])
+    among = augment.mixup(keys, padded(rows)["image"], padded(rows)["mask"])
+    np.testing.assert_array_equal(alone, among[:REAL])
