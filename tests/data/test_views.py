@@ -10,8 +10,9 @@ import pytest
 
 from kdjax.data import augment, views
 from kdjax.losses import response
-from kdjax.recipes.distill import distill, live
+from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
+from kdjax.teachers.live import live
 from kdjax.training.state import create_state
 from kdjax.training.step import train_step
 from kdjax.types import BadInput, Model, Outputs

@@ -8,8 +8,10 @@ import pytest
 
 from kdjax.losses import combine, response
 from kdjax.models.create import create
-from kdjax.recipes.distill import cached, distill, live
+from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
+from kdjax.teachers.live import live
+from kdjax.teachers.stored import cached
 from kdjax.training.state import create_state, variables
 from kdjax.training.step import train_step
 from kdjax.types import Outputs
