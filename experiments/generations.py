@@ -10,8 +10,12 @@ ensemble of generations the ensemble of those: what is compared is what teaching
 Lipton, Tschannen, Itti, Anandkumar, Born-Again Neural Networks, ICML 2018.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from scipy.special import log_softmax, logsumexp
 
 from kdjax.config import field
 from kdjax.data.source import labelled
@@ -57,7 +61,7 @@ def main(config: Config, workdir: Path) -> None:
             said = [train.predict(study, model, variables(s), study.test) for s in states]
             for k, (state, logits) in enumerate(zip(states, said, strict=True)):
                 results.setdefault(f"{name} {k}", []).append(compare.scores(study, logits, variables(state)))
-            together = compare.scores(study, compare.mean_answer(said), *map(variables, states))
+            together = compare.scores(study, mean_answer(said), *map(variables, states))
             results.setdefault(f"ensemble of {name}s" if name == "generation" else "ensemble alone", []).append(
                 together
             )
@@ -67,6 +71,11 @@ def main(config: Config, workdir: Path) -> None:
     pairs += [(f"generation {last}", "generation 0"), ("ensemble of generations", "ensemble alone")]
     title = f"{config.dataset}, {config.labels or 'all'} labels, T={config.temperature:g}, alpha={config.alpha:g}"
     compare.report(workdir, study, results, pairs, title=title)
+
+
+def mean_answer(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of several networks' probabilities, as logits `[N, K]`."""
+    return logsumexp([log_softmax(z, axis=-1) for z in logits], axis=0) - np.log(len(logits))
 
 
 if __name__ == "__main__":

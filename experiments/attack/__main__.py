@@ -27,6 +27,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments.attack import figures
+from experiments.attack.outcomes import Case, Outcome, row, scores, worst_case
+from experiments.attack.targets import TARGETS, check_target, targets
 from kdjax.attacks import catalogue
 from kdjax.attacks.run import run
 from kdjax.attacks.sweep import at_radius
@@ -34,8 +36,7 @@ from kdjax.attacks.victims import white_box
 from kdjax.config import field
 from kdjax.data.load import load
 from kdjax.study import command, networks, report
-from kdjax.study.attacks import TARGETS, Named, Scores, check_target, first, several, table, targets
-from kdjax.study.outcomes import Case, Outcome, answers, row, scores, worst_case
+from kdjax.study.attacks import Named, Scores, answers, first, several, table
 from kdjax.study.supervised import small_network
 from kdjax.types import Attack, BadInput
 

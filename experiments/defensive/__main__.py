@@ -29,10 +29,9 @@ from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.study import command, networks
 from kdjax.study import train as training
-from kdjax.study.attacks import Scores, first, table
+from kdjax.study.attacks import Scores, answers, first, table
 from kdjax.study.data import Common, Study, open_study, optimizer_of
 from kdjax.study.figures import curves
-from kdjax.study.outcomes import answers
 from kdjax.study.report import save_results
 from kdjax.teachers.stored import cached
 from kdjax.training.state import variables

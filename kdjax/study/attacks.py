@@ -1,16 +1,18 @@
 """Attacks from flags: `pgd:steps=40:random_start=true` becomes an attack with its objective, or one clear error."""
 
 import inspect
-import re
 import typing
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kdjax.attacks import catalogue
 from kdjax.attacks.compose import restarts
 from kdjax.attacks.objectives import Scored
+from kdjax.attacks.victims import Victim
 from kdjax.data.source import Examples, Source
 from kdjax.data.stream import Stream
 from kdjax.study import report
@@ -124,42 +126,6 @@ def first(source: Examples | Source | Stream, count: int) -> tuple[np.ndarray, n
     return image / np.float32(255) if image.dtype == np.uint8 else image, rows["label"]
 
 
-TARGETS = ("next", "random", "least_likely")
-"""Ways to choose the class that a targeted attack wants: y + 1, any other, the one of the smallest clean logit."""
-
-
-def check_target(text: str) -> None:
-    """Refuse what is neither empty, nor in `TARGETS`, nor a class."""
-    if text and text not in TARGETS and not re.fullmatch(r"\d+", text):
-        raise BadInput(f"--target={text}: accepted are {', '.join(TARGETS)}, or a class{nearest(text, TARGETS)}")
-
-
-def targets(text: str, logits: np.ndarray, label: np.ndarray, *, seed: int = 0) -> np.ndarray | None:
-    """The class wanted of each example, never its label, `[N]`; None for an empty text.
-
-    >>> targets("next", np.zeros((2, 3)), np.array([0, 2]))
-    array([1, 0])
-    >>> targets("least_likely", np.array([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]]), np.array([2, 0]))
-    array([0, 1])
-
-    Raises:
-        BadInput: a class that does not exist, or that some example has.
-    """
-    classes = logits.shape[-1]
-    if not text:
-        return None
-    if text == "next":
-        return (label + 1) % classes
-    if text == "random":
-        return (label + np.random.default_rng(seed).integers(1, classes, len(label))) % classes
-    if text == "least_likely":
-        own = np.arange(classes) == label[:, None]
-        return np.where(own, np.inf, logits).argmin(-1)
-    if int(text) >= classes or np.any(label == int(text)):
-        raise BadInput(f"--target={text}: accepted are classes below {classes} that no attacked example has.")
-    return np.full(len(label), int(text))
-
-
 Scores = dict[str, float | None]
 """One network's numbers by column; None where there is none."""
 
@@ -181,3 +147,11 @@ def table(rows: Mapping[str, Sequence[Scores]], columns: Sequence[str], shares: 
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(cell(scores, c) for c in columns) + " |" for name, scores in rows.items()]
     return "\n".join(lines)
+
+
+def answers(victim: Victim, image: np.ndarray, *, chunk: int = 1000) -> np.ndarray:
+    """The victim's logits, a chunk at a time, `[N, K]`."""
+    return np.concatenate([np.asarray(_ask(victim, image[i : i + chunk])) for i in range(0, len(image), chunk)])
+
+
+_ask = jax.jit(lambda victim, image: victim(jnp.asarray(image)))

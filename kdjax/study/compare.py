@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax, logsumexp
 
 from kdjax.config import field
 from kdjax.data.source import Examples, hide_labels, labelled
@@ -108,11 +107,6 @@ def scores(study: Study, logits: np.ndarray, *weights: PyTree) -> dict[str, Any]
 def tested(study: Study, model: Model, state: TrainState) -> dict[str, Any]:
     """The scores of a trained network."""
     return scores(study, train.predict(study, model, variables(state), study.test), variables(state))
-
-
-def mean_answer(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean of several networks' probabilities, as logits `[N, K]`."""
-    return logsumexp([log_softmax(z, axis=-1) for z in logits], axis=0) - np.log(len(logits))
 
 
 def report(

@@ -7,6 +7,7 @@ import pytest
 
 from experiments import distill, train_teacher
 from experiments.attack import __main__ as attack
+from experiments.attack import outcomes, targets
 from experiments.audit import __main__ as audit
 from experiments.defensive import slopes
 from kdjax import config as configs
@@ -15,7 +16,7 @@ from kdjax.attacks.run import run
 from kdjax.attacks.victims import white_box
 from kdjax.data.load import load
 from kdjax.models.create import create
-from kdjax.study import attacks, networks, outcomes
+from kdjax.study import attacks, networks
 from kdjax.types import BadInput
 
 MODEL = create("mlp", num_classes=4, image_shape=(4, 4, 1), hidden=(8,))
@@ -26,7 +27,7 @@ def case(key):
     params, state = MODEL.init(key)
     victim = white_box(MODEL.apply, {"params": params, **state})
     image = np.asarray(jax.random.uniform(key, (16, 4, 4, 1)))
-    logits = outcomes.answers(victim, image)
+    logits = attacks.answers(victim, image)
     label = logits.argmax(-1)
     label[0] = (label[0] + 1) % 4
     return outcomes.Case(victim, image, label, logits, None)
@@ -98,21 +99,21 @@ def test_an_empty_or_doubled_list_is_refused(text):
         attacks.several(text, flag="attacks", fixed={})
 
 
-@pytest.mark.parametrize("text", [*attacks.TARGETS, "3"])
+@pytest.mark.parametrize("text", [*targets.TARGETS, "3"])
 def test_a_target_is_never_the_label(text):
-    attacks.check_target(text)
+    targets.check_target(text)
     logits, label = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 3
-    wanted = attacks.targets(text, logits, label)
+    wanted = targets.targets(text, logits, label)
     assert wanted is not None
     assert np.all((wanted != label) & (wanted >= 0) & (wanted < 4))
 
 
 def test_targets_that_do_not_fit_are_refused():
     with pytest.raises(BadInput, match="did you mean random"):
-        attacks.check_target("randon")
+        targets.check_target("randon")
     for text in ("2", "4"):
         with pytest.raises(BadInput, match=f"--target={text}"):
-            attacks.targets(text, np.zeros((3, 4)), np.arange(3))
+            targets.targets(text, np.zeros((3, 4)), np.arange(3))
 
 
 def test_the_worst_case_is_never_better_than_a_member_and_stays_in_the_ball(case):
@@ -121,11 +122,11 @@ def test_the_worst_case_is_never_better_than_a_member_and_stays_in_the_ball(case
         one = attacks.named(text, flag="attacks")
         for epsilon in (0.02, 0.1) if one.has("epsilon") else (None,):
             found = run(one.make(epsilon=epsilon), case.victim, case.image, case.label, objective=one.objective)
-            done[text, epsilon] = outcomes.Outcome(found, outcomes.answers(case.victim, found.image))
+            done[text, epsilon] = outcomes.Outcome(found, attacks.answers(case.victim, found.image))
     for epsilon in (0.02, 0.1):
         logits, image = outcomes.worst_case(case, done, epsilon, "linf")
         assert np.abs(image - case.image).max() <= epsilon + 1e-6
-        np.testing.assert_allclose(outcomes.answers(case.victim, image), logits, atol=1e-5)
+        np.testing.assert_allclose(attacks.answers(case.victim, image), logits, atol=1e-5)
         hit = case.hit(logits)
         assert hit[0]  # it was wrong before
         for (_, at), one in done.items():
@@ -153,7 +154,7 @@ def test_a_sweep_of_the_experiment_compiles_once_restarts_included(case):
 def test_scores_speak_of_the_attacked_answers(case):
     one = attacks.named("fgsm", flag="attacks")
     found = run(one.make(epsilon=0.3), case.victim, case.image, case.label, objective=one.objective)
-    logits = outcomes.answers(case.victim, found.image)
+    logits = attacks.answers(case.victim, found.image)
     scores = outcomes.scores(case, logits, found)
     assert scores["accuracy"] == pytest.approx(np.mean(logits.argmax(-1) == case.label))
     assert scores["success"] == pytest.approx(found.success.mean())
@@ -194,7 +195,7 @@ def test_the_smallest_step_fools_and_the_one_before_does_not(case):
         attacked = jnp.clip(case.image + scale[:, None, None, None].astype(np.float32) * step, 0, 1)
         some = size < 1
         assert some.any()
-        assert np.all((outcomes.answers(case.victim, np.asarray(attacked)).argmax(-1) != label)[some] == fooled)
+        assert np.all((attacks.answers(case.victim, np.asarray(attacked)).argmax(-1) != label)[some] == fooled)
 
 
 def test_every_role_whose_checkpoints_a_run_left_can_be_read(tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from kdjax.study import train
 from kdjax.training import optimizers
 from kdjax.types import BadInput
 from tests.experiments.scripts import ROOT, SCRIPTS
+from tests.study.studies import study_of
 
 # Not the user's own; shared by these tests, so that a program is compiled once.
 CACHE = str(Path(tempfile.gettempdir()) / f"kdjax-test-cache-{os.getuid()}")
@@ -233,15 +233,15 @@ def test_divergence_is_one_clear_error(tmp_path):
 def test_a_layer_map_alone_teaches_layers():
     """The student learns every second layer of its teacher, by one flag."""
     shape = {"num_classes": 10, "image_shape": (8, 8, 1)}
-    study = SimpleNamespace(shape=shape, train=range(100))
+    study = study_of(shape, 100)
     student, teacher = (create.create("mlp", **shape, hidden=(4,) * depth) for depth in (2, 4))
-    plan = distill.planned(distill.Config(layers="every:2"), study, student, teacher, 10)  # pyright: ignore
+    plan = distill.planned(distill.Config(layers="every:2"), study, student, teacher, 10)
     assert plan.layers == ((1, 2), (2, 4))
     taught = {"weight/feature.hint@hidden1=hidden2": 1.0, "weight/feature.hint@hidden2=hidden4": 1.0}
     assert plan.hparams == {"temperature": 4.0, "alpha": 0.9, **taught}
     empty = distill.Config(loss="labels:0,feature.hint:1@hidden1=hidden2", hint_epochs=3)
     with pytest.raises(BadInput, match="leaves nothing for the second stage"):
-        distill.planned(empty, study, student, teacher, 10, second=True)  # pyright: ignore
+        distill.planned(empty, study, student, teacher, 10, second=True)
 
 
 def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch):

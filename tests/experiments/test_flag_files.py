@@ -1,8 +1,6 @@
 """Every file of flags, through the flags' own parser, to a plan that was tried on shapes."""
 
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from absl import flags
@@ -12,6 +10,7 @@ from kdjax import config as configs
 from kdjax.study import networks, views
 from kdjax.study.data import optimizer_of
 from tests.experiments.scripts import ROOT
+from tests.study.studies import study_of
 
 FOLDER = ROOT / "experiments" / "flags"
 SHAPE = {"num_classes": 10, "image_shape": (32, 32, 3)}
@@ -71,7 +70,7 @@ def test_every_file_is_here():
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_a_methods_file_makes_the_fields_plan(name, network):
     config = parsed(distill.Config, *files("cifar", name))
-    study: Any = SimpleNamespace(shape=SHAPE, train=range(50_000))
+    study = study_of(SHAPE, 50_000)
     plan = distill.planned(config, study, network, network, steps=config.epochs * 782)
     labels, answers, others = WEIGHTS[name]
     assert plan.hparams["alpha"] == answers

@@ -10,6 +10,7 @@ from experiments.methods import report
 from kdjax.models.create import create
 from kdjax.study import methods
 from kdjax.types import BadInput
+from tests.study.studies import study_of
 
 SHAPE = {"num_classes": 10, "image_shape": (16, 16, 1)}
 
@@ -26,9 +27,9 @@ def test_every_loss_belongs_to_a_method_and_names_are_told_apart():
 @pytest.fixture(scope="module")
 def arms():
     config = methods.Flags(methods="all", batch_size=10)
-    study = SimpleNamespace(shape=SHAPE, train=range(100))
+    study = study_of(SHAPE, 100)
     student, teacher = (create("cnn", **SHAPE, hidden=(4, 6, 6)) for _ in range(2))
-    found, unfit = methods.arms(config, study, student, teacher, examples=100)  # pyright: ignore
+    found, unfit = methods.arms(config, study, student, teacher, examples=100)
     assert not unfit
     return found
 

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kdjax.attacks.run import Attacked
@@ -33,14 +31,6 @@ class Outcome(NamedTuple):
 
     found: Attacked
     logits: np.ndarray
-
-
-def answers(victim: Victim, image: np.ndarray, *, chunk: int = 1000) -> np.ndarray:
-    """The victim's logits, a chunk at a time, `[N, K]`."""
-    return np.concatenate([np.asarray(_ask(victim, image[i : i + chunk])) for i in range(0, len(image), chunk)])
-
-
-_ask = jax.jit(lambda victim, image: victim(jnp.asarray(image)))
 
 
 def worst_case(case: Case, done: Mapping[Any, Outcome], epsilon: float, norm: str) -> tuple[np.ndarray, np.ndarray]:
