@@ -11,7 +11,7 @@ PERCENT = ("accuracy", "precision", "recall", "f1", "ece", "agreement")
 HEADS = {"f1": "F1", "nll": "NLL", "ece": "ECE", "teacher_kl": "KL to teacher"}
 
 
-def spread(values: Sequence[float], *, scale: float = 1.0, digits: int = 2) -> str:
+def spread(values: Sequence[float], *, scale: float | int = 1, digits: int = 2) -> str:
     """`mean ± sd` over seeds, sd with n - 1; a lone value stands alone.
 
     >>> spread([0.9, 0.92], scale=100)

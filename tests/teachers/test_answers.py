@@ -201,7 +201,7 @@ def test_a_run_that_is_stopped_leaves_no_answers_and_the_next_goes_on(tmp_path, 
 
 def test_kill_9_leaves_no_answers_and_the_next_goes_on(tmp_path):
     code = (
-        "import os, signal, sys; from kdjax.data import answers; from tests.data import test_answers as t\n"
+        "import os, signal, sys; from kdjax.teachers import answers; from tests.teachers import test_answers as t\n"
         "def dies(first):\n"
         "    for number, chunk in enumerate(t.Teacher()(first)):\n"
         "        if number == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
