@@ -1,1 +1,1 @@
-"""One file is one table of a paper, or one claim. Files that start with an underscore are what they share."""
+"""One claim is one file, or one folder with `__main__.py` and rooms of its own; what two share is in `kdjax.study`."""

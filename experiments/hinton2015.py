@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import _networks, _report, _run, _train
 from kdjax.config import field
 from kdjax.data.augment import random_shift
 from kdjax.data.source import Examples, drop_classes
@@ -26,8 +25,13 @@ from kdjax.evaluation.classification import classification
 from kdjax.evaluation.paired import paired_difference
 from kdjax.losses import response
 from kdjax.models.create import create, parameter_count
-from kdjax.recipes.distill import cached, distill, live
+from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
+from kdjax.study import command, figures, networks, report, train
+from kdjax.study.data import Common, check_batch, open_study
+from kdjax.teachers.live import live
+from kdjax.teachers.stored import cached
+from kdjax.training import optimizers
 from kdjax.training.state import variables
 from kdjax.types import BadInput, LossFn, PyTree
 
@@ -35,7 +39,7 @@ COLUMNS = ("errors", "errors on dropped", "accuracy", "nll", "ece", "parameters"
 
 
 @dataclass(frozen=True)
-class Config(_train.Common):
+class Config(Common):
     """Flags of this experiment."""
 
     workdir: str = field("runs/hinton2015", "folder of the run", identity=False, smoke="runs/smoke/hinton2015")
@@ -43,7 +47,7 @@ class Config(_train.Common):
     train_split: str = field("train", "split to train on: the paper uses all 60,000")
     validation_split: str = field("", "split for curves only; nothing is chosen on it")
     batch_size: int = field(256, "examples per step", low=1, smoke=64)
-    schedule: str = field("linear", "learning-rate schedule", choices=_train.optimizers.SCHEDULES)
+    schedule: str = field("linear", "learning-rate schedule", choices=optimizers.SCHEDULES)
     teacher_hidden: tuple[int, ...] = field((1200, 1200), "teacher's widths", low=1, smoke=(32,))
     teacher_dropout: float = field(0.5, "teacher's dropout rate", low=0.0, high=0.99)
     teacher_epochs: int = field(120, "teacher's passes", low=1, smoke=2)
@@ -84,15 +88,15 @@ def matched_bias(logits: np.ndarray, cls: int, share: float) -> float:
 
 def main(config: Config, workdir: Path) -> None:
     """Teacher, alone, distilled, distilled without one class."""
-    study = _train.open_study(config, workdir)
+    study = open_study(config, workdir)
     if config.drop >= study.train.num_classes:
         raise BadInput(f"--drop={config.drop}: accepted are classes from 0 to {study.train.num_classes - 1}.")
     without = drop_classes(study.train, (config.drop,))
-    _train.check_batch(study, without)
+    check_batch(study, without)
     big: dict[str, Any] = {**study.shape, "hidden": config.teacher_hidden, "dropout": config.teacher_dropout}
     teacher = create("mlp", **big)
     student = create("mlp", **study.shape, hidden=config.hidden)
-    _networks.save_model(workdir, name="mlp", **big)
+    networks.save_model(workdir, name="mlp", **big)
     labels, train_labels = study.test.labels(), study.train.labels()
     rows: dict[str, list[dict[str, Any]]] = {}
 
@@ -107,12 +111,12 @@ def main(config: Config, workdir: Path) -> None:
     # One teacher for all students, as in the paper: the spread is over students.
     loss_fn = supervised(teacher.apply, augment=jitter)
     epochs = config.teacher_epochs
-    state = _train.train(study, workdir, "teacher/seed-0", teacher, loss_fn, seed=0, epochs=epochs, hparams=rate)
+    state = train.train(study, workdir, "teacher/seed-0", teacher, loss_fn, seed=0, epochs=epochs, hparams=rate)
     weights = variables(state)
-    score("teacher, jittered", _train.predict(study, teacher, weights, study.test), parameter_count(state.params))
+    score("teacher, jittered", train.predict(study, teacher, weights, study.test), parameter_count(state.params))
 
     share = float(np.mean(train_labels == config.drop))
-    answers = _train.predict(study, teacher, weights, study.train)
+    answers = train.predict(study, teacher, weights, study.train)
     full = study.train.with_column("teacher_logits", answers)
     part = without.with_column("teacher_logits", answers[train_labels != config.drop])
     soft = distill(student.apply, cached(), response.kl)
@@ -134,18 +138,18 @@ def main(config: Config, workdir: Path) -> None:
     for seed in range(config.seeds):
         for arm in arms:
             run = f"{arm.role.replace(', ', '-').replace(' ', '-')}/seed-{seed}"
-            trained = _train.train(
+            trained = train.train(
                 study, workdir, run, student, arm.recipe,
                 seed=seed, epochs=arm.epochs, hparams=hparams, source=arm.source, frozen=arm.frozen,
             )  # fmt: skip
             of, count = variables(trained), parameter_count(trained.params)
-            logits = _train.predict(study, student, of, study.test)
+            logits = train.predict(study, student, of, study.test)
             score(arm.role, logits, count)
             if len(arm.source) < len(study.train):
-                seen = _train.predict(study, student, of, study.train)
+                seen = train.predict(study, student, of, study.train)
                 raised = logits + matched_bias(seen, config.drop, share) * np.eye(logits.shape[1])[config.drop]
                 score(f"{arm.role}, bias matched", raised, count)
-    text = _report.table(rows, COLUMNS)
+    text = report.table(rows, COLUMNS)
     results: dict[str, Any] = dict(rows)
     if config.seeds > 1:
         alone, taught = "student alone", "distilled"
@@ -156,14 +160,14 @@ def main(config: Config, workdir: Path) -> None:
             d = paired_difference(*([float(scores["errors"]) for scores in rows[role]] for role in (a, b)))
             results[f"{a} minus {b}"] = d
             text += f"\n\nerrors of {a} minus {b}: {d['mean']:.1f}, 95% interval [{d['low']:.1f}, {d['high']:.1f}]"
-    _report.curves(study.recorder.rows(), workdir / "curves.png", title=f"{config.dataset}, T={config.temperature:g}")
-    _report.comparison(
+    figures.curves(study.recorder.rows(), workdir / "curves.png", title=f"{config.dataset}, T={config.temperature:g}")
+    figures.comparison(
         {role: [s["accuracy"] for s in scores] for role, scores in rows.items()},
         workdir / "comparison.png",
         title=f"{config.dataset}, T={config.temperature:g}",
     )
-    _report.save_results(workdir, results, text)
+    report.save_results(workdir, results, text)
 
 
 if __name__ == "__main__":
-    _run.start(Config, main)
+    command.start(Config, main)

@@ -19,11 +19,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import _networks, _report, _run, _train
 from kdjax.config import field
 from kdjax.evaluation.classification import classification
 from kdjax.models import create as models
 from kdjax.models.import_torch import READABLE, from_torch, to_torch
+from kdjax.study import command, networks, report, train
+from kdjax.study.data import Data, open_study
+from kdjax.training import optimizers
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.state import create_state
 from kdjax.types import BadInput
@@ -32,7 +34,7 @@ COLUMNS = ("accuracy", "precision", "recall", "f1", "nll", "ece", "errors", "par
 
 
 @dataclass(frozen=True)
-class Config(_train.Data):
+class Config(Data):
     """Flags of this experiment."""
 
     workdir: str = field("runs/imported", "folder of the teacher", identity=False, smoke="runs/smoke/imported")
@@ -50,7 +52,7 @@ def main(config: Config, workdir: Path) -> None:
     """Read, score, save."""
     if not config.weights:
         raise BadInput("--weights= is empty; accepted: a .safetensors or .npz file of a state dict.")
-    study = _train.open_study(config, workdir)
+    study = open_study(config, workdir)
     channels = study.shape["image_shape"][-1]
     moments: dict[str, tuple[float, ...]] = {}
     for name in ("mean", "std"):
@@ -64,21 +66,22 @@ def main(config: Config, workdir: Path) -> None:
     if config.weights == "random":
         params, model_state = model.init(jax.random.key(0))
         path = workdir / "random.npz"
-        np.savez(path, **to_torch({"params": params, **model_state}, config.model))
+        arrays: dict[str, Any] = to_torch({"params": params, **model_state}, config.model)
+        np.savez(path, **arrays)
     weights = from_torch(path, config.model, **study.shape)
-    logits = _train.predict(study, model, weights, study.test)
+    logits = train.predict(study, model, weights, study.test)
     scores = {
         **classification(logits, study.test.labels()),
         "parameters": models.parameter_count(weights["params"]),
     }
-    _networks.save_model(workdir, **description)
-    tx = _train.optimizers.optimizer("sgd")
+    networks.save_model(workdir, **description)
+    tx = optimizers.optimizer("sgd")
     state = create_state(model, tx, jax.random.key(0), hparams={"learning_rate": 0.0})
     own = {name: tree for name, tree in weights.items() if name != "params"}
     with Checkpointer(workdir / "checkpoints" / "teacher" / "seed-0") as checkpointer:
         checkpointer.save(state.replace(params=weights["params"], model_state=own))
-    _report.save_results(workdir, {"teacher": [scores]}, _report.table({"teacher": [scores]}, COLUMNS))
+    report.save_results(workdir, {"teacher": [scores]}, report.table({"teacher": [scores]}, COLUMNS))
 
 
 if __name__ == "__main__":
-    _run.start(Config, main)
+    command.start(Config, main)

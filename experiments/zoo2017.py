@@ -17,14 +17,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from experiments import _attacks, _networks, _report, _run, attack
 from kdjax.attacks import named, objectives
 from kdjax.attacks.run import run
 from kdjax.attacks.victims import queries_only, white_box
 from kdjax.config import field
 from kdjax.data.load import load
+from kdjax.study import attacks, command, networks, report
+from kdjax.study.supervised import small_network
 from kdjax.types import Attack, BadInput
 
 COLUMNS = ("images", "success", "L2", "L2 against C&W", "queries", "first success", "seconds an image")
@@ -79,12 +81,12 @@ def rows(config: Config, shape: tuple[int, int, int]) -> dict[str, tuple[Callabl
 
 def main(config: Config, workdir: Path) -> None:
     """Attack, compare with C&W image by image, tabulate."""
-    path = config.model or attack.small_network(workdir)
-    network = _networks.load_network(path, flag="model")
+    path = config.model or small_network(workdir)
+    network = networks.load_network(path, flag="model")
     source = load(network.learned["dataset"], "test", data_dir=config.data_dir)
     victim = white_box(network.model.apply, network.weights[0])
-    image, label = _attacks.first(source, 20 * config.examples)
-    right = np.flatnonzero(np.asarray(victim(image)).argmax(-1) == label)[: config.examples]
+    image, label = attacks.first(source, 20 * config.examples)
+    right = np.flatnonzero(np.asarray(victim(jnp.asarray(image))).argmax(-1) == label)[: config.examples]
     if len(right) < config.examples:
         raise BadInput(f"--examples={config.examples}: the network is right on {len(right)} of the images looked at.")
     image, label = image[right], label[right]
@@ -116,7 +118,7 @@ def main(config: Config, workdir: Path) -> None:
             }
         ]
         print(name, {k: v for k, v in results[name][0].items() if k != "L2 of each"}, flush=True)
-    _report.save_results(workdir, results, _report.table(results, COLUMNS))
+    report.save_results(workdir, results, report.table(results, COLUMNS))
 
 
 def _mean(x: np.ndarray) -> float:
@@ -124,4 +126,4 @@ def _mean(x: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    _run.start(Config, main)
+    command.start(Config, main)

@@ -76,9 +76,7 @@ class Model(NamedTuple):
 class Loss(Protocol):
     """Pure: student first, teacher second, one number per example; hyper-parameters by keyword."""
 
-    def __call__(
-        self, student: Array, teacher: Array, *, where: Array | None = None, **hyper: Any
-    ) -> Float[Array, " batch"]: ...
+    def __call__(self, student: Array, teacher: Array, /, *_: Any, **hyper: Any) -> Float[Array, " batch"]: ...
 
 
 @jax.tree_util.register_dataclass

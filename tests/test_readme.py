@@ -1,17 +1,13 @@
 """Every command of the README can be typed one after another: flags that exist, and a folder for each."""
 
-import importlib
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 from absl import flags
 
 from kdjax import config as configs
-
-ROOT = Path(__file__).parents[1]
-EXPERIMENTS = sorted(f.stem for f in (ROOT / "experiments").glob("*.py") if not f.stem.startswith("_"))
+from tests.experiments.scripts import ROOT, SCRIPTS, module
 
 
 def commands(text):
@@ -29,16 +25,16 @@ def commands(text):
 
 
 def config(name, arguments):
-    kind, values = importlib.import_module(f"experiments.{name}").Config, flags.FlagValues()
+    kind, values = module(name).Config, flags.FlagValues()
     flags.DEFINE_flag(flags.BooleanFlag("help", False, ""), values)
     configs.define_flags(kind, values)
     assert values(["program", *arguments]) == ["program"], f"{name}: not flags alone"
     return configs.from_flags(kind, values)
 
 
-@pytest.mark.parametrize("file", ["README.md", *(f"experiments/{name}.py" for name in EXPERIMENTS)])
+@pytest.mark.parametrize("file", [ROOT / "README.md", *SCRIPTS.values()], ids=lambda f: str(f.relative_to(ROOT)))
 def test_every_command_has_flags_that_exist_and_a_folder_of_its_own(file, tmp_path, monkeypatch):
-    found = [(name, arguments) for name, arguments in commands((ROOT / file).read_text()) if "..." not in arguments]
+    found = [(name, arguments) for name, arguments in commands(file.read_text()) if "..." not in arguments]
     assert found, f"{file} shows no command"
     made = [config(*one) for one in found]
     monkeypatch.chdir(tmp_path)
@@ -47,7 +43,7 @@ def test_every_command_has_flags_that_exist_and_a_folder_of_its_own(file, tmp_pa
 
 
 def test_every_experiment_is_in_the_readme():
-    assert {name for name, _ in commands((ROOT / "README.md").read_text())} == set(EXPERIMENTS)
+    assert {name for name, _ in commands((ROOT / "README.md").read_text())} == SCRIPTS.keys()
 
 
 def test_the_library_is_used_as_the_readme_shows():

@@ -14,8 +14,15 @@ from kdjax.types import BadInput
 class Examples(Protocol):
     """What training asks of any data set: `Source` in memory, or `kdjax.data.stream.Stream` decoded when asked for."""
 
-    num_classes: int
-    name: str
+    @property
+    def num_classes(self) -> int:
+        """How many classes labels can be of."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
 
     def __len__(self) -> int: ...
     def __getitem__(self, indices: Integer[np.ndarray, " batch"], /) -> dict[str, np.ndarray]: ...

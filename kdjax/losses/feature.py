@@ -302,7 +302,7 @@ def review(student: Features, teacher: Features, *, where: Mask = None) -> PerEx
     divided by their sum.
 
     Args:
-        student: one level's `[batch, height, width, channels]`, after the fusion (`models.review.Fusion`).
+        student: one level's `[batch, height, width, channels]`, after the fusion (`models.connect.review.Fusion`).
         teacher: as the student's. where: rows to keep.
 
     Returns: `[batch]`, squared features. A constant difference d gives d² at every size. The method's loss is the sum

@@ -11,27 +11,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.losses.ensemble import Ensemble, confidence_aware_features
-from kdjax.recipes.distill import Teacher, cached, distill
+from kdjax.ensembles.pools import Ensemble, confidence_aware_features
+from kdjax.recipes.distill import distill
 from kdjax.recipes.knowledge import Pairs
+from kdjax.teachers.live import Teacher
 from kdjax.types import ApplyFn, BadInput, Batch, Loss, LossFn, Metrics, Outputs, PyTree, TrainState
 
 WEIGHT = "weight/features"
 """The hyper-parameter that weighs the feature term."""
-
-
-def cached_with_features(names: Sequence[str]) -> Teacher:
-    """Teachers whose logits travel with the data as `teacher_logits [B, T, K]`, features as `NAME/embedding [B, D]`.
-
-    Nothing of `state.frozen` is read; `distill_with_features` needs each teacher's `classifier` there, by name.
-    """
-    answers = cached()
-
-    def teacher(frozen: PyTree, batch: Batch) -> Outputs:
-        said = answers(frozen, batch)
-        return said._replace(features={f"{n}/embedding": jnp.asarray(batch[f"{n}/embedding"]) for n in names})
-
-    return teacher
 
 
 def classifier(variables: PyTree) -> PyTree:
@@ -65,7 +52,7 @@ def distill_with_features(
     The weight w is `state.hparams["weight/features"]`; the authors' is 50, beside weights 1 of labels and answers.
 
     Args:
-        student: with projections r_k of its embedding, as `models.connectors.connect` makes it.
+        student: with projections r_k of its embedding, as `models.connect.connectors.connect` makes it.
         pairs: the projections: `connect`'s, one by the name of each teacher, to its `NAME/embedding`.
         teacher: `cached_with_features(names)` or `teachers.together`, which names features alike.
         loss: of the ensemble's answer.

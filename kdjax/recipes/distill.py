@@ -1,57 +1,18 @@
 """Learning from a teacher."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.losses import response, top_k
-from kdjax.losses.ensemble import Ensemble, Vote
+from kdjax.ensembles.pools import Ensemble, Vote
+from kdjax.losses import response
+from kdjax.recipes._batch import Augment, augmented, correct, known
 from kdjax.recipes.knowledge import Frozen, Knowledge, Pairs, hyper, over_devices, recall
-from kdjax.recipes.supervised import Augment, augmented, correct, known
+from kdjax.teachers.live import Teacher
 from kdjax.training.state import MEMORY, variables
 from kdjax.types import ApplyFn, BadInput, Batch, Loss, LossFn, Metrics, Outputs, PyTree, TrainState
-
-Teacher = Callable[[PyTree, Batch], Outputs]
-"""`(frozen, batch) -> Outputs`: what the teacher says of a batch; several teachers' logits are `[T, B, K]`."""
-
-
-@functools.cache  # One object a model, so that a program made of it is found again.
-def live(apply: ApplyFn) -> Teacher:
-    """A teacher that is run in every step, in evaluation mode, on variables found in `state.frozen`."""
-    return lambda frozen, batch: apply(frozen, jnp.asarray(batch["image"]), train=False, key=None)[0]
-
-
-@functools.cache
-def cached() -> Teacher:
-    """A teacher whose logits were computed once and travel with the data as `teacher_logits [B, K]`.
-
-    Exact where inputs are not augmented: the same example gets the same answer every epoch. `[B, T, K]` are those of
-    several teachers.
-    """
-
-    return lambda frozen, batch: Outputs(_teachers_first(jnp.asarray(batch["teacher_logits"])))
-
-
-@functools.cache
-def cached_top_k(num_classes: int) -> Teacher:
-    """The same where only the k largest logits travel with the data, and the others' sum: see `kdjax.losses.top_k`.
-
-    The batch has `teacher_values` and `teacher_classes [B, k]` and `teacher_rest [B]`; several teachers' are
-    `[B, T, k]` and `[B, T]`. All `num_classes` logits exist for one batch at a time.
-    """
-
-    def teacher(frozen: PyTree, batch: Batch) -> Outputs:
-        values, classes, rest = (jnp.asarray(batch[f"teacher_{name}"]) for name in ("values", "classes", "rest"))
-        return Outputs(_teachers_first(top_k.expand(values, classes, rest, num_classes)))
-
-    return teacher
-
-
-def _teachers_first(said: Array) -> Array:
-    return jnp.moveaxis(said, 1, 0) if said.ndim == 3 else said
 
 
 def distill(
@@ -75,9 +36,9 @@ def distill(
     find their memories in `state.model_state`, and what they must know of the data set in `state.frozen`.
 
     Args:
-        student: the model in training; with `pairs`, the model that `models.connectors.connect` made.
+        student: the model in training; with `pairs`, the model that `models.connect.connectors.connect` made.
         teacher: `live(apply)` or `cached()`; with an ensemble, one of several: `cached()` and those of
-            `kdjax.recipes.teachers`. Where features are compared it must be live.
+            `kdjax.teachers.several`. Where features are compared it must be live.
         loss: a response loss; T^2 is its own business.
         ensemble: makes one answer of several teachers', such as `ensemble.resolve("mean_probability")`. It sees the
             labels, the student's logits and, where the batch has it, `domain`. Where it votes, the first term is

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kdjax.ensembles.pools import mean_probability
 from kdjax.losses import response
-from kdjax.losses.ensemble import mean_probability
-from kdjax.recipes.supervised import Augment, augmented, correct, known
+from kdjax.recipes._batch import Augment, augmented, correct, known
 from kdjax.types import ApplyFn, BadInput, Batch, LossFn, Metrics, Model, Outputs, PyTree, TrainState
 
 

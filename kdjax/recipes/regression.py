@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.losses import regression
-from kdjax.recipes.distill import Teacher
-from kdjax.recipes.supervised import known
+from kdjax.recipes._batch import known
+from kdjax.teachers.live import Teacher
 from kdjax.types import ApplyFn, BadInput, Batch, Loss, LossFn, Metrics, PyTree, TrainState
 
 
@@ -45,7 +45,7 @@ def distill(student: ApplyFn, teacher: Teacher, loss: Loss, *, needs_targets: bo
 
     Args:
         student: the model in training.
-        teacher: `kdjax.recipes.distill.live(apply)`, or `cached()` for numbers that travel with the data as
+        teacher: `kdjax.teachers.live.live(apply)`, or `cached()` for numbers that travel with the data as
             `teacher_logits [B, T]`; in the units of the target.
         loss: of `kdjax.losses.regression`, its own hyper-parameters bound.
         needs_targets: the loss compares the teacher with the target, as `teacher_bounded` does; it is then asked only

@@ -57,7 +57,7 @@ def steady(mlp):
     """The same network row by row, so that the last bit of an answer does not depend on the batch's size."""
     inner, weights, *_ = mlp
 
-    def apply(variables, image, *, train, key):
+    def apply(variables, image, *, train, key, mask=None):
         one = lambda row: inner(variables, row[None], train=False, key=None)[0].logits[0]  # noqa: E731
         return Outputs(jax.lax.map(one, image)), {}
 

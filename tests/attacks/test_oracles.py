@@ -20,7 +20,7 @@ def smooth():
     rng = np.random.default_rng(0)
     weights = {"a": rng.normal(size=(64, 32)) / 8, "b": rng.normal(size=(32, 10))}
 
-    def apply(variables, image, *, train, key):
+    def apply(variables, image, *, train, key, mask=None):
         return Outputs(jnp.tanh(image.reshape(len(image), -1) @ variables["a"]) @ variables["b"], {}), {}
 
     return victims.white_box(apply, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), weights))
@@ -147,7 +147,7 @@ def test_eot_of_a_fixed_oracle_is_the_oracle(victim, image, label, keys):
 
 
 def test_eot_averages_a_random_victim(image, label, keys):
-    def apply(variables, image, *, train, key):
+    def apply(variables, image, *, train, key, mask=None):
         noise = 0.0 if key is None else jax.random.normal(key, ())
         return Outputs((image.reshape(len(image), -1) @ variables)[:, :10] * (1 + 0.2 * noise), {}), {}
 

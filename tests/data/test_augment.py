@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdjax.data.augment import crop_and_flip, in_turn, mixup, random_flip, random_shift
-from kdjax.recipes.supervised import augmented
+from kdjax.recipes._batch import augmented
 from kdjax.types import BadInput
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from kdjax.data import augment, views
 from kdjax.losses import response
-from kdjax.recipes.distill import distill, live
+from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
+from kdjax.teachers.live import live
 from kdjax.training.state import create_state
 from kdjax.training.step import train_step
 from kdjax.types import BadInput, Model, Outputs
@@ -35,7 +36,7 @@ def test_names_are_all_functions_of_key_and_image():
 def test_a_list_is_applied_in_turn_and_mixing_can_be_left_out(key):
     image = jax.random.uniform(key, (6, 9, 9, 2))
     both = views.resolve("random_shift:1, mixup")
-    expected = augment.in_turn(lambda k, x: augment.random_shift(k, x, pixels=1), augment.mixup)(key, image)
+    expected = augment.in_turn(lambda k, x, mask: augment.random_shift(k, x, pixels=1), augment.mixup)(key, image)
     np.testing.assert_array_equal(both(key, image), expected)
     alone = views.resolve("random_shift:1,mixup", mixing=False)
     np.testing.assert_array_equal(alone(key, image), augment.random_shift(key, image, pixels=1))
@@ -78,7 +79,7 @@ class Watched:
         self.seen: list[np.ndarray] = []
         self.model = Model(lambda key: ({"w": 0.1 * jax.random.normal(key, (81, 3))}, {}), self.apply)
 
-    def apply(self, variables, image, *, train, key):
+    def apply(self, variables, image, *, train, key, mask=None):
         self.seen.append(np.asarray(image))
         return Outputs(image.reshape(len(image), -1) @ variables["params"]["w"]), {}
 
@@ -115,7 +116,7 @@ def test_views_do_not_take_the_models_randomness(key):
     numbers = {"index": jnp.arange(2), "epoch": jnp.zeros(2, jnp.int32)}
     drawn = []
 
-    def apply(variables, image, *, train, key):
+    def apply(variables, image, *, train, key, mask=None):
         drawn.append(jax.random.key_data(key))
         return Outputs(jnp.zeros((2, 3)) + variables["params"]), {}
 

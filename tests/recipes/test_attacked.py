@@ -9,7 +9,8 @@ import pytest
 from kdjax.attacks import named, objectives, starts, victims
 from kdjax.losses import response
 from kdjax.models.create import create
-from kdjax.recipes.supervised import spread_rows, supervised
+from kdjax.recipes._batch import spread_rows
+from kdjax.recipes.supervised import supervised
 from kdjax.training import parallel
 from kdjax.training.state import create_state, variables
 from kdjax.training.step import many_steps, train_step

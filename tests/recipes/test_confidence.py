@@ -7,14 +7,16 @@ import optax
 import pytest
 from scipy.special import log_softmax, softmax
 
-from experiments import _ensemble
+from experiments.ensemble import arms
 from kdjax.data.source import Source
-from kdjax.losses import ensemble, response
-from kdjax.models import connectors
+from kdjax.ensembles import pools
+from kdjax.losses import response
+from kdjax.models.connect import connectors
 from kdjax.models.create import create
 from kdjax.recipes import confidence
-from kdjax.recipes.distill import cached, distill
-from kdjax.recipes.teachers import together
+from kdjax.recipes.distill import distill
+from kdjax.teachers.several import together
+from kdjax.teachers.stored import cached, cached_with_features
 from kdjax.training.state import create_state
 from kdjax.types import BadInput, Model
 
@@ -22,7 +24,7 @@ SHAPE = {"num_classes": 4, "image_shape": (4, 4, 1)}
 STUDENT = create("mlp", **SHAPE, hidden=(5,))
 TEACHERS = {"one": create("mlp", **SHAPE, hidden=(7,)), "two": create("mlp", **SHAPE, hidden=(9, 6))}
 NAMES = tuple(TEACHERS)
-FOLLOW = ensemble.resolve("mean_probability", "confidence_aware")
+FOLLOW = pools.resolve("mean_probability", "confidence_aware")
 HPARAMS = {"learning_rate": 0.1, "alpha": 0.7, "temperature": 2.0, confidence.WEIGHT: 3.0}
 
 
@@ -64,7 +66,7 @@ def test_the_loss_is_distillation_and_the_weighted_term(key, rows):
 
     found, (_, metrics) = of(live, rows, WEIGHTS)
     heads = {n: confidence.classifier(w) for n, w in WEIGHTS.items()}
-    again, _ = of(confidence.cached_with_features(NAMES), columns, heads)
+    again, _ = of(cached_with_features(NAMES), columns, heads)
     np.testing.assert_allclose(again, found, rtol=1e-5)
 
     plain = distill(STUDENT.apply, cached(), response.kl, ensemble=FOLLOW)
@@ -103,7 +105,7 @@ def test_a_network_without_a_last_layer_is_refused():
 )
 def test_teachers_run_in_every_step_teach_what_their_stored_answers_do(key, typed, arm):
     shape = {"num_classes": 4, "image_shape": (4, 4, 1)}
-    experts = _ensemble.parse_teachers(typed, shape)
+    experts = arms.parse_teachers(typed, shape)
     weights = [made(e.model, seed) for seed, e in enumerate(experts)]
     rng = np.random.default_rng(0)
     image = rng.uniform(size=(3, 4, 4, 1)).astype(np.float32)
@@ -114,8 +116,8 @@ def test_teachers_run_in_every_step_teach_what_their_stored_answers_do(key, type
         return np.asarray(model.apply(variables, jnp.asarray(image), train=False, key=None)[0].logits)
 
     for live in (False, True):
-        staff = _ensemble.Staff(predict, experts, weights, live=live)
-        lesson = staff.teach(student, source, staff.answers(source), _ensemble.parse_arm(arm))
+        staff = arms.Staff(predict, experts, weights, live=live)
+        lesson = staff.teach(student, source, staff.answers(source), arms.parse_arm(arm))
         state = create_state(lesson.model, optax.sgd(1.0), key, hparams={**HPARAMS, **lesson.hparams})
         batch = {**lesson.source.arrays, "mask": np.ones(3, np.float32)}
         losses.append(jax.jit(lesson.recipe)(state.params, state.replace(frozen=lesson.frozen), batch, key)[0])
@@ -136,10 +138,10 @@ def test_teachers_run_in_every_step_teach_what_their_stored_answers_do(key, type
 )
 def test_teachers_that_cannot_be_made_are_refused(typed, message):
     with pytest.raises(BadInput, match=message):
-        _ensemble.parse_teachers(typed, {"num_classes": 4, "image_shape": (28, 28, 1)})
+        arms.parse_teachers(typed, {"num_classes": 4, "image_shape": (28, 28, 1)})
 
 
 @pytest.mark.parametrize("arm", ["vote:features=-1", "vote:features=1/2", "vote:features=nan", "vote:feature=1"])
 def test_a_weight_of_features_that_is_none_is_refused(arm):
     with pytest.raises(BadInput, match="feature"):
-        _ensemble.parse_arm(arm)
+        arms.parse_arm(arm)

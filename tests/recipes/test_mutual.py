@@ -142,7 +142,7 @@ def counting(width):
     def init(key):
         return {"w": jax.random.normal(key, (16, width))}, {"counts": {"steps": jnp.zeros(())}}
 
-    def apply(variables, image, *, train, key):
+    def apply(variables, image, *, train, key, mask=None):
         x = image.reshape(len(image), -1)
         x = x * jax.random.bernoulli(key, 0.5, x.shape) if train else x
         steps = variables["counts"]["steps"] + (1 if train else 0)

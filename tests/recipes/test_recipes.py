@@ -8,8 +8,10 @@ import pytest
 
 from kdjax.losses import combine, response
 from kdjax.models.create import create
-from kdjax.recipes.distill import cached, distill, live
+from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
+from kdjax.teachers.live import live
+from kdjax.teachers.stored import cached
 from kdjax.training.state import create_state, variables
 from kdjax.training.step import train_step
 from kdjax.types import Outputs
@@ -111,11 +113,11 @@ def test_every_loss_that_can_be_named_trains(key, rows, name):
 def test_augmentation_uses_a_key_of_its_own_and_only_in_training(key, rows):
     seen = []
 
-    def augment(k, image):
+    def augment(k, image, mask):
         seen.append(k)
         return 1 - image
 
-    def apply(variables, image, *, train, key):
+    def apply(variables, image, *, train, key, mask=None):
         seen.append(key)
         return Outputs(image.reshape(len(image), -1)[:, :4] * variables["params"][None]), {}
 

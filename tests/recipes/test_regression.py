@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.distill_regression import LOSSES, network
+from experiments.regression import LOSSES, network
 from kdjax.recipes import regression
-from kdjax.recipes.distill import cached, live
+from kdjax.teachers.live import live
+from kdjax.teachers.stored import cached
 from kdjax.training.state import create_state, variables
 from kdjax.training.step import train_step
 from kdjax.types import BadInput

@@ -8,7 +8,6 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from experiments import _knowledge
 from kdjax.attacks import named
 from kdjax.data import augment
 from kdjax.losses import combine
@@ -18,6 +17,8 @@ from kdjax.models.resnet import ResNet
 from kdjax.models.zoo import FIXED, MODELS
 from kdjax.recipes import distill, mutual, regression
 from kdjax.recipes.supervised import supervised
+from kdjax.study import lesson
+from kdjax.teachers.live import live
 from kdjax.training import parallel
 from kdjax.training.stacked import Member, create_states, together
 from kdjax.training.state import create_state, separate
@@ -116,8 +117,8 @@ def test_every_losses_update():
     names = [*combine.names("feature"), *combine.names("relation"), *combine.names("response")]
     at = {"feature.fsp": "@block1-block2", "feature.review": "@block1-block2"}
     terms = [f"{name}:0{at.get(name, '@block2' if name.startswith('feature.') else '')}" for name in names]
-    made = _knowledge.plan(TINY, teacher, SHAPE, loss=",".join(["labels:0", *terms]), steps=10)
-    loss_fn = made.recipe(distill.live(teacher.apply))
+    made = lesson.plan(TINY, teacher, SHAPE, loss=",".join(["labels:0", *terms]), steps=10)
+    loss_fn = made.recipe(live(teacher.apply))
     tx = optax.sgd(1.0)
     start = {"learning_rate": 0.5, **made.hparams}
     state = create_state(made.model, tx, jax.random.key(0), hparams=start, frozen={"params": weights[0], **weights[1]})
@@ -152,7 +153,7 @@ def mixed(model):
     frozen = jax.tree.map(jnp.asarray, dict(zip(("params", "batch_stats"), model.init(jax.random.key(3)), strict=True)))
     frozen = {"params": frozen["params"], **frozen["batch_stats"]}
     recipe = distill.distill(
-        model.apply, lambda _, rows: distill.live(model.apply)(frozen, rows), combine.resolve("response.kl"),
+        model.apply, lambda _, rows: live(model.apply)(frozen, rows), combine.resolve("response.kl"),
         augment=augment.in_turn(augment.random_flip, augment.mixup),
     )  # fmt: skip
     return model, recipe, batch()

@@ -15,8 +15,9 @@ from kdjax.data.augment import random_shift
 from kdjax.data.load import load
 from kdjax.losses import response
 from kdjax.models.create import create
-from kdjax.recipes.distill import cached, distill
+from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
+from kdjax.teachers.stored import cached
 from kdjax.training import memory, parallel, population, stacked
 from kdjax.training.loop import Interrupted
 from kdjax.training.population import Member, Plan

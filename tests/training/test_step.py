@@ -20,7 +20,7 @@ def linear_model() -> Model:
     def init(key):
         return {"w": 0.1 * jax.random.normal(key, (4, 3))}, {}
 
-    def apply(variables, image, *, train, key):
+    def apply(variables, image, *, train, key, mask=None):
         return Outputs(image.reshape(len(image), -1) @ variables["params"]["w"]), {}
 
     return Model(init, apply)
@@ -92,7 +92,7 @@ def test_views_are_the_same_under_jit_and_pmap_scanned_and_streamed():
     assert max(np.abs(x - y).max() for x, y in zip(first, plain, strict=True)) > 1e-2
 
 
-def shifted(key, image):
+def shifted(key, image, mask=None):
     return random_shift(key, image, pixels=1)
 
 

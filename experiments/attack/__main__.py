@@ -1,0 +1,148 @@
+"""Attack a trained network: any attacks, any radii, and what all of them together leave.
+
+    python -m experiments.attack --model=runs/teacher --attacks=fgsm,pgd:steps=40,apgd,square:queries=1000
+    python -m experiments.attack --model=runs/fgsm-rs --examples=1000 --epsilons=0.1,0.2,0.3,0.4 \
+        --attacks=fgsm,pgd:steps=50:random_start=true:restarts=10,apgd,apgd:objective=dlr,square:queries=5000 \
+        --workdir=runs/attack-rs
+    python -m experiments.attack --model=runs/teacher --attacks=cw:steps=200,deepfool,pgd --target=next \
+        --workdir=runs/attack-next
+
+Cost: seconds to minutes on two cores; Square and ZOO the most. Result: see the README's tables. Without --model a small
+network is trained on the embedded digits first. An attack is `name:key=value:key=value`; `--helpfull` lists the names,
+a wrong key is answered with the right ones. `objective` (cross_entropy, dlr, margin) replaces the one of the attack's
+paper, `restarts` keeps the worst of several runs.
+
+Attacks with a radius run at every epsilon, from programs that are compiled once; those that look for the nearest image
+(cw, deepfool, zoo) run once, and count at an epsilon where their image lies in that ball. Worst case: what no attack of
+the list fools, example by example.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.attack import figures
+from experiments.attack.outcomes import Case, Outcome, row, scores, worst_case
+from experiments.attack.targets import TARGETS, check_target, targets
+from kdjax.attacks import catalogue
+from kdjax.attacks.run import run
+from kdjax.attacks.sweep import at_radius
+from kdjax.attacks.victims import white_box
+from kdjax.config import field
+from kdjax.data.load import load
+from kdjax.study import command, networks, report
+from kdjax.study.attacks import Named, Scores, answers, first, several, table
+from kdjax.study.supervised import small_network
+from kdjax.types import Attack, BadInput
+
+log = logging.getLogger("kdjax.attack")
+SHARES = ("accuracy", "precision", "recall", "F1", "success")
+COLUMNS = (*SHARES, "linf", "L2", "queries", "first success")
+LEGEND = """
+Accuracy, precision, recall and F1 (macro) of the answers to the attacked images. Success: images that got a wrong
+answer, or the wanted one; over them the mean distances, and the median of queries until it was known. Queries: model
+evaluations, mean over all images. Worst case: for each image the first attack that succeeds within the radius."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Flags of this experiment."""
+
+    workdir: str = field("runs/attack", "folder of the run", identity=False, smoke="runs/smoke/attack")
+    model: str = field("", "workdir of a finished run; empty trains a small network on digits")
+    role: str = field("teacher", "which of its networks: a folder in its checkpoints/, such as distilled")
+    seed: int = field(-1, "which of its seeds; -1 for all", low=-1)
+    dataset: str = field("", "what is attacked; empty for what the network learned from")
+    data_dir: str = field("", "where TFDS sets are prepared", identity=False)
+    split: str = field("test", "split that is attacked")
+    examples: int = field(1000, "images, from the first on", low=1, smoke=40)
+    attacks: str = field(
+        "noise,fgsm,pgd,apgd,square:queries=500", f"any of {', '.join(catalogue.attacks())}, as name:key=value",
+        smoke="fgsm,pgd:steps=3,deepfool:steps=3,square:queries=20",
+    )  # fmt: skip
+    epsilons: tuple[float, ...] = field((0.05, 0.1, 0.2, 0.3), "radii, in pixel units", low=0.0, smoke=(0.05, 0.2))
+    norm: str = field("linf", "of the radii", choices=("linf", "l2"))
+    target: str = field("", f"class wanted: {', '.join(TARGETS)} or a number; empty for any wrong one")
+    chunk: int = field(128, "images at once; changes no result", low=1)
+    draws: int = field(0, "seed of the attacks' draws", low=0)
+
+
+def main(config: Config, workdir: Path) -> None:
+    """Check everything, attack every seed's network, tabulate."""
+    chosen = several(config.attacks, flag="attacks", fixed={"epsilon": "--epsilons", "norm": "--norm"})
+    for one in chosen:
+        if config.norm != "linf" and one.has("epsilon") and not one.has("norm"):
+            raise BadInput(f"--norm={config.norm}: {one.name} knows linf alone; accepted are attacks with a norm.")
+    check_target(config.target)
+    path = config.model or small_network(workdir)
+    network = networks.load_network(path, flag="model", role=config.role)
+    if config.seed >= len(network.weights):
+        raise BadInput(f"--seed={config.seed}: accepted are -1 and the seeds 0 to {len(network.weights) - 1}.")
+    name, side = config.dataset or network.learned["dataset"], network.learned.get("image_size", 0)
+    source = load(name, config.split, data_dir=config.data_dir, image_size=side)
+    shape: dict[str, Any] = {"num_classes": source.num_classes, "image_shape": source.image_shape()}
+    networks.refuse_other_shapes(network.description, path, shape, name, flag="model")
+    image, label = first(source, config.examples)
+
+    def case(seed: int) -> Case:
+        victim = white_box(network.model.apply, network.weights[seed])
+        logits = answers(victim, image)
+        return Case(victim, image, label, logits, targets(config.target, logits, label, seed=config.draws))
+
+    seeds = range(len(network.weights)) if config.seed < 0 else [config.seed]
+    refuse_what_cannot_run(config, chosen, case(seeds[0]))
+    attacks = {one.text: programs(config, one, shape["image_shape"]) for one in chosen}
+    rows: dict[str, list[Scores]] = {}
+    radii = sorted(set(config.epsilons))
+    for seed in seeds:
+        on, done = case(seed), {}
+        for one in chosen:
+            for epsilon in radii if one.has("epsilon") else [None]:
+                found = run(
+                    attacks[one.text](epsilon), on.victim, image, label, objective=one.objective, target=on.target,
+                    seed=config.draws, chunk=config.chunk, on_device=False,
+                )  # fmt: skip
+                done[one.text, epsilon] = Outcome(found, answers(on.victim, found.image))
+                log.info("seed %d: %s at %s leaves %.4f", seed, one.text, epsilon, 1 - found.success.mean())
+        worst = {e: worst_case(on, done, e, config.norm) for e in radii}
+        new = {"clean": scores(on, on.logits), **{row(*key): scores(on, o.logits, o.found) for key, o in done.items()}}
+        new |= {row("worst case", e): scores(on, logits) for e, (logits, _) in worst.items()}
+        for label_of_row, score in new.items():
+            rows.setdefault(label_of_row, []).append(score)
+        if seed == seeds[0]:
+            logits, images = worst[max(worst)]
+            shown = f"worst case, {config.norm} {max(worst):g}"
+            figures.picture(image, images, on.logits, logits, workdir / "images.png", shown)
+    title = f"{name}, {path if config.model else 'a small network'}" + f", target {config.target}" * bool(config.target)
+    figures.curves(rows, [one.text for one in chosen], radii, workdir / "curves.png", title)
+    report.save_results(workdir, rows, table(rows, COLUMNS, SHARES) + "\n" + LEGEND)
+
+
+def refuse_what_cannot_run(config: Config, chosen: list[Named], case: Case) -> None:
+    """Trace every attack on shapes alone: what no attack can do is found before the first has run."""
+    wanted = {} if case.target is None else {"target": jnp.asarray(case.target[:1])}
+    for one in chosen:
+        plain = one.make(norm=config.norm, image_shape=case.image.shape[1:])
+        objective = one.objective(case.victim, jnp.asarray(case.label[:1]), **wanted)
+        try:
+            jax.eval_shape(plain, objective, jax.random.split(jax.random.key(0), 1), jnp.asarray(case.image[:1]))
+        except BadInput as error:
+            raise BadInput(f"--attacks: {one.text!r}: {error}") from None
+
+
+def programs(config: Config, one: Named, shape: tuple[int, int, int]) -> Callable[[Any], Attack]:
+    """An attack as a function of its radius, compiled once for all of them."""
+    if not one.has("epsilon"):
+        plain = one.repeated(one.make(norm=config.norm, image_shape=shape))
+        return lambda epsilon: plain
+    at = at_radius(lambda epsilon: one.make(epsilon=epsilon, norm=config.norm))
+    return lambda epsilon: one.repeated(at(epsilon))
+
+
+if __name__ == "__main__":
+    command.start(Config, main)

@@ -1,0 +1,1 @@
+"""One command, one table of seconds; workers and peers beside them."""

@@ -1,0 +1,117 @@
+"""The workers of `benchmarks.convolutions`: steps of one network on one batch, by kdjax or by PyTorch."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmarks import speed_worker
+
+MOMENTUM, DECAY, RATE = 0.9, 5e-4, 0.05
+
+
+def kdjax_jobs(spec: dict[str, Any], data: dict[str, np.ndarray]) -> Callable[[str], Callable[[], None]]:
+    """`--steps` training steps called from Python, or as many forward passes with the running averages."""
+    import jax
+
+    from kdjax.models.create import create
+    from kdjax.recipes.supervised import supervised
+    from kdjax.training import optimizers, parallel
+    from kdjax.training.state import create_state, variables
+    from kdjax.training.step import train_step
+
+    model = create(spec["network"], num_classes=spec["classes"], image_shape=data["image"].shape[1:])
+    tx = optimizers.optimizer("sgd", momentum=MOMENTUM, weight_decay=DECAY)
+    mesh = parallel.data_mesh()
+    batch = parallel.replicate({**data, "mask": np.ones(len(data["label"]), np.float32)}, mesh)
+    first = create_state(model, tx, jax.random.key(0), hparams={"learning_rate": RATE})
+    frozen = parallel.replicate(variables(first), mesh)
+    state = parallel.replicate(first, mesh)
+    step = jax.jit(train_step(supervised(model.apply), tx), donate_argnums=0)
+    answer = jax.jit(lambda weights, image: model.apply(weights, image, train=False, key=None)[0].logits)
+
+    def train() -> None:
+        nonlocal state
+        for _ in range(spec["steps"]):
+            state, _ = step(state, batch)
+        jax.block_until_ready(state.params)
+
+    def forward() -> None:
+        for _ in range(spec["steps"]):
+            answer(frozen, batch["image"]).block_until_ready()
+
+    return {"training step": train, "forward pass": forward}.__getitem__
+
+
+def torch_network(name: str, classes: int) -> Any:
+    """A ResNet of CIFAR in PyTorch, with the names of contrastive representation distillation's code."""
+    import torch.nn.functional as F
+    from torch import nn
+
+    class Residual(nn.Module):
+        def __init__(self, inputs: int, width: int, stride: int) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+            self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+            self.bn1, self.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+            same = inputs == width
+            shortcut = (nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.downsample = nn.Identity() if same else nn.Sequential(*shortcut)
+
+        def forward(self, x: Any) -> Any:
+            y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+            return F.relu(self.downsample(x) + y)
+
+    class ResNet(nn.Module):
+        def __init__(self, blocks: int) -> None:
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+            for stage, width in enumerate((16, 32, 64), start=1):
+                inputs, stride = (16, 1) if stage == 1 else (width // 2, 2)
+                layers = [Residual(width if n else inputs, width, 1 if n else stride) for n in range(blocks)]
+                setattr(self, f"layer{stage}", nn.Sequential(*layers))
+            self.fc = nn.Linear(64, classes)
+
+        def forward(self, x: Any) -> Any:
+            x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+            return self.fc(x.mean((2, 3)))
+
+    return ResNet((int(name.removeprefix("resnet")) - 2) // 6)
+
+
+def torch_jobs(spec: dict[str, Any], data: dict[str, np.ndarray]) -> Callable[[str], Callable[[], None]]:
+    """The same by eager PyTorch, weights and images with channels last."""
+    import torch
+    import torch.nn.functional as F
+
+    torch.set_num_threads(spec["threads"])
+    torch.manual_seed(0)
+    network = torch_network(spec["network"], spec["classes"]).to(memory_format=torch.channels_last)
+    image = torch.from_numpy(data["image"]).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    label = torch.from_numpy(data["label"].astype(np.int64))
+    sgd = torch.optim.SGD(network.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
+
+    def train() -> None:
+        network.train()
+        for _ in range(spec["steps"]):
+            sgd.zero_grad()
+            F.cross_entropy(network(image), label).backward()
+            sgd.step()
+
+    def forward() -> None:
+        network.eval()
+        with torch.inference_mode():
+            for _ in range(spec["steps"]):
+                network(image)
+
+    return {"training step": train, "forward pass": forward}.__getitem__
+
+
+if __name__ == "__main__":
+    spec = json.loads(sys.argv[1])
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: spec["threads"]])
+    speed_worker.serve((kdjax_jobs if spec["name"] == "kdjax" else torch_jobs)(spec, dict(np.load(spec["data"]))))

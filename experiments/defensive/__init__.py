@@ -1,0 +1,1 @@
+"""Defensive distillation, and what breaks it."""

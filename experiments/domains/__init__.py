@@ -1,0 +1,1 @@
+"""Experts of several domains teach one student."""

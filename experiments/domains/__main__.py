@@ -1,0 +1,251 @@
+"""Experts of several domains, one student of them all: who is to be asked, and is it better than labels?
+
+    python -m experiments.domains
+    python -m experiments.domains --domains=mnist,usps,mnist:invert,mnist:rotate45,mnist:blur_noise \
+        --per_domain=20000 --transfer=2000 --labels=100 --batch_size=128 --schedule=cosine --expert_hidden=512,512 \
+        --expert_epochs=10 --student_hidden=128 --epochs=60 --learning_rate=1e-3 --workdir=runs/domains-mnist
+    python -m experiments.domains --domains='mnist+fashion_mnist+kmnist@test[:80%]/test[80%:]' --labels=0 \
+        --per_domain=8000 --batch_size=128 --schedule=cosine --expert_hidden=512,512 --expert_epochs=15 \
+        --student_hidden=512,512 --epochs=30 --learning_rate=1e-3 --workdir=runs/domains-disjoint
+    python -m experiments.domains --domains='mnist{0-6},mnist{4-9}' --per_domain=8000 --labels=100 \
+        --batch_size=128 --schedule=cosine --expert_hidden=512,512 --expert_epochs=10 --student_hidden=128 \
+        --epochs=30 --learning_rate=1e-3 --workdir=runs/domains-overlap
+
+The first is four views of 1,797 real digits, two to three minutes on two cores, the others 8 to 13 minutes each;
+results: see the README. How domains are written: `kdjax.data.domains`.
+
+One expert per domain learns from that domain's labels. Every student starts from the same parameters, sees the images
+of all domains and makes the same number of updates; it is told the domain neither in training nor in test. They differ
+in their teacher: none (labels alone), the experts, weighed by a gate, or one big network that learned from all labels.
+With --labels=N students have N labels per domain, while experts, the learned gate and the big teacher have all that
+there are, and the table has the same student on all labels of the same images too: the claim is tested with few labels
+and with all. --transfer=N lets students see fewer images of each domain than the experts saw. A capped domain draws its
+own images, so that `mnist:invert` shows other digits than `mnist`.
+
+The experts' answers are computed once. To choose a flag, report a split that is not the test's:
+--train_split=train[:80%] --test_split=train[80%:].
+"""
+
+import textwrap
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.domains import arms, figures
+from kdjax.config import field
+from kdjax.data import domains as typed
+from kdjax.data.source import Source, labelled
+from kdjax.ensembles.label_spaces import LabelSpaces, embed_all
+from kdjax.losses import response
+from kdjax.models import create as models
+from kdjax.recipes.distill import distill
+from kdjax.recipes.supervised import supervised
+from kdjax.study import command, networks
+from kdjax.study import train as training
+from kdjax.study.data import Common, Study, check_batch, optimizer_of
+from kdjax.study.figures import curves
+from kdjax.study.report import gain, save_results
+from kdjax.teachers.stored import cached
+from kdjax.training import parallel
+from kdjax.training.record import Recorder
+from kdjax.training.state import variables
+from kdjax.types import BadInput, LossFn, Model
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Config(Common):
+    """Flags of this experiment."""
+
+    workdir: str = field(
+        "runs/domains", "folder for everything the run leaves", identity=False, smoke="runs/smoke/domains"
+    )
+    domains: str = field(
+        "digits,digits:invert,digits:rotate45,digits:blur_noise",
+        f"what there is an expert for: {typed.ACCEPTED}",
+        smoke="digits,digits:invert",
+    )
+    dataset: str = field("", "not used here: --domains names the data sets")
+    train_split: str = field("train", "split to train on, of domains without their own")
+    validation_split: str = field("", "not used here")
+    per_domain: int = field(0, "most training images of each domain; 0 for all", low=0, smoke=200)
+    transfer: int = field(0, "most of these that students see, by seed; 0 for all", low=0)
+    gates: str = field(
+        "", f"who is asked, of {', '.join(arms.GATES)}; empty for all that apply", smoke="oracle,learned,none"
+    )
+    entropy_scale: float = field(0.3, "of the entropy gate: softmax(-entropy/scale) over experts, nats", low=1e-6)
+    confidence_scale: float = field(0.1, "of the confidence gate: softmax(top probability/scale)", low=1e-6)
+    expert_model: str = field("mlp", "network of experts and of the big teacher", choices=models.all_names())
+    expert_hidden: tuple[int, ...] = field((256, 256), "widths or channels of each expert", low=1, smoke=(16,))
+    expert_dropout: float = field(0.2, "dropout rate of experts and of the big teacher", low=0.0, high=0.99)
+    expert_norm: str = field("batch", "their normalisation, where they have one", choices=models.NORMS)
+    expert_epochs: int = field(40, "passes of experts and of the big teacher over their images", low=1, smoke=2)
+    expert_learning_rate: float = field(1e-3, "peak learning rate of experts, gate and big teacher", low=0.0)
+    big_hidden: tuple[int, ...] = field(
+        (512, 512), "widths or channels of the big teacher of all domains", low=1, smoke=(16,)
+    )
+    gate_hidden: tuple[int, ...] = field((64,), "widths of the learned gate, which tells domains apart", low=1)
+    gate_epochs: int = field(10, "passes of the learned gate over all images", low=1, smoke=1)
+    student_hidden: tuple[int, ...] = field((64,), "student's widths, an mlp", low=1, smoke=(8,))
+    labels: int = field(60, "labels that students have in each domain, balanced over its classes; 0 for all", low=0)
+    epochs: int = field(40, "students' passes over the images of all domains", low=1, smoke=2)
+    learning_rate: float = field(3e-3, "students' peak learning rate", low=0.0)
+    temperature: float = field(2.0, "softens both sides", low=1e-6, high=1e4)
+    alpha: float = field(0.9, "weight of the teacher; 1 - alpha of the labels", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for every seed: domains, their data, who knows what, which gates."""
+
+    domains: tuple[typed.Domain, ...]
+    union: typed.Union
+    study: Study
+    spaces: LabelSpaces
+    gates: list[str]
+    note: str
+
+    @property
+    def test(self) -> Source:
+        """The test images of all domains."""
+        assert isinstance(self.study.test, Source)
+        return self.study.test
+
+
+def prepare(config: Config, workdir: Path) -> Setting:
+    """Load and check: all that can be refused is refused here, before anything trains."""
+    for name in ("dataset", "validation_split"):
+        if value := getattr(config, name):
+            hint = "report another split instead: --train_split=train[:80%] --test_split=train[80%:]"
+            raise BadInput(f"--{name}={value} is not used here; accepted: empty ({hint}).")
+    domains = typed.parse(config.domains)
+    if len(domains) < 2:
+        raise BadInput(f"--domains={config.domains}: one domain; accepted: two or more, joined by a comma or a plus.")
+    typed.refuse_shared_examples(domains, config.train_split, config.test_split, data_dir=config.data_dir)
+    load = partial(typed.unite, domains, data_dir=config.data_dir, image_size=config.image_size)
+    train = load("train", config.train_split, most=config.per_domain)
+    spaces = LabelSpaces(train.maps, train.source.num_classes)
+    for domain, own in zip(domains, spaces.maps, strict=True):
+        if len(own) < 2:
+            raise BadInput(
+                f"--domains={config.domains}: {domain.name} has one class, of which an expert has nothing to say; "
+                "accepted: two classes or more in each domain."
+            )
+    gates, note = arms.chosen(config.gates, spaces)
+    test = load("test", config.test_split).source
+    study = Study(config, train.source, None, test, parallel.data_mesh(), Recorder(workdir))
+    network(config, train.source, "big_hidden")
+    for d in range(len(domains)):
+        part = typed.of_domain(train, d)
+        network(config, part)
+        check_batch(study, part)
+        optimizer_of(config, steps=-(-len(part) // config.batch_size) * config.expert_epochs)
+    for seed in range(config.seeds):
+        transfer = arms.transfer_set(train.source, config.transfer, seed)
+        check_batch(study, transfer)
+        arms.scarce(transfer, config.labels, seed)
+        optimizer_of(config, steps=-(-len(transfer) // config.batch_size) * config.epochs)
+    optimizer_of(config, steps=-(-len(train.source) // config.batch_size) * config.gate_epochs)
+    return Setting(domains, train, study, spaces, gates, note)
+
+
+def network(config: Config, source: Source, hidden: str = "expert_hidden") -> Model:
+    """An expert, or the big teacher, that fits its images and classes."""
+    shape = {"num_classes": source.num_classes, "image_shape": source.image_shape()}
+    return networks.from_flags(config, shape, "expert", hidden=hidden).model
+
+
+def main(config: Config, workdir: Path) -> None:
+    """For each seed: experts, gate, big network, and the students."""
+    setting = prepare(config, workdir)
+    results: arms.Results = {}
+    for seed in range(config.seeds):
+        for role, scores in one_seed(config, workdir, setting, seed).items():
+            results.setdefault(role, []).append(scores)
+    report(config, workdir, setting, results)
+
+
+def one_seed(config: Config, workdir: Path, setting: Setting, seed: int) -> dict[str, arms.Scores]:
+    """Train all of a seed's networks and score them."""
+    study, spaces, domains, union, test = setting.study, setting.spaces, setting.domains, setting.union, setting.test
+    images = arms.transfer_set(union.source, config.transfer, seed)
+    shape: dict[str, Any] = {"image_shape": images.image_shape()}
+    train = partial(training.train, study, workdir, seed=seed)
+    score = partial(arms.score, test=test, domains=domains, spaces=spaces)
+
+    def answers(run: str, source: Source, net: Model, epochs: int = config.expert_epochs) -> Pair:
+        """Train a network from labels; what it says of the students' images and of the test images."""
+        rate = {"learning_rate": config.expert_learning_rate}
+        state = train(f"{run}/seed-{seed}", net, supervised(net.apply), epochs=epochs, hparams=rate, source=source)
+        said = [training.predict(study, net, variables(state), s) for s in (images, test)]
+        return said[0], said[1]
+
+    parts = [typed.of_domain(union, d) for d in range(len(domains))]
+    experts = [answers(f"expert-{d}", part, network(config, part)) for d, part in enumerate(parts)]
+    big = answers("big", union.source, network(config, union.source, "big_hidden"))
+    guess = (None, None)
+    if "learned" in setting.gates:
+        asked = replace(union.source, num_classes=len(domains)).with_column("label", union.source.arrays["domain"])
+        gate = models.create("mlp", num_classes=asked.num_classes, **shape, hidden=config.gate_hidden)
+        guess = answers("gate", asked, gate, config.gate_epochs)
+
+    student = models.create("mlp", num_classes=spaces.union, **shape, hidden=config.student_hidden)
+    transfer = arms.scarce(images, config.labels, seed)
+
+    def learn(run: str, recipe: LossFn, source: Source, **soft: float) -> arms.Scores:
+        """Train the student, every time from the same parameters and for as many updates; its scores."""
+        name, rate = f"student-{run}/seed-{seed}", {"learning_rate": config.learning_rate, **soft}
+        own = {"source": source, "epochs": config.epochs, "hparams": rate, "examples_per_epoch": len(images)}
+        return score(training.predict(study, student, variables(train(name, student, recipe, **own)), test))
+
+    def follow(run: str, target: np.ndarray) -> arms.Scores:
+        recipe, source = distill(student.apply, cached(), response.kl), transfer.with_column("teacher_logits", target)
+        return learn(run, recipe, source, temperature=config.temperature, alpha=config.alpha)
+
+    scales = {"entropy": config.entropy_scale, "confidence": config.confidence_scale}
+    said, on_test = (
+        arms.Said(source, [pair[part] for pair in experts], guess[part]) for part, source in enumerate((images, test))
+    )
+    embedded = np.asarray(embed_all([jnp.asarray(v) for v in on_test.answers], spaces))
+    found = {f"expert of {d.name}": score(logits) for d, logits in zip(domains, embedded, strict=True)}
+    found["big teacher"] = score(big[1])
+    alone = supervised(student.apply)
+    students = {arms.FEW: learn("labels", alone, labelled(transfer))}
+    if config.labels:
+        students[arms.ALL] = learn("all-labels", alone, images)
+    students[arms.BIG] = follow("big", big[0])
+    for gate in setting.gates:
+        pooled, share = arms.together(gate, on_test, spaces, scales=scales, temperature=1.0)
+        asked_right = {} if share is None else {"gate": arms.gate_accuracy(share, test, domains, spaces)}
+        found[f"ensemble, {arms.called(gate)}"] = {**score(pooled), **asked_right}
+        target, _ = arms.together(gate, said, spaces, scales=scales, temperature=config.temperature)
+        students[f"student, {arms.called(gate)}"] = follow(gate, target)
+    return found | students
+
+
+def report(config: Config, workdir: Path, setting: Setting, results: arms.Results) -> None:
+    """Table, differences, claims, figures, results.json."""
+    domains, spaces = setting.domains, setting.spaces
+    text, found = arms.table(results, domains, spaces), dict[str, Any](results)
+    text += f"\n\n{setting.note}" if setting.note else ""
+    if arms.ORACLE in results and config.seeds > 1:
+        gains = arms.differences(results, domains)
+        found["differences"] = gains
+        text += "\n\n" + "\n\n".join(gain(name, d) for name, d in gains.items())
+        text += "\n\n" + "\n\n".join(arms.claims(gains))
+    else:
+        text += "\n\nNo claim is tested: that takes the oracle gate and at least 2 seeds."
+    names = ", ".join(d.name for d in domains)
+    title = f"{names}; {config.labels or 'all'} labels, T={config.temperature:g}, alpha={config.alpha:g}"
+    figures.draw(workdir, results, domains, spaces, title=title)
+    curves(setting.study.recorder.rows(), workdir / "curves.png", title=textwrap.fill(title, 100))
+    save_results(workdir, found, text)
+
+
+if __name__ == "__main__":
+    command.start(Config, main)

@@ -1,0 +1,208 @@
+"""Where does distillation pay? Gain over the student alone, against width, labels, temperature and epochs.
+
+    python -m experiments.map --widths=800 --labels=100,1000,0 --epochs=3 --temperatures=4 --alpha=1 \
+        --learning_rates=3e-4,1e-3 --workdir=runs/map-800
+    python -m experiments.map --also=runs/map-800
+
+Cost: about 8 and 25 minutes on two cores. Result: see the README's map. The teacher is the notebook's,
+784-1200-1200-10 with dropout 0.5, 3 epochs, all labels, one per seed. Both students start from the same parameters and
+make the same number of updates: the student alone repeats its labelled images; the distilled one sees every training
+image with the teacher's answers, and no label (alpha = 1), except in the column "all", where it also uses the labels
+with weight 1 - alpha.
+
+Each cell compares both arms at their own best learning rate, chosen by seed 0 on the last 5,000 training images, which
+that run and its teacher did not train on; the 5 seeds then train on all images and are tested once. All members of a
+(width, arm, seed) train as one compiled program by vmap over traced hyper-parameters, with one data order.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.map import figures, gains
+from kdjax.config import field
+from kdjax.data import pipeline
+from kdjax.data.source import Source, hide_labels, labelled
+from kdjax.losses import response
+from kdjax.models.create import create
+from kdjax.recipes.distill import distill
+from kdjax.recipes.supervised import supervised
+from kdjax.study import command, report
+from kdjax.study import train as training
+from kdjax.study.data import Common, Data, open_study
+from kdjax.teachers.stored import cached
+from kdjax.training import optimizers
+from kdjax.training.loop import Diverged
+from kdjax.training.state import create_state, variables
+from kdjax.training.step import eval_step, many_steps, train_step
+from kdjax.types import BadInput, LossFn, Model, TrainState
+
+log = logging.getLogger("kdjax.map")
+Member = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Config(Data):
+    """Flags of this experiment."""
+
+    seeds: int = field(5, "runs, numbered from 0", low=2, smoke=2)
+    optimizer: str = field("adam", "Optax optimizer", choices=optimizers.OPTIMIZERS)
+    workdir: str = field("runs/map", "folder of the run", identity=False, smoke="runs/smoke/map")
+    dataset: str = field("mnist", "a prepared TFDS set", smoke="digits")
+    train_split: str = field("train", "all training images", smoke="train")
+    validation_split: str = field("", "unused: the map cuts its own", choices=("",))
+    held_out: int = field(5000, "last training images that choose the learning rate", low=1, smoke=300)
+    teacher_hidden: tuple[int, ...] = field((1200, 1200), "teacher's widths", low=1, smoke=(16,))
+    teacher_dropout: float = field(0.5, "teacher's dropout rate", low=0.0, high=0.99)
+    teacher_epochs: int = field(3, "teacher's passes", low=1, smoke=1)
+    teacher_learning_rate: float = field(1e-3, "teacher's learning rate", low=0.0)
+    widths: tuple[int, ...] = field((10, 20, 100), "hidden units of the student's one layer", low=1, smoke=(4,))
+    labels: tuple[int, ...] = field((100, 1000, 10000, 0), "labelled images; 0 for all", low=0, smoke=(20, 0))
+    temperatures: tuple[float, ...] = field((1.0, 2.0, 4.0, 7.0), "temperatures", low=1e-6, high=1e4, smoke=(7.0,))
+    alpha: float = field(0.8, "weight of the teacher where all labels are known", low=0.0, high=1.0)
+    epochs: tuple[int, ...] = field((3, 10), "passes over all images", low=1, smoke=(1,))
+    also: str = field("", "workdir of another finished map, to draw and tabulate with this one", identity=False)
+    learning_rates: tuple[float, ...] = field((1e-3, 3e-3, 1e-2), "to choose from", low=0.0, smoke=(1e-3, 1e-2))
+
+
+def train_members(
+    config: Config, model: Model, loss_fn: LossFn, source: Source, members: Sequence[Member], *, seed: int, places: int
+) -> Iterable[tuple[int, TrainState]]:
+    """Train all members at once; yield (epoch, stacked states) at each of `config.epochs`."""
+    tx = optimizers.optimizer(config.optimizer)
+    one = create_state(model, tx, jax.random.key(seed), hparams=members[0])
+    states = jax.tree.map(lambda x: jnp.stack([x] * len(members)), one)
+    states = states.replace(hparams={k: jnp.array([m[k] for m in members], jnp.float32) for k in members[0]})
+    run = jax.jit(many_steps(jax.vmap(train_step(loss_fn, tx), in_axes=(0, None))), donate_argnums=0)
+    data = jax.device_put(source.arrays)
+    for epoch in range(max(config.epochs)):
+        order = pipeline.epoch_order(len(source), seed=seed, epoch=epoch, length=places)
+        index, mask = pipeline.batches(order, config.batch_size)
+        states, metrics = run(states, data, {"index": index, "mask": mask})
+        if not np.isfinite(metrics["loss"][0]).all():
+            raise Diverged(f"seed {seed}: the loss of a member of {members} is not finite in epoch {epoch + 1}")
+        if epoch + 1 in config.epochs:
+            yield epoch + 1, states
+
+
+def accuracies(model: Model, states: TrainState, images: np.ndarray, labels: np.ndarray) -> list[float]:
+    """Each member's accuracy."""
+    forward = jax.jit(jax.vmap(eval_step(model.apply), in_axes=(0, None)))
+    right = np.zeros(len(jax.tree.leaves(states.hparams)[0]))
+    for part in np.split(np.arange(len(labels)), range(1000, len(labels), 1000)):
+        right += (np.asarray(forward(variables(states), images[part])).argmax(-1) == labels[part]).sum(1)
+    return (right / len(labels)).tolist()
+
+
+def main(config: Config, workdir: Path) -> None:
+    """Choose learning rates, train every cell, draw the map."""
+    shared = {f.name: getattr(config, f.name) for f in fields(Data)}
+    study = open_study(Common(**shared, seeds=config.seeds, optimizer=config.optimizer), workdir)
+    train, test = study.train, study.test
+    if not (isinstance(train, Source) and isinstance(test, Source)):
+        raise BadInput(f"--dataset={config.dataset}: accepted are sets that fit in memory.")
+    if not config.held_out < len(train):
+        raise BadInput(f"--held_out={config.held_out}: accepted are 1 to {len(train) - 1}.")
+    kept, chosen_on = np.split(np.arange(len(train)), [len(train) - config.held_out])
+    for count in filter(None, config.labels):  # refuses a wrong count before anything trains
+        hide_labels(train.select(kept), count, 0)
+    others = json.loads((Path(config.also) / "results.json").read_text())["cells"] if config.also else []
+    teacher = create("mlp", **study.shape, hidden=config.teacher_hidden, dropout=config.teacher_dropout)
+    done = Done(workdir / "cells.jsonl")
+
+    def answered(source: Source, role: str, seed: int) -> Source:
+        """The source with the answers of a teacher of its own."""
+        rate, loss_fn = {"learning_rate": config.teacher_learning_rate}, supervised(teacher.apply)
+        run, epochs = f"{role}/seed-{seed}", config.teacher_epochs
+        state = training.train(
+            study, workdir, run, teacher, loss_fn, seed=seed, epochs=epochs, hparams=rate, source=source
+        )
+        return source.with_column("teacher_logits", training.predict(study, teacher, variables(state), source))
+
+    def sweep(phase: str, seed: int, source: Source, against: Source, rates: Callable[..., Iterable[float]]) -> None:
+        """Both arms at every width, each at the learning rates that `rates` gives for it."""
+        for width in config.widths:
+            student = create("mlp", **study.shape, hidden=(width,))
+            soft = [
+                {"learning_rate": r, "temperature": t, "alpha": a}
+                for t in config.temperatures
+                for a in sorted({1.0, config.alpha})
+                for r in rates(width, "distilled", 0, t, a)
+            ]
+            arms = [("distilled", 0, source, distill(student.apply, cached(), response.kl), soft)]
+            for count in config.labels:
+                known = labelled(hide_labels(source, count, seed)) if count else source
+                hard = [{"learning_rate": r} for r in rates(width, "alone", count)]
+                arms.append(("alone", count, known, supervised(student.apply), hard))
+            for arm, count, data, loss_fn, members in arms:
+                key = {"phase": phase, "width": width, "arm": arm, "labels": count, "seed": seed}
+                if done.has(key):
+                    continue
+                cells = []
+                for epoch, states in train_members(
+                    config, student, loss_fn, data, members, seed=seed, places=len(source)
+                ):
+                    scores = accuracies(student, states, against.arrays["image"], against.arrays["label"])
+                    cells += [
+                        {**key, **m, "epochs": epoch, "accuracy": a} for m, a in zip(members, scores, strict=True)
+                    ]
+                done.add(cells)
+                log.info("%s", key)
+
+    sweep(
+        "choose",
+        0,
+        answered(train.select(kept), "chooser", 0),
+        train.select(chosen_on),
+        lambda *_: config.learning_rates,
+    )
+    best = gains.best_rates(done.cells)
+
+    def chosen(
+        width: int, arm: str, count: int, temperature: float | None = None, alpha: float | None = None
+    ) -> list[float]:
+        return sorted({best[width, arm, count, temperature, alpha, e] for e in config.epochs})
+
+    for seed in range(config.seeds):
+        sweep("test", seed, answered(train, "teacher", seed), test, chosen)
+    cells = gains.gains(done.cells, best, few_alpha=1.0, all_alpha=config.alpha, labels=config.labels)
+    cells = sorted([*cells, *others], key=gains.order)
+    figures.draw(cells, workdir / "map.png", dataset=config.dataset)
+    report.save_results(workdir, {"cells": cells}, gains.table(cells))
+
+
+class Done:
+    """Results on disk, a finished block at a time, so that a stopped map goes on where it was."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.cells: list[dict[str, Any]] = []
+        whole = []
+        for line in file.read_text().splitlines() if file.exists() else []:
+            try:
+                self.cells += json.loads(line)
+                whole.append(line + "\n")
+            except json.JSONDecodeError:  # the line that a kill cut short
+                continue
+        file.write_text("".join(whole))
+
+    def has(self, key: dict[str, Any]) -> bool:
+        """Whether the block's cells are there."""
+        return any(all(c[k] == v for k, v in key.items()) for c in self.cells)
+
+    def add(self, cells: list[dict[str, Any]]) -> None:
+        """Keep a block, in memory and on disk."""
+        self.cells += cells
+        with self.file.open("a") as file:
+            file.write(json.dumps(cells) + "\n")
+
+
+if __name__ == "__main__":
+    command.start(Config, main)

@@ -1,0 +1,1 @@
+"""The methods of the field on one pair of networks."""

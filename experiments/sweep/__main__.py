@@ -1,0 +1,225 @@
+"""A study over hyper-parameters and seeds, trained as one compiled program: students of a teacher, or teachers.
+
+    python -m experiments.sweep --sweep='temperature:1,2,4,8;alpha:0.5,0.9' --seeds=4
+    python -m experiments.sweep --sweep='learning_rate:log(1e-4,1e-2);temperature:uniform(1,20)' --sample=32 \
+        --workdir=runs/sweep-sample
+    python -m experiments.sweep --loss=response.kl:0.9,relation.rkd_distance \
+        --sweep='weight.relation.rkd_distance:0,1,25' --workdir=runs/sweep-weights
+    python -m experiments.sweep --members=teachers --attack=pgd:steps=7:random_start=true --teacher_hidden=64 \
+        --sweep='epsilon:0,0.05,0.1,0.2;label_smoothing:0,0.1' --under=pgd:epsilon=0.1:steps=20 --workdir=runs/sweep-eps
+    JAX_NUM_CPU_DEVICES=2 python -m experiments.sweep --dataset=mnist --train_split='train[:80%]' --labels=0 \
+        --teacher_hidden=1200,1200 --teacher_dropout=0.5 --teacher_epochs=3 --epochs=3 --learning_rate=1e-3 \
+        --order=shared --sweep='temperature:1,2,3,4,6,8,12,16;alpha:0.5,0.9' --workdir=runs/sweep-mnist
+
+The first is 4 temperatures x 2 alphas x 4 seeds on real digits, under a minute on two cores; the adversarial one,
+4 epsilons x 2 label smoothings x 4 seeds, 40 seconds. Flags are those of
+`experiments.distill`; a swept one is ignored. Axes of students are temperature, alpha, learning_rate, the weights of
+several losses as `weight.LOSS` (`label_weight` of the labels) and, as `loss.NAME`, the numbers that the first loss on
+answers takes. One teacher (seed 0) answers for all students, and all see the same labelled images (of seed 0), or with
+--own_labels each seed its own; seeds are those of initialisation and data order.
+
+With --members=teachers what is swept are networks that learn from all labels, as in `experiments.train_teacher`, with
+the teacher_ flags; axes are learning_rate, label_smoothing and, with --attack, epsilon. The best ones are a teacher for
+`experiments.distill --teacher=WORKDIR`.
+
+Leaves results.jsonl (one member a line), results.json, table.md (best on validation, with its test score), a map of
+each pair of axes, and the best point's networks in checkpoints/student or checkpoints/teacher. Killed, the same command
+goes on. A member that diverges says so in `status`, and has no scores.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.sweep import figures, lessons, space
+from kdjax.config import field
+from kdjax.data import pipeline
+from kdjax.study import attacks, command, distillation, networks, report
+from kdjax.study import train as training
+from kdjax.study.data import Study, open_study, optimizer_of
+from kdjax.training import population, stacked
+from kdjax.training.checkpoint import Checkpointer
+from kdjax.training.population import Member, Plan
+from kdjax.training.state import variables
+from kdjax.types import BadInput
+
+log = logging.getLogger("kdjax.sweep")
+
+
+@dataclass(frozen=True)
+class Config(distillation.Config):
+    """Flags of this experiment."""
+
+    workdir: str = field("runs/sweep", "folder of the run", identity=False, smoke="runs/smoke/sweep")
+    seeds: int = field(4, "members of each point, numbered from 0", low=1, smoke=2)
+    epochs: int = field(60, "students' passes over the transfer set (all training images)", low=1, smoke=2)
+    members: str = field(
+        "students", "what is swept: students of one teacher, or teachers", choices=("students", "teachers")
+    )
+    sweep: str = field(
+        "temperature:1,2,4,8;alpha:0.5,0.9",
+        "axes: name:1,2,4 or name:uniform(a,b) or name:log(a,b), separated by ;",
+        smoke="temperature:1,4;alpha:0.5,0.9",
+    )
+    sample: int = field(0, "random points instead of the grid", low=0)
+    order: str = field(
+        "own", "data order: each member's own, or one for all, which is faster", choices=("own", "shared")
+    )
+    own_labels: bool = field(False, "each seed draws its own --labels, as in experiments.distill")
+    attack: str = field("", "teachers' adversarial training, such as pgd:steps=7; its epsilon can be an axis")
+    label_smoothing: float = field(0.0, "of teachers, where no axis sweeps it", low=0.0, high=1.0)
+    under: str = field(
+        "", "attack such as pgd:epsilon=0.1:steps=20; what accuracy it leaves on validation then chooses"
+    )
+    patience: int = field(0, "stop a member after so many epochs without a better validation accuracy; 0 never", low=0)
+    members_per_call: int = field(0, "members trained at a time; 0 takes what memory holds", low=0)
+    group: int = field(0, "members of one vmap; 0 chooses for the device", low=0)
+
+
+def main(config: Config, workdir: Path) -> None:
+    """Teacher where there is one, members, table, maps, the best point's networks."""
+    for name in ("hint_epochs", "copy_layers"):
+        if getattr(config, name):
+            raise BadInput(f"--{name} is not for sweeps; accepted: every member begins and trains in one stage.")
+    study = open_study(config, workdir)
+    if study.validation is None:
+        raise BadInput("--validation_split= is empty; accepted: a split to choose the best point on.")
+    if config.under:
+        attacks.named(config.under, flag="under")
+    of = lessons.of_students if config.members == "students" else lessons.of_teachers
+    lesson = of(config, study, workdir)
+    axes, members, points = plan_members(config, lesson)
+    tx = optimizer_of(config, steps=-(-len(study.train) // config.batch_size) * lesson.epochs)
+    if not training.chooses_scan("auto", jax.eval_shape(lesson.model.init, jax.random.key(0))[0]):
+        log.warning("on a CPU a sweep's convolutions run inside a loop, where a step may cost twice what it does alone")
+    taught = lesson.prepare(workdir)
+    train = partial(
+        population.train,
+        members,
+        lesson.model,
+        tx,
+        taught.loss_fn,
+        data=taught.source.arrays,
+        order=partial(order, len(taught.source), config.batch_size),
+        epochs=lesson.epochs,
+        mesh=study.mesh,
+        plan=Plan(config.order == "own", config.members_per_call, config.group),
+        frozen=taught.frozen,
+        evaluate=lambda states: score(study, lesson, states, "validation"),
+        patience=config.patience,
+        directory=workdir / "checkpoints" / lesson.role,
+        checkpoint_every=config.checkpoint_every,
+    )
+    rows = list(rows_of(config, study, lesson, train(), points))
+    names = [axis.name for axis in axes]
+    chooses = "validation_attacked" if config.under else "validation_accuracy"
+    found = space.summary(rows, names, chooses=chooses)
+    labels = "all" if config.members == "teachers" else config.labels or "all"
+    title = f"{config.dataset}, {labels} labels, {lesson.epochs} epochs, {config.seeds} seeds a point"
+    space.save_rows(rows, workdir / "results.jsonl")
+    figures.heat_maps(found, axes, workdir, title=title, grid=not config.sample, shown=chooses)
+    keep_best(config, lesson, train, rows, found[0]["point"], workdir)
+    text = f"{space.table(found, names)}\n\n{seen(config)}"
+    report.save_results(workdir, {"points": found, "members": rows}, text)
+
+
+def plan_members(
+    config: Config, lesson: lessons.Lesson
+) -> tuple[list[space.Axis], list[Member], list[dict[str, float]]]:
+    """The axes, every member, point by point and seed by seed, and the points; each point has been checked."""
+    axes = space.parse(config.sweep, lesson.bounds, of=lesson.role)
+    points = space.points(axes, config.sample)
+    lesson.check(points)
+    draws = [{"draw": float(seed)} if config.own_labels else {} for seed in range(config.seeds)]
+    members = [
+        Member(seed, {**lesson.fixed, **point, **draws[seed]}) for point in points for seed in range(config.seeds)
+    ]
+    return axes, members, points
+
+
+def seen(config: Config) -> str:
+    """What the seeds of a point differ in, for the reader of its interval."""
+    drawn = ["initialisation", *(["data order"] if config.order == "own" else [])]
+    drawn += ["draw of labels"] if config.own_labels else []
+    text = f"Seeds differ in {' and '.join(filter(None, [', '.join(drawn[:-1]), drawn[-1]]))}."
+    if config.members == "teachers":
+        return text
+    labels = (
+        " and one draw of labels, those of seed 0" if config.labels and not config.own_labels else ", that of seed 0"
+    )
+    return f"{text} All students share one teacher{labels}: the intervals do not speak of others."
+
+
+def order(examples: int, batch_size: int, seed: int, epoch: int) -> dict[str, np.ndarray]:
+    """The rows of an epoch, as a plain run with this seed sees them."""
+    return pipeline.epoch_rows(examples, batch_size, seed=seed, epoch=epoch)
+
+
+def score(study: Study, lesson: lessons.Lesson, states: Any, split: str) -> dict[str, np.ndarray]:
+    """Every member's accuracy and NLL on a split."""
+    examples = getattr(study, split)
+    logits = stacked.predict(lesson.apply, states, examples.arrays["image"], study.mesh)
+    return {f"{split}_{name}": values for name, values in space.scores(logits, examples.labels()).items()}
+
+
+def rows_of(
+    config: Config,
+    study: Study,
+    lesson: lessons.Lesson,
+    parts: Iterator[population.Trained],
+    points: list[dict[str, float]],
+) -> Iterator[dict[str, Any]]:
+    """One row per member, as its part ends."""
+    at = 0
+    for part in parts:
+        scored = {**score(study, lesson, part.states, "validation"), **score(study, lesson, part.states, "test")}
+        if config.under:
+            each = [variables(stacked.member_state(part.states, i)) for i in range(len(part.members))]
+            for split in ("validation", "test"):
+                left = lessons.attacked_accuracy(lesson.apply, each, getattr(study, split), config.under)
+                scored[f"{split}_attacked"] = left
+        for i, (member, outcome) in enumerate(zip(part.members, part.outcomes, strict=True)):
+            well = outcome.status != "diverged"
+            numbers = {name: float(values[i]) if well else None for name, values in scored.items()}
+            point = points[at // config.seeds]
+            row = {"point": at // config.seeds, **point, "seed": member.seed, "status": outcome.status}
+            yield {**row, "epochs": outcome.epochs, **numbers}
+            at += 1
+
+
+def keep_best(
+    config: Config,
+    lesson: lessons.Lesson,
+    train: Callable[[], Iterator[population.Trained]],
+    rows: list[dict[str, Any]],
+    best: int,
+    workdir: Path,
+) -> None:
+    """The best point's networks as those of a plain run: model file, and checkpoints seed by seed.
+
+    Finished parts come back from their checkpoints, so that no more than one is in memory at a time.
+    """
+    role = lesson.role.removesuffix("s")
+    networks.save_model(workdir, role=role if role == "student" else "", **lesson.described)
+    wanted = [i for i, row in enumerate(rows) if row["point"] == best and row["status"] != "diverged"]
+    at = 0
+    for part in train() if wanted else ():
+        for i in range(len(part.members)):
+            if at + i in wanted:
+                state = stacked.member_state(part.states, i).replace(frozen=None)
+                own = lesson.own(variables(state))
+                state = state.replace(params=own.pop("params"), model_state=own)
+                seed = wanted.index(at + i)
+                with Checkpointer(workdir / "checkpoints" / role / f"seed-{seed}", keep=1) as checkpointer:
+                    checkpointer.save(state)
+        at += len(part.members)
+
+
+if __name__ == "__main__":
+    command.start(Config, main)

@@ -1,0 +1,1 @@
+"""What stands between a student's layers and a teacher's that are compared."""

@@ -1,0 +1,1 @@
+"""What two or more experiments share: flags and data, training, reports and figures."""

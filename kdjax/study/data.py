@@ -1,0 +1,125 @@
+"""The data, devices and flags of a study: what every experiment opens before it trains."""
+
+import logging
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optax
+
+from kdjax.config import field
+from kdjax.data import pipeline, splits
+from kdjax.data.load import load
+from kdjax.data.source import Examples
+from kdjax.training import optimizers, parallel
+from kdjax.training.record import Recorder
+from kdjax.types import BadInput
+
+log = logging.getLogger("kdjax.train")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The flags of every experiment that reads a data set."""
+
+    workdir: str = field("", "folder for everything the run leaves", identity=False)
+    dataset: str = field("digits", "digits (embedded), or a prepared TFDS set such as mnist, cifar10")
+    data_dir: str = field(
+        "", "where TFDS sets are prepared (default $TFDS_DATA_DIR, or ~/tensorflow_datasets)", identity=False
+    )
+    train_split: str = field("train[:80%]", "split to train on")
+    validation_split: str = field("train[80%:]", "split that chooses; empty for none")
+    test_split: str = field("test", "split that is reported")
+    image_size: int = field(0, "resize images to this height and width; 0 as stored", low=0)
+    batch_size: int = field(64, "examples per step, over all devices", low=1)
+
+
+@dataclass(frozen=True)
+class Common(Data):
+    """The flags of every experiment that trains one network at a time."""
+
+    seeds: int = field(5, "runs, numbered from 0", low=1, smoke=2)
+    optimizer: str = field("adam", "Optax optimizer", choices=optimizers.OPTIMIZERS)
+    schedule: str = field("constant", "learning-rate schedule", choices=optimizers.SCHEDULES)
+    warmup_steps: int = field(0, "steps of linear warm-up", low=0)
+    momentum: float = field(0.0, "of sgd and rmsprop", low=0.0, high=0.999999)
+    weight_decay: float = field(0.0, "decoupled for adamw and its kin, L2 otherwise", low=0.0)
+    grad_clip: float = field(0.0, "largest global gradient norm; 0 for none", low=0.0)
+    parallel: str = field("jit", "wrapper of the step over all devices", choices=("jit", "pmap"))
+    loop: str = field("auto", "scan many steps in one call, or call each from Python", choices=("auto", "scan", "step"))
+    steps_per_call: int = field(1000, "most steps in one scan; SIGTERM waits for no more", low=1)
+    device_data_gb: float = field(2.0, "data up to this size lives on the device; larger is streamed", low=0.0)
+    keep: int = field(2, "newest checkpoints to keep, beside the best by validation", low=1, identity=False)
+    checkpoint_every: int = field(10, "epochs between checkpoints", low=1, identity=False)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The data and devices of one experiment, and how it trains.
+
+    `config` holds the flags of `Data`; of `Common`, where networks are trained.
+    """
+
+    config: Any
+    train: Examples
+    validation: Examples | None
+    test: Examples
+    mesh: Any
+    recorder: Recorder
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What a model must fit: classes and image shape."""
+        return {"num_classes": self.train.num_classes, "image_shape": self.train.image_shape()}
+
+
+def open_study(config: Data, workdir: Path) -> Study:
+    """Load the splits and find the devices; every mistake in flags about data is found here."""
+
+    def get(split: str) -> Examples:
+        return load(config.dataset, split, data_dir=config.data_dir, image_size=config.image_size)
+
+    for a, b in combinations(("train_split", "validation_split", "test_split"), 2):
+        first, second = getattr(config, a), getattr(config, b)
+        if overlap(config, first, second):
+            raise BadInput(f"--{a}={first} and --{b}={second} share examples; accepted: disjoint splits.")
+    study = Study(
+        config,
+        train=get(config.train_split),
+        validation=get(config.validation_split) if config.validation_split else None,
+        test=get(config.test_split),
+        mesh=parallel.data_mesh(),
+        recorder=Recorder(workdir),
+    )
+    check_batch(study, study.train)
+    sizes = {name: len(s) for name in ("train", "validation", "test") if (s := getattr(study, name)) is not None}
+    log.info("%s: %s", config.dataset, ", ".join(f"{n} {name}" for name, n in sizes.items()))
+    return study
+
+
+def overlap(config: Data, first: str, second: str) -> bool:
+    """Whether two splits of the data set share examples."""
+    (base, cut), (other, other_cut) = splits.parse(first), splits.parse(second)
+    if not base or base != other:
+        return False
+    examples = len(load(config.dataset, base, data_dir=config.data_dir, image_size=config.image_size))
+    a, b = cut(examples), other_cut(examples)
+    return max(a.start, b.start) < min(a.stop, b.stop)
+
+
+def check_batch(study: Study, source: Examples) -> None:
+    """Refuse, before training, a batch that is larger than the data or that the devices cannot share."""
+    pipeline.batches(np.arange(len(source), dtype=np.int32), study.config.batch_size, study.mesh.size)
+
+
+def optimizer_of(config: Common, *, steps: int) -> optax.GradientTransformation:
+    """The optimizer and schedule that the flags ask for, for a run of so many steps; refuses what does not fit."""
+    return optimizers.optimizer(
+        config.optimizer,
+        learning_rate=optimizers.schedule(config.schedule, total_steps=steps, warmup_steps=config.warmup_steps),
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        grad_clip=config.grad_clip,
+    )

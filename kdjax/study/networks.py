@@ -1,0 +1,182 @@
+"""Networks from flags, and those that a run left: written where they train, read where they teach or are attacked."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from kdjax.data.moments import channel_moments
+from kdjax.data.source import Examples
+from kdjax.models.create import accepts, all_names, create
+from kdjax.study.data import Study, overlap
+from kdjax.training.checkpoint import Checkpointer
+from kdjax.types import BadInput, Model, PyTree
+
+
+class Network(NamedTuple):
+    """A trained network: the model, its variables seed by seed, what it was built with and what it learned from."""
+
+    model: Model
+    weights: list[PyTree]
+    description: dict[str, Any]
+    learned: dict[str, Any]
+
+
+STANDARDIZE = "normalise images inside the networks, by the training split's mean and deviation of each channel"
+
+
+class Described(NamedTuple):
+    """A network that is not trained yet, and what `create` builds it of: what model.json holds."""
+
+    model: Model
+    description: dict[str, Any]
+
+
+def from_flags(
+    config: Any, shape: Mapping[str, Any], role: str = "", *, hidden: str = "", train: Examples | None = None
+) -> Described:
+    """The network that `--model` names, or `--ROLE_model`, found before training to accept the images.
+
+    It is given what it takes of `--hidden`, `--dropout`, `--input_dropout` and `--norm`, or `--ROLE_hidden` and so on,
+    as far as there are such flags, and with `--standardize` the channels' mean and standard deviation. A network of
+    published widths leaves a width or rate alone that has its default.
+
+    Args:
+        config: of an experiment with such flags.
+        shape: classes and image shape.
+        role: what the flags' names begin with, such as student.
+        hidden: the flag of the widths, where it is called otherwise.
+        train: the training images, for their mean and standard deviation; needed where there is `--standardize`.
+
+    Raises:
+        BadInput: a flag that was changed and that the network does not take, or images that it does not accept.
+    """
+    prefix = f"{role}_" if role else ""
+    name = getattr(config, f"{prefix}model")
+    taken, flags = accepts(name), {f.name: f for f in dataclasses.fields(config)}
+    description = {"name": name, **shape}
+    for argument in ("hidden", "dropout", "input_dropout", "norm"):
+        flag = hidden if argument == "hidden" and hidden else prefix + argument
+        if flag not in flags:
+            continue
+        value = getattr(config, flag)
+        if argument in taken:
+            description[argument] = value
+        elif value and value not in (flags[flag].default, flags[flag].metadata["smoke"]):
+            typed = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            others = ", ".join(n for n in all_names() if argument in accepts(n))
+            raise BadInput(f"--{flag}={typed}: {name} takes no {argument}; accepted: {flag} for {others}.")
+    if getattr(config, "standardize", False):
+        assert train is not None
+        description["mean"], description["std"] = channel_moments(train)
+    model = create(**description)
+    try:
+        jax.eval_shape(model.init, jax.random.key(0))
+    except BadInput as error:
+        raise BadInput(f"--{prefix}model={name}: {error}.") from None
+    return Described(model, description)
+
+
+def title(description: Mapping[str, Any]) -> str:
+    """What figures call a network.
+
+    >>> title({"name": "mlp", "hidden": (20, 10)}), title({"name": "resnet20"})
+    ('mlp 20-10', 'resnet20')
+    """
+    return " ".join(filter(None, (description["name"], "-".join(map(str, description.get("hidden", ()))))))
+
+
+def save_model(workdir: Path, *, role: str = "", **description: Any) -> None:
+    """Write what `create` needs to build a network again: model.json for every role that has no model-ROLE.json.
+
+    The roles are the folders in checkpoints/. A role's own file leaves model.json as it is, which is part of the key
+    of the teacher's stored answers.
+    """
+    (workdir / (f"model-{role}.json" if role else "model.json")).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def load_network(
+    path: str, *, flag: str, role: str = "teacher", shape: Mapping[str, Any] | None = None, dataset: str = ""
+) -> Network:
+    """A network by the folder of the run that trained it.
+
+    Args:
+        path: the run's --workdir.
+        flag: the flag that named it, for messages.
+        role: whose checkpoints; each seed's last one is read.
+        shape: what it must fit, classes and image shape of `dataset`, looked at before any checkpoint is read.
+        dataset: its name, for messages.
+
+    Raises:
+        BadInput: no such run, an unfinished or damaged one, one without this role, or one for other classes or images.
+    """
+    folder = Path(path).expanduser()
+    seeds = Counter(f.parent.name for f in folder.glob("checkpoints/*/seed-*"))
+    roles = [name for name in seeds if _described(folder, name).exists()]
+    if roles and role not in roles:
+        raise BadInput(f"--{flag}={path}: no role {role!r} there; accepted are {', '.join(sorted(roles))}.")
+    file = _described(folder, role)
+    try:
+        description: dict[str, Any] = json.loads(file.read_text())
+        learned = json.loads((folder / "config.json").read_text())
+        json.loads((folder / "results.json").read_text())  # the last file that a run writes
+        if not {"name", "num_classes", "image_shape"} <= description.keys():
+            raise ValueError
+        description = {name: tuple(x) if isinstance(x, list) else x for name, x in description.items()}
+        if not roles:
+            raise FileNotFoundError
+    except (OSError, ValueError, KeyError):
+        accepted = "accepted is the --workdir of a finished experiments.train_teacher run, or of another such"
+        raise BadInput(
+            f"--{flag}={path}: {file.name}, config.json, results.json or checkpoints is missing or damaged; {accepted}."
+        ) from None
+    refuse_other_shapes(description, path, shape or {}, dataset, flag=flag)
+    model = create(**description)
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    weights = []
+    for seed in range(seeds[role]):
+        with Checkpointer(folder / "checkpoints" / role / f"seed-{seed}", read_only=True) as checkpointer:
+            try:
+                weights.append(checkpointer.restore_variables(*like))
+            except BadInput as error:
+                raise BadInput(f"--{flag}={path}: role {role!r}, described by {file.name}: {error}") from None
+    return Network(model, weights, description, learned)
+
+
+def _described(folder: Path, role: str) -> Path:
+    own = folder / f"model-{role}.json"
+    return own if own.exists() else folder / "model.json"
+
+
+def refuse_other_shapes(
+    description: Mapping[str, Any], path: str, study_shape: Mapping[str, Any], dataset: str, *, flag: str
+) -> None:
+    """Refuse a network for other classes or images than a data set's."""
+    for name, mine in study_shape.items():
+        theirs = description[name]
+        if theirs != mine:
+            raise BadInput(
+                f"--{flag}={path}: the {flag} has {name} {theirs}, the data set {dataset!r} has {mine}; "
+                f"accepted is a {flag} of the same."
+            )
+
+
+def load_teachers(study: Study, path: str) -> tuple[Model, list[PyTree]]:
+    """A network trained by `experiments.train_teacher`: the model, and its variables seed by seed.
+
+    Raises:
+        BadInput: as `load_network`; one for other classes or images than this study's, or one that learned from this
+            study's test images.
+    """
+    network = load_network(path, flag="teacher", shape=study.shape, dataset=study.config.dataset)
+    test, learned = study.config.test_split, network.learned
+    if learned["dataset"] == study.config.dataset and overlap(study.config, learned["train_split"], test):
+        raise BadInput(
+            f"--teacher={path}: it learned from {learned['train_split']}, which shares examples with "
+            f"--test_split={test}; accepted is a teacher that has not seen them."
+        )
+    return network.model, network.weights

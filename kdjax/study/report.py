@@ -1,0 +1,55 @@
+"""Tables of a study, and its results.json."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PERCENT = ("accuracy", "precision", "recall", "f1", "ece", "agreement")
+HEADS = {"f1": "F1", "nll": "NLL", "ece": "ECE", "teacher_kl": "KL to teacher"}
+
+
+def spread(values: Sequence[float], *, scale: float | int = 1, digits: int = 2) -> str:
+    """`mean ± sd` over seeds, sd with n - 1; a lone value stands alone.
+
+    >>> spread([0.9, 0.92], scale=100)
+    '91.00 ± 1.41'
+    """
+    x = np.asarray(values, np.float64) * scale
+    return f"{x.mean():.{digits}f} ± {x.std(ddof=1):.{digits}f}" if len(x) > 1 else f"{x[0]:.{digits}f}"
+
+
+def table(rows: Mapping[str, Sequence[Mapping[str, float]]], columns: Sequence[str]) -> str:
+    """A Markdown table: one line per row name, one column per metric, `mean ± sd` over the seeds' scores."""
+    lines = ["| | " + " | ".join(HEADS.get(c, c) + (" %" if c in PERCENT else "") for c in columns) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for name, scores in rows.items():
+        cells = []
+        for c in columns:
+            if c not in scores[0]:
+                cells.append("–")
+            elif c == "parameters":
+                cells.append(f"{scores[0][c]:,.0f}")
+            else:
+                digits = 4 if c in ("nll", "teacher_kl") else 1 if c == "errors" else 2
+                cells.append(spread([s[c] for s in scores], scale=100 if c in PERCENT else 1, digits=digits))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def gain(name: str, d: Mapping[str, float]) -> str:
+    """One line for a paired difference in accuracy, in points."""
+    verdict = "above zero" if d["low"] > 0 else "below zero" if d["high"] < 0 else "includes zero"
+    mean, low, high = (100 * d[k] for k in ("mean", "low", "high"))
+    return f"{name}: {mean:+.2f} points, 95% interval [{low:+.2f}, {high:+.2f}] over {d['n']} paired seeds: {verdict}"
+
+
+def save_results(workdir: Path, results: Mapping[str, Any], text: str) -> None:
+    """Write results.json and table.md, and print the table."""
+    part = workdir / "results.part"
+    part.write_text(json.dumps(results, indent=2) + "\n")
+    part.replace(workdir / "results.json")
+    (workdir / "table.md").write_text(text + "\n")
+    print(text)

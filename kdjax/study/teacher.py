@@ -1,0 +1,112 @@
+"""What a teacher says of the training images: in every step, once a run, or once for all runs that share a folder."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from kdjax.data import cache, prepared, splits
+from kdjax.data.load import load
+from kdjax.data.source import Examples, Source
+from kdjax.study import train
+from kdjax.study.data import Study
+from kdjax.teachers import answers, top_k
+from kdjax.teachers.live import Teacher, live
+from kdjax.teachers.stored import cached, cached_top_k
+from kdjax.types import BadInput, Model, PyTree
+
+
+class Answered(NamedTuple):
+    """What to train on, how a recipe finds the teacher's answers to it, and the step's frozen variables."""
+
+    source: Any
+    teacher: Teacher
+    frozen: PyTree = None
+
+
+def answered(
+    config: Any, study: Study, teacher: Model, weights: PyTree, source: Examples, workdir: Path, number: int
+) -> Answered:
+    """A data set with the teacher's answers, as --teacher_outputs, --answers_dir and --answers_top_k ask.
+
+    Args:
+        config: of an experiment with those flags.
+        study: its training images are those of `source`, row for row.
+        teacher: the network.
+        weights: its variables.
+        source: labels may differ from the study's.
+        workdir: of the run, whose model.json describes the teacher unless --teacher names another.
+        number: of the teacher among its kind; each has a folder of its own in --answers_dir.
+
+    Raises:
+        BadInput: what is stored is stale, damaged, or of other images.
+    """
+    if config.teacher_outputs == "live":
+        return Answered(source, live(teacher.apply), weights)
+
+    def compute(first: int) -> Iterator[Mapping[str, np.ndarray]]:
+        for image, logits in train.predictions(study, teacher, weights, source, first=first):
+            yield {"image": image, **columns(logits, config.answers_top_k)}
+
+    if config.answers_dir:
+        folder, key = Path(config.answers_dir) / f"seed-{number}", key_of(config, study, weights, workdir)
+        found = answers.stored(folder, key, source, compute, index=places(config))
+    else:
+        found = columns(train.predict(study, teacher, weights, source), config.answers_top_k)
+    for name, column in found.items():
+        source = source.with_column(name, column)
+    return Answered(source, cached_top_k(source.num_classes) if config.answers_top_k else cached())
+
+
+def check(config: Any, study: Study, workdir: Path, given: list[PyTree]) -> None:
+    """Refuse, before training, flags that do not fit and stored answers that are not those of the given teachers."""
+    classes = study.train.num_classes
+    if config.answers_top_k > classes:
+        raise BadInput(f"--answers_top_k={config.answers_top_k}; accepted: 0 to {classes}, the number of classes.")
+    if config.teacher_outputs == "live":
+        for name in ("answers_dir", "answers_top_k"):
+            if getattr(config, name):
+                raise BadInput(
+                    f"--{name}={getattr(config, name)}: --teacher_outputs=live keeps no answers; accepted: cached."
+                )
+    if config.answers_dir:
+        for number, weights in enumerate(given):
+            answers.refuse_stale(Path(config.answers_dir) / f"seed-{number}", key_of(config, study, weights, workdir))
+
+
+def columns(logits: np.ndarray, k: int) -> dict[str, np.ndarray]:
+    """Logits as columns of a data set: all of them, or the k largest and the others' sum."""
+    if not k:
+        return {"teacher_logits": logits}
+    values, classes, rest = map(np.asarray, top_k.shorten(jax.numpy.asarray(logits), k))
+    return {"teacher_values": values, "teacher_classes": classes, "teacher_rest": rest}
+
+
+def key_of(config: Any, study: Study, weights: PyTree, workdir: Path) -> dict[str, Any]:
+    """All that decides the answers to one data set's images."""
+    base, _ = splits.parse(config.train_split)
+    settings: Any = jax.config
+    key = {
+        "dataset": config.dataset,
+        "split": base,
+        "image_shape": study.train.image_shape(),
+        "model": json.loads((Path(config.teacher or workdir).expanduser() / "model.json").read_text()),
+        "teacher": answers.checksum(weights),
+        "view": "as stored, no augmentation",
+        "top_k": config.answers_top_k,
+        # Stated, a precision holds anywhere; unstated, it is the backend's: float32, TF32 or bfloat16.
+        "precision": settings.jax_default_matmul_precision or f"default of {jax.default_backend()}",
+    }
+    if not isinstance(study.train, Source):  # too large to compare image by image
+        key["files"] = cache.fingerprint(prepared.find(config.dataset, config.data_dir).folder)
+    return key
+
+
+def places(config: Any) -> np.ndarray:
+    """Where the training images are in the whole of their split, so that parts of it share answers."""
+    base, cut = splits.parse(config.train_split)
+    whole = load(config.dataset, base, data_dir=config.data_dir, image_size=config.image_size)
+    return np.arange(len(whole))[cut(len(whole))]

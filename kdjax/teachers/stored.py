@@ -1,0 +1,55 @@
+"""Teachers whose answers were computed once and travel with the data."""
+
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kdjax.teachers import top_k
+from kdjax.teachers.live import Teacher
+from kdjax.types import Batch, Outputs, PyTree
+
+
+@functools.cache
+def cached() -> Teacher:
+    """A teacher whose logits were computed once and travel with the data as `teacher_logits [B, K]`.
+
+    Exact where inputs are not augmented: the same example gets the same answer every epoch. `[B, T, K]` are those of
+    several teachers.
+    """
+
+    return lambda frozen, batch: Outputs(_teachers_first(jnp.asarray(batch["teacher_logits"])))
+
+
+@functools.cache
+def cached_top_k(num_classes: int) -> Teacher:
+    """The same where only the k largest logits travel with the data, and the others' sum: see `kdjax.teachers.top_k`.
+
+    The batch has `teacher_values` and `teacher_classes [B, k]` and `teacher_rest [B]`; several teachers' are
+    `[B, T, k]` and `[B, T]`. All `num_classes` logits exist for one batch at a time.
+    """
+
+    def teacher(frozen: PyTree, batch: Batch) -> Outputs:
+        values, classes, rest = (jnp.asarray(batch[f"teacher_{name}"]) for name in ("values", "classes", "rest"))
+        return Outputs(_teachers_first(top_k.expand(values, classes, rest, num_classes)))
+
+    return teacher
+
+
+def _teachers_first(said: Array) -> Array:
+    return jnp.moveaxis(said, 1, 0) if said.ndim == 3 else said
+
+
+def cached_with_features(names: Sequence[str]) -> Teacher:
+    """Teachers whose logits travel with the data as `teacher_logits [B, T, K]`, features as `NAME/embedding [B, D]`.
+
+    Nothing of `state.frozen` is read; `distill_with_features` needs each teacher's `classifier` there, by name.
+    """
+    answers = cached()
+
+    def teacher(frozen: PyTree, batch: Batch) -> Outputs:
+        said = answers(frozen, batch)
+        return said._replace(features={f"{n}/embedding": jnp.asarray(batch[f"{n}/embedding"]) for n in names})
+
+    return teacher

@@ -1,0 +1,224 @@
+"""The pieces of experiments that attack: flags, targets, the worst case, and what is measured on a defence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import distill, train_teacher
+from experiments.attack import __main__ as attack
+from experiments.attack import outcomes, targets
+from experiments.audit import __main__ as audit
+from experiments.defensive import slopes
+from kdjax import config as configs
+from kdjax.attacks import catalogue, objectives
+from kdjax.attacks.run import run
+from kdjax.attacks.victims import white_box
+from kdjax.data.load import load
+from kdjax.models.create import create
+from kdjax.study import attacks, networks
+from kdjax.types import BadInput
+
+MODEL = create("mlp", num_classes=4, image_shape=(4, 4, 1), hidden=(8,))
+
+
+@pytest.fixture
+def case(key):
+    params, state = MODEL.init(key)
+    victim = white_box(MODEL.apply, {"params": params, **state})
+    image = np.asarray(jax.random.uniform(key, (16, 4, 4, 1)))
+    logits = attacks.answers(victim, image)
+    label = logits.argmax(-1)
+    label[0] = (label[0] + 1) % 4
+    return outcomes.Case(victim, image, label, logits, None)
+
+
+@pytest.mark.parametrize("name", catalogue.attacks())
+def test_every_attack_that_can_be_typed_is_made(name):
+    found = attacks.named(f"{name}:objective=dlr:restarts=2", flag="attacks")
+    assert found.objective is objectives.dlr
+    assert callable(found.repeated(found.make(epsilon=0.2, norm="linf", image_shape=(4, 4, 1))))
+    assert attacks.named(name, flag="attacks").objective is catalogue.OBJECTIVES[catalogue.objective_of(name)]
+
+
+def test_settings_reach_the_attack():
+    found = attacks.named("pgd:steps=7:random_start=true", flag="attacks")
+    assert found.make(epsilon=0.1).steps == 7  # pyright: ignore[reportAttributeAccessIssue]
+    assert found.settings == {"steps": 7, "random_start": True}
+    assert attacks.named("zoo:sides=2+4:importance=true", flag="attacks").settings["sides"] == (2, 4)
+
+
+BAD = {
+    "fgsn": "did you mean fgsm",
+    "pgd:step=3": "did you mean steps",
+    "pgd:objective=marginn": "did you mean margin",
+    "pgd:steps=1.5": "steps=1.5: accepted is int",
+    "pgd:steps=0": "steps=0",
+    "pgd:step_size=-1": "step_size=-1",
+    "pgd:random_start=1": "random_start=1: accepted is bool",
+    "pgd:oracle=autodiff": "oracle=autodiff",
+    "pgd:norm=l7": "norm='l7'",
+    "pgd:restarts=0": "restarts=0",
+    "pgd:epsilon=0.1": "accepted is --epsilons",
+    "pgd:steps": "key=value",
+    "square:queries=0": "queries=0",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_what_cannot_be_used_is_one_clear_error_that_names_the_flag(text):
+    with pytest.raises(BadInput, match=r"--attacks: ") as error:
+        attacks.several(f"fgsm,{text}", flag="attacks", fixed={"epsilon": "--epsilons"})
+    assert BAD[text] in str(error.value)
+
+
+def test_settings_that_cannot_be_typed_are_not_advertised():
+    with pytest.raises(
+        BadInput, match=r"oracle=x: accepted for pgd are steps, .*, keep, objective, restarts$"
+    ) as error:
+        attacks.several("pgd:oracle=x", flag="attacks", fixed={"epsilon": "--epsilons"})
+    assert "oracle," not in str(error.value)
+
+
+def test_the_training_attack_of_an_audit_is_read_as_any_other():
+    config = audit.Config(training_attack="pgd:steps=7:objective=dlr", epsilon=0.2)
+    name, made, objective = audit.parse_attack(config, (8, 8, 1))
+    assert (name, made.steps, objective) == (config.training_attack, 7, objectives.dlr)
+    with pytest.raises(BadInput, match=r"--training_attack: .*steps=abc: accepted is int"):
+        audit.parse_attack(audit.Config(training_attack="pgd:steps=abc"), (8, 8, 1))
+
+
+def test_a_share_of_attacked_images_needs_an_attack(tmp_path):
+    with pytest.raises(BadInput, match=r"--attacked=0\.5: nothing is attacked without --attack"):
+        train_teacher.main(train_teacher.Config(attacked=0.5, seeds=1, epochs=1), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "fgsm,", "fgsm,fgsm"])
+def test_an_empty_or_doubled_list_is_refused(text):
+    with pytest.raises(BadInput, match="each once"):
+        attacks.several(text, flag="attacks", fixed={})
+
+
+@pytest.mark.parametrize("text", [*targets.TARGETS, "3"])
+def test_a_target_is_never_the_label(text):
+    targets.check_target(text)
+    logits, label = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 3
+    wanted = targets.targets(text, logits, label)
+    assert wanted is not None
+    assert np.all((wanted != label) & (wanted >= 0) & (wanted < 4))
+
+
+def test_targets_that_do_not_fit_are_refused():
+    with pytest.raises(BadInput, match="did you mean random"):
+        targets.check_target("randon")
+    for text in ("2", "4"):
+        with pytest.raises(BadInput, match=f"--target={text}"):
+            targets.targets(text, np.zeros((3, 4)), np.arange(3))
+
+
+def test_the_worst_case_is_never_better_than_a_member_and_stays_in_the_ball(case):
+    done = {}
+    for text in ("fgsm", "deepfool:steps=3"):
+        one = attacks.named(text, flag="attacks")
+        for epsilon in (0.02, 0.1) if one.has("epsilon") else (None,):
+            found = run(one.make(epsilon=epsilon), case.victim, case.image, case.label, objective=one.objective)
+            done[text, epsilon] = outcomes.Outcome(found, attacks.answers(case.victim, found.image))
+    for epsilon in (0.02, 0.1):
+        logits, image = outcomes.worst_case(case, done, epsilon, "linf")
+        assert np.abs(image - case.image).max() <= epsilon + 1e-6
+        np.testing.assert_allclose(attacks.answers(case.victim, image), logits, atol=1e-5)
+        hit = case.hit(logits)
+        assert hit[0]  # it was wrong before
+        for (_, at), one in done.items():
+            inside = one.found.distance["linf"] <= epsilon
+            assert at not in (None, epsilon) or np.all(hit >= (case.hit(one.logits) & inside))
+
+
+def test_a_sweep_of_the_experiment_compiles_once_restarts_included(case):
+    traced = []
+
+    def counted(variables, image, *, train, key):
+        traced.append(1)
+        return MODEL.apply(variables, image, train=train, key=key)
+
+    victim = white_box(counted, case.victim.variables)
+    one = attacks.named("pgd:steps=3:random_start=true:restarts=2", flag="attacks")
+    at, looks = attack.programs(attack.Config(), one, (4, 4, 1)), []
+    for epsilon in (0.01, 0.1, 0.2):
+        run(at(epsilon), victim, case.image, case.label, objective=one.objective, on_device=False)
+        looks.append(len(traced))
+    assert looks[0] > 0
+    assert set(np.diff(looks)) == {0}
+
+
+def test_scores_speak_of_the_attacked_answers(case):
+    one = attacks.named("fgsm", flag="attacks")
+    found = run(one.make(epsilon=0.3), case.victim, case.image, case.label, objective=one.objective)
+    logits = attacks.answers(case.victim, found.image)
+    scores = outcomes.scores(case, logits, found)
+    assert scores["accuracy"] == pytest.approx(np.mean(logits.argmax(-1) == case.label))
+    assert scores["success"] == pytest.approx(found.success.mean())
+    assert scores["queries"] == 2
+    assert "linf" not in outcomes.scores(case, case.logits)
+
+
+def test_dividing_logits_in_training_is_papernots_loss_and_changes_no_variables(key):
+    params, state = MODEL.init(key)
+    image = jax.random.uniform(key, (5, 4, 4, 1))
+    soft = slopes.at_temperature(MODEL, 20.0)
+    assert jax.tree.structure(soft.init(key)) == jax.tree.structure((params, state))
+    z = MODEL.apply({"params": params}, image, train=False, key=None)[0].logits
+    np.testing.assert_allclose(soft.apply({"params": params}, image, train=False, key=None)[0].logits, z / 20)
+
+
+def test_saturated_logits_have_zero_gradients_and_divided_ones_do_not(case):
+    loud = objectives.divided(case.victim, 1e-5)
+    label = case.logits.argmax(-1)
+    hidden = slopes.gradients(loud, case.image, label)
+    assert hidden["zero gradients"] == 1
+    assert hidden["gradient median"] == 0
+    assert hidden["margin gradient"] > 0
+    calm = objectives.divided(loud, 1e5)
+    assert slopes.gradients(calm, case.image, label)["zero gradients"] == 0
+    naive = slopes.smallest_step(loud, loud, case.image, label)
+    honest = slopes.smallest_step(loud, calm, case.image, label)
+    assert np.all(naive == 1)
+    assert np.all(np.asarray(honest) <= 1)
+    assert np.mean(honest) < 1
+
+
+def test_the_smallest_step_fools_and_the_one_before_does_not(case):
+    label = jnp.asarray(case.logits.argmax(-1))
+    size = np.asarray(slopes.smallest_step(case.victim, case.victim, case.image, label, sizes=50))
+    step = jnp.sign(-slopes.slopes(case.victim, jnp.asarray(case.image), label))
+    for scale, fooled in ((size, True), (size - 1 / 50, False)):
+        attacked = jnp.clip(case.image + scale[:, None, None, None].astype(np.float32) * step, 0, 1)
+        some = size < 1
+        assert some.any()
+        assert np.all((attacks.answers(case.victim, np.asarray(attacked)).argmax(-1) != label)[some] == fooled)
+
+
+def test_every_role_whose_checkpoints_a_run_left_can_be_read(tmp_path, monkeypatch):
+    tiny = {"seeds": 1, "epochs": 1, "teacher_epochs": 1, "teacher_hidden": (5,), "student_hidden": (4,), "labels": 20}
+    config = distill.Config(train_split="train[:64]", validation_split="", workdir=str(tmp_path), **tiny)
+    configs.claim(config, config.workdir)
+    monkeypatch.setattr(distill, "report", lambda *_: (tmp_path / "results.json").write_text("{}"))
+    distill.main(config, tmp_path)
+    widths = {}
+    for role in ("teacher", "alone", "distilled"):
+        network = networks.load_network(str(tmp_path), flag="model", role=role)
+        assert len(network.weights) == 1
+        widths[role] = network.weights[0]["params"]["logits"]["kernel"].shape[0]
+    assert widths == {"teacher": 5, "alone": 4, "distilled": 4}
+    for refused in (
+        lambda: audit.given(audit.Config(twin_role="foo"), load("digits", "test"), str(tmp_path), "twin"),
+        lambda: attack.main(attack.Config(model=str(tmp_path), role="foo", attacks="fgsm"), tmp_path),
+    ):
+        with pytest.raises(BadInput, match="no role 'foo' there; accepted are alone, distilled, teacher"):
+            refused()
+    # A folder from before students were described: the teacher as ever, and words about the rest.
+    for role in ("alone", "distilled"):
+        (tmp_path / f"model-{role}.json").unlink()
+    assert networks.load_network(str(tmp_path), flag="model").description["hidden"] == (5,)
+    with pytest.raises(BadInput, match=r"role 'distilled', described by model\.json: .*another structure"):
+        networks.load_network(str(tmp_path), flag="model", role="distilled")

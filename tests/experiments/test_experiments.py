@@ -1,0 +1,286 @@
+"""Every experiment from its command: it runs, resumes, refuses and explains; each in a process, as a user starts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments import distill
+from kdjax.losses import combine
+from kdjax.models import create
+from kdjax.study import train
+from kdjax.training import optimizers
+from kdjax.types import BadInput
+from tests.experiments.scripts import ROOT, SCRIPTS
+from tests.study.studies import study_of
+
+# Not the user's own; shared by these tests, so that a program is compiled once.
+CACHE = str(Path(tempfile.gettempdir()) / f"kdjax-test-cache-{os.getuid()}")
+LEFT = {"config.json", "results.json", "table.md", "log.txt"}
+TRAINS = {"train_teacher", "distill", "hinton2015"}
+
+
+def start(name: str, *flags: str, **env: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", f"experiments.{name}", *flags]
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "KDJAX_CACHE": CACHE,
+        **env,
+    }
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def call(name: str, *flags: str, **env: str) -> subprocess.CompletedProcess[str]:
+    process = start(name, *flags, **env)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def smoke(name: str, workdir: Path, *flags: str, **env: str) -> subprocess.CompletedProcess[str]:
+    done = call(name, "--smoke", f"--workdir={workdir}", *flags, **env)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_experiment_runs_and_leaves_what_it_promises(name, tmp_path):
+    done = smoke(name, tmp_path)
+    left = {f.name for f in tmp_path.iterdir()}
+    assert left >= LEFT
+    assert (tmp_path / "table.md").read_text() in done.stdout
+    if name in TRAINS:
+        assert left >= {"metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "comparison.png", "model.json"}
+        assert list(tmp_path.glob("tensorboard/**/events*"))
+        assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+        assert any(role.startswith("teacher") for role in json.loads((tmp_path / "results.json").read_text()))
+    # A file gets plain lines: no carriage returns of a progress bar.
+    assert "\r" not in done.stderr
+
+
+def test_repeating_a_finished_command_gives_the_same_results_and_a_changed_one_is_refused(tmp_path):
+    first = smoke("distill", tmp_path)
+    rows = (tmp_path / "metrics.jsonl").read_text()
+    again = smoke("distill", tmp_path)
+    assert again.stdout == first.stdout
+    assert (tmp_path / "metrics.jsonl").read_text() == rows
+    changed = call("distill", "--smoke", f"--workdir={tmp_path}", "--temperature=5")
+    assert changed.returncode == 2
+    assert "--temperature: 4.0 there, 5.0 now" in changed.stderr
+
+
+def test_a_run_stopped_by_sigterm_ends_as_one_that_was_not(tmp_path):
+    flags = ("--smoke", "--seeds=2", "--epochs=30", "--steps_per_call=9")
+    whole = call("distill", *flags, f"--workdir={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    process = start("distill", *flags, f"--workdir={tmp_path / 'cut'}")
+    rows = tmp_path / "cut" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (rows.exists() and '"distilled/seed-0", "epoch": 3' in rows.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert "SIGTERM; saved at step" in errors
+    again = call("distill", *flags, f"--workdir={tmp_path / 'cut'}")
+    assert again.stdout == whole.stdout
+
+    def by_run(file: Path) -> list[dict[str, object]]:
+        return sorted(map(json.loads, file.read_text().splitlines()), key=lambda r: (r["run"], r["epoch"]))
+
+    assert by_run(rows) == by_run(tmp_path / "whole" / "metrics.jsonl")
+
+
+def test_kill_9_of_an_experiment_and_the_same_command_again(tmp_path):
+    flags = ("--smoke", "--seeds=1", "--epochs=80", "--checkpoint_every=5")
+    whole = call("distill", *flags, f"--workdir={tmp_path / 'whole'}")
+    process = start("distill", *flags, f"--workdir={tmp_path / 'cut'}")
+    rows = tmp_path / "cut" / "metrics.jsonl"
+    while process.poll() is None and not (rows.exists() and '"distilled/seed-0", "epoch": 9' in rows.read_text()):
+        time.sleep(0.002)
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+    again = call("distill", *flags, f"--workdir={tmp_path / 'cut'}")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == whole.stdout
+
+
+def test_a_teacher_that_saw_the_test_images_is_refused(tmp_path):
+    smoke(
+        "train_teacher", tmp_path / "t", "--epochs=1", "--train_split=test", "--validation_split=", "--test_split=train"
+    )
+    refused = call("distill", "--smoke", f"--workdir={tmp_path / 'd'}", f"--teacher={tmp_path / 't'}")
+    assert refused.returncode == 2
+    assert "it learned from test, which shares examples with --test_split=test" in refused.stderr
+
+
+def test_a_trained_teacher_is_taken_and_one_for_other_classes_or_unfinished_is_refused(tmp_path):
+    smoke("train_teacher", tmp_path / "t", "--epochs=3")
+    done = smoke("distill", tmp_path / "d", f"--teacher={tmp_path / 't'}")
+    rows = [json.loads(line) for line in (tmp_path / "d" / "metrics.jsonl").read_text().splitlines()]
+    assert {r["run"].split("/")[0] for r in rows} == {"alone", "distilled"}
+    theirs = json.loads((tmp_path / "t" / "results.json").read_text())["teacher"]
+    ours = json.loads((tmp_path / "d" / "results.json").read_text())["teacher"]
+    assert [t["accuracy"] for t in theirs] == [t["accuracy"] for t in ours]
+    assert "student distilled" in done.stdout
+
+    model = json.loads((tmp_path / "t" / "model.json").read_text())
+    (tmp_path / "t" / "model.json").write_text(json.dumps({**model, "num_classes": 7}))
+    refused = call("distill", "--smoke", f"--workdir={tmp_path / 'e'}", f"--teacher={tmp_path / 't'}")
+    assert refused.returncode == 2
+    assert "the teacher has num_classes 7, the data set 'digits' has 10" in refused.stderr
+
+    (tmp_path / "t" / "model.json").write_text(json.dumps(model))
+    (tmp_path / "t" / "results.json").unlink()
+    refused = call("distill", "--smoke", f"--workdir={tmp_path / 'e'}", f"--teacher={tmp_path / 't'}")
+    assert refused.returncode == 2
+    assert "accepted is the --workdir of a finished experiments.train_teacher run" in refused.stderr
+
+
+def test_live_and_cached_teachers_and_both_wrappers_on_two_devices(tmp_path):
+    nll = []
+    ways = ("--teacher_outputs=live", "--parallel=pmap", "--loop=step", "--device_data_gb=0")
+    for i, way in enumerate(ways):  # without dropout, which pmap draws differently
+        smoke("distill", tmp_path / str(i), "--epochs=3", "--teacher_dropout=0", way, JAX_NUM_CPU_DEVICES="2")
+        results = json.loads((tmp_path / str(i) / "results.json").read_text())
+        nll.append([s["nll"] for s in results["student distilled"]])
+    for other in nll[1:]:
+        assert other == pytest.approx(nll[0], rel=1e-4)
+
+
+def test_helpfull():
+    shown = call("distill", "--helpfull").stdout
+    assert all(f"--{name}" in shown or f"--[no]{name}" in shown for name in ("temperature", "loss", "student_hidden"))
+    shown = "".join(shown.split())  # --helpfull breaks long lines
+    assert all(name in shown for name in combine.names())
+
+
+BAD = {
+    "a misspelt flag": (["--temprature=2"], "Did you mean: temperature"),
+    "a wrong loss": (["--loss=response.kll"], "response.kl"),
+    "a wrong model": (["--student_model=mpl"], "mlp"),
+    "images too small for the network": (["--student_model=resnet18"], "--student_model=resnet18: image is 8 x 8"),
+    "a wrong optimizer": (["--optimizer=adm"], "adam"),
+    "a wrong wrapper": (["--parallel=xmap"], "jit"),
+    "a wrong type": (["--epochs=many"], "epochs"),
+    "a value out of range": (["--alpha=1.5"], "alpha"),
+    "a temperature of nought": (["--temperature=0"], "temperature"),
+    "a wrong keyword of the loss": (["--loss=response.dkd", "--loss_args=gamma=1"], "gamma=1.0: not a keyword of"),
+    "a malformed keyword": (["--loss_args=beta"], "name=number"),
+    "an unknown data set": (["--dataset=mnits"], "mnits"),
+    "an unknown split": (["--test_split=tset"], "tset"),
+    "an empty split": (["--train_split=train[:0]"], "empty"),
+    "a batch larger than the data": (["--batch_size=5000"], "batch_size=5000"),
+    "too many labels": (["--labels=5000"], "keep=5000"),
+    "a teacher that is not there": (["--teacher=nowhere"], "--teacher=nowhere"),
+    "an argument of the loss out of range": (["--loss=response.jensen_shannon", "--loss_args=beta=1.5"], "beta=1.5"),
+    "a number that is none": (["--alpha=nan"], "--alpha=nan"),
+    "an empty list": (["--student_hidden="], "--student_hidden= is empty"),
+    "splits that share examples": (["--train_split=train"], "share examples"),
+    "a stray argument": (["stray"], "unexpected argument 'stray'"),
+    "momentum for adam": (["--momentum=0.9"], "momentum=0.9"),
+    "a warm-up longer than the run": (["--warmup_steps=100000"], "warmup_steps=100000"),
+    "an odd width": (["--student_hidden=20,x"], "--student_hidden"),
+    "weights of no layers": (["--layer_weights=2"], "--layer_weights=(2.0,)"),
+    "an alpha that weighs nothing": (["--loss=labels:1", "--alpha=0.5"], "--alpha=0.5: --loss=labels:1 says all"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_with_one_clear_error_before_training(case, tmp_path):
+    flags, message = BAD[case]
+    done = call("distill", "--smoke", f"--workdir={tmp_path / 'run'}", *flags)
+    assert done.returncode not in (0, 143)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_mistake_does_not_bind_the_folder_and_a_flagfile_is_read(tmp_path):
+    assert call("train_teacher", "--smoke", f"--workdir={tmp_path / 'run'}", "--batch_size=5000").returncode == 2
+    (tmp_path / "flags.txt").write_text(f"--smoke\n--seeds=1\n--workdir={tmp_path / 'run'}\n")
+    done = call("train_teacher", f"--flagfile={tmp_path / 'flags.txt'}")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "run" / "results.json").read_text())["teacher"]) == 1
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = call("distill", "--smoke", f"--workdir={tmp_path / 'file' / 'run'}")
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+
+
+def test_divergence_is_one_clear_error(tmp_path):
+    done = call("train_teacher", "--smoke", f"--workdir={tmp_path}", "--optimizer=sgd", "--learning_rate=1e38")
+    assert done.returncode == 3
+    assert "is not finite at step" in done.stderr
+    assert "last good checkpoint: none" in done.stderr
+
+
+def test_a_layer_map_alone_teaches_layers():
+    """The student learns every second layer of its teacher, by one flag."""
+    shape = {"num_classes": 10, "image_shape": (8, 8, 1)}
+    study = study_of(shape, 100)
+    student, teacher = (create.create("mlp", **shape, hidden=(4,) * depth) for depth in (2, 4))
+    plan = distill.planned(distill.Config(layers="every:2"), study, student, teacher, 10)
+    assert plan.layers == ((1, 2), (2, 4))
+    taught = {"weight/feature.hint@hidden1=hidden2": 1.0, "weight/feature.hint@hidden2=hidden4": 1.0}
+    assert plan.hparams == {"temperature": 4.0, "alpha": 0.9, **taught}
+    empty = distill.Config(loss="labels:0,feature.hint:1@hidden1=hidden2", hint_epochs=3)
+    with pytest.raises(BadInput, match="leaves nothing for the second stage"):
+        distill.planned(empty, study, student, teacher, 10, second=True)
+
+
+def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch):
+    """Losses, optimizers, schedules and models, each typed at least once, as many at a time as there are kinds."""
+    kinds = {
+        "loss": combine.names("response") + combine.names("contrastive"),
+        "optimizer": optimizers.OPTIMIZERS,
+        "schedule": optimizers.SCHEDULES,
+        "student_model": create.names(),
+    }
+    tiny = {
+        "seeds": 1,
+        "epochs": 1,
+        "student_hidden": (4,),
+        "labels": 20,
+        "batch_size": 50,
+        "train_split": "train[:100]",
+    }
+    smoke("train_teacher", tmp_path / "t", "--epochs=1")
+    reported: list[dict[str, list[dict[str, float]]]] = []
+    monkeypatch.setattr(distill, "report", lambda *args: reported.append(args[-1]))
+    for i in range(max(map(len, kinds.values()))):
+        typed = {kind: names[i % len(names)] for kind, names in kinds.items()}
+        (tmp_path / str(i)).mkdir()
+        config = distill.Config(validation_split="", teacher=str(tmp_path / "t"), **tiny, **typed)
+        distill.main(config, tmp_path / str(i))
+        assert 0 <= reported[i]["student distilled"][0]["accuracy"] <= 1, typed
+
+
+def test_convolutions_are_not_scanned_on_a_cpu_unless_asked():
+    kernels = {"mlp": jnp.zeros((3, 2)), "cnn": jnp.zeros((3, 3, 1, 2))}
+    assert [train.chooses_scan("auto", {"w": w}) for w in kernels.values()] == [True, False]
+    assert train.chooses_scan("scan", {"w": kernels["cnn"]})
+    assert not train.chooses_scan("step", {"w": kernels["mlp"]})
+
+
+def test_the_notebooks_networks_have_the_notebooks_sizes():
+    for hidden, count in (("1200,1200", "2395210"), ("20", "15910")):
+        widths = tuple(map(int, hidden.split(",")))
+        model = create.create("mlp", num_classes=10, image_shape=(28, 28, 1), hidden=widths)
+        params, _ = jax.eval_shape(model.init, jax.random.key(0))
+        assert str(create.parameter_count(params)) == count

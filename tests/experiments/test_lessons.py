@@ -1,0 +1,125 @@
+"""What members of a sweep learn: each is the plain run of the same flags, and every axis is a traced number."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import distill, train_teacher
+from experiments.sweep import __main__ as sweep
+from experiments.sweep import lessons, space
+from kdjax.data.load import load
+from kdjax.data.source import hide_labels, unit_interval
+from kdjax.models.create import create
+from kdjax.study import command, figures, networks
+from kdjax.study.data import open_study
+from kdjax.teachers.stored import cached
+from kdjax.training.state import create_state
+from kdjax.types import BadInput
+
+TINY = {"train_split": "train[:150]", "teacher_hidden": (6,), "teacher_epochs": 2, "student_hidden": (5,), "seeds": 2}
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    for name in ("curves", "comparison"):
+        monkeypatch.setattr(figures, name, lambda *_, **__: None)
+
+
+def ran(experiment, config, workdir):
+    """What a finished run leaves in its folder, as `command.start` makes it."""
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    experiment.main(config, workdir)
+    return json.loads((workdir / "results.json").read_text())
+
+
+def test_a_swept_teacher_is_the_one_that_train_teacher_makes_with_that_epsilon(tmp_path):
+    config = sweep.Config(
+        members="teachers", attack="fgsm_rs", label_smoothing=0.1, sweep="epsilon:0.02,0.3", under="fgsm", **TINY
+    )
+    swept = ran(sweep, config, tmp_path / "swept")
+    first, last = swept["points"]
+    assert first["validation_attacked"] >= last["validation_attacked"]
+    plain = train_teacher.Config(
+        train_split="train[:150]", hidden=(6,), epochs=2, seeds=1, label_smoothing=0.1,
+        attack=f"fgsm_rs:epsilon={last['epsilon']}",
+    )  # fmt: skip
+    alone = ran(train_teacher, plain, tmp_path / "plain")["teacher"][0]["nll"]
+    nll = {m["epsilon"]: m["test_nll"] for m in swept["members"] if m["seed"] == 0}
+    assert nll[last["epsilon"]] == pytest.approx(alone, rel=1e-5)
+    assert nll[first["epsilon"]] != pytest.approx(alone, rel=1e-5)
+    # What it leaves is a teacher: the networks of the best point, seed by seed.
+    kept = networks.load_network(str(tmp_path / "swept"), flag="teacher")
+    image = jnp.asarray(unit_interval(load("digits", "test").arrays["image"]))
+    for seed, weights in enumerate(kept.weights):
+        logits = np.asarray(kept.model.apply(weights, image, train=False, key=None)[0].logits)
+        mine = [m for m in swept["members"] if m["seed"] == seed and m["point"] == first["point"]]
+        said = space.scores(logits[None], load("digits", "test").labels())["nll"][0]
+        assert said == pytest.approx(mine[0]["test_nll"], rel=1e-5)
+
+
+def test_a_swept_student_with_its_own_labels_learns_what_distill_teaches_of_several_losses(tmp_path):
+    same = {**TINY, "labels": 20, "temperature": 2.0, "teacher_epochs": 1, "workdir": str(tmp_path)}
+    # What the axes say is not said by the flags of the sweep.
+    axes = {"loss": "response.dkd:0.8,response.dist", "sweep": "weight.response.dist:0,9;loss.beta:2"}
+    config = sweep.Config(**same, **axes, own_labels=True)
+    study = open_study(config, tmp_path)
+    lesson = lessons.of_students(config, study, tmp_path)
+    members = sweep.plan_members(config, lesson)[1]
+    taught = lesson.prepare(tmp_path)
+    arrays = {name: jnp.asarray(column) for name, column in taught.source.arrays.items()}
+    batch = {**arrays, "image": unit_interval(arrays["image"]), "mask": jnp.ones(150)}
+    teacher = create("mlp", **study.shape, hidden=(6,))
+    assert [m.hparams["weight.response.dist"] for m in members] == [0, 0, 9, 9]
+    for member in members:
+        state = create_state(lesson.model, optax.sgd(1.0), jax.random.key(member.seed), hparams=member.hparams)
+        found, _ = taught.loss_fn(state.params, state, batch, state.key)
+        weight = member.hparams["weight.response.dist"]
+        loss = {"loss": f"response.dkd:0.8,response.dist:{weight:g}", "loss_args": "response.dkd.beta=2"}
+        plan = distill.planned(distill.Config(**same, **loss), study, lesson.model, teacher, 1)
+        plain = state.replace(hparams={name: jnp.float32(x) for name, x in plan.hparams.items()})
+        label = jnp.asarray(hide_labels(study.train, 20, member.seed).labels())
+        want, _ = plan.recipe(cached())(plain.params, plain, {**batch, "label": label}, state.key)
+        np.testing.assert_allclose(found, want, rtol=1e-5)
+        assert (np.asarray(label) >= 0).sum() == 20
+    assert "and draw of labels" in sweep.seen(config)
+    assert "one draw of labels" in sweep.seen(dataclasses.replace(config, own_labels=False))
+
+
+def test_axes_without_what_they_need_are_refused(tmp_path):
+    for changed, message in (
+        ({"sweep": "epsilon:0.1"}, "'epsilon' is no axis of these students"),
+        ({"sweep": "weight.feature.hint:1"}, "no axis of these students; accepted: learning_rate, temperature, alpha"),
+        (
+            {"members": "teachers", "sweep": "temperature:1"},
+            "of these teachers; accepted: learning_rate, label_smoothing",
+        ),
+        ({"members": "teachers", "attack": "deepfool", "sweep": "epsilon:1"}, "'epsilon' is no axis"),
+        (
+            {"members": "teachers", "attack": "pgd", "sweep": "epsilon:1.5"},
+            "epsilon=1.5; accepted: finite numbers from 0",
+        ),
+        ({"attack": "pgd"}, "--attack and --label_smoothing are for --members=teachers"),
+        ({"own_labels": True, "labels": 0}, "--own_labels: with --labels=0"),
+        ({"members": "teachers", "own_labels": True}, "teachers have all labels"),
+        ({"copy_layers": True}, "--copy_layers is not for sweeps"),
+        ({"under": "pgd:eps=1"}, "--under"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            sweep.main(sweep.Config(**{**TINY, **changed}), tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_that_goes_on_on_other_devices_says_so(tmp_path, caplog):
+    command._compare_devices(tmp_path)
+    command._compare_devices(tmp_path)
+    assert not caplog.records
+    (tmp_path / "devices.txt").write_text("7 other\n")
+    with caplog.at_level("WARNING", logger="kdjax.experiments"):
+        command._compare_devices(tmp_path)
+    assert "begun on 7 other, going on on 2 " in caplog.text

@@ -1,0 +1,139 @@
+"""Experiments that share a teacher's answers through a folder train what they would have trained without it."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import distill
+from kdjax.data.source import hide_labels
+from kdjax.models import create
+from kdjax.study import networks, teacher, train
+from kdjax.study.data import open_study
+from kdjax.types import BadInput
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A run's folder with model.json, the teacher, and its variables."""
+    workdir = tmp_path_factory.mktemp("run")
+    described = {"num_classes": 10, "image_shape": (8, 8, 1), "hidden": (6,)}
+    model = create.create("mlp", **described)
+    networks.save_model(workdir, name="mlp", **described)
+    params, model_state = model.init(jax.random.key(7))
+    return workdir, model, {"params": params, **model_state}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The first example of every batch that a teacher was asked about."""
+    return count(monkeypatch, batch_size=400)
+
+
+def count(monkeypatch, *, batch_size, dies_at=None, real=train.predictions):
+    calls = []
+
+    def counted(study, model, weights, source, *, first):
+        for image, logits in real(study, model, weights, source, first=first, batch_size=batch_size):
+            if first == dies_at:
+                raise KeyboardInterrupt
+            calls.append(first)
+            first += len(image)
+            yield image, logits
+
+    monkeypatch.setattr(train, "predictions", counted)
+    return calls
+
+
+def ask(given, tmp_path, weights=None, labels=0, **flags):
+    """What `distill` would train its student on."""
+    workdir, model, own = given
+    config = distill.Config(answers_dir=str(tmp_path / "answers"), validation_split="", **flags)
+    (tmp_path / "record").mkdir(exist_ok=True)
+    study = open_study(config, tmp_path / "record")
+    weights = own if weights is None else weights
+    teacher.check(config, study, workdir, [weights])
+    source = hide_labels(study.train, labels, 0) if labels else study.train
+    found = teacher.answered(config, study, model, weights, source, workdir, 0)
+    return study, found, train.predict(study, model, weights, source, batch_size=400)
+
+
+def test_a_second_run_and_a_part_of_the_images_ask_no_teacher(given, tmp_path, asked):
+    study, first, expected = ask(given, tmp_path, train_split="train")
+    assert asked == [0, 400, 800, 1200]
+    assert first.source.arrays["teacher_logits"].tobytes() == expected.tobytes()
+    _, second, _ = ask(given, tmp_path, labels=60, train_split="train")
+    assert second.source.arrays["teacher_logits"].tobytes() == expected.tobytes()
+    part, third, _ = ask(given, tmp_path, train_split="train[50%:]")
+    assert third.source.arrays["teacher_logits"].tobytes() == expected[-len(part.train) :].tobytes()
+    assert len(asked) == 4
+    # Columns of the same types and shapes as from memory: training compiles the same program, data on the device.
+    plain = study.train.with_column("teacher_logits", expected).arrays
+    described = [{n: (a.dtype, a.shape, type(a)) for n, a in x.items()} for x in (plain, first.source.arrays)]
+    assert described[0] == described[1]
+
+
+def test_a_run_that_was_stopped_goes_on_amid_a_batch(given, tmp_path, monkeypatch):
+    count(monkeypatch, batch_size=300, dies_at=900)
+    with pytest.raises(KeyboardInterrupt):
+        ask(given, tmp_path)
+    calls = count(monkeypatch, batch_size=400)
+    _, found, expected = ask(given, tmp_path)
+    assert calls == [900]
+    np.testing.assert_allclose(found.source.arrays["teacher_logits"], expected, rtol=1e-6)
+
+
+def test_top_k_is_stored_short(given, tmp_path, asked):
+    _, found, expected = ask(given, tmp_path, answers_top_k=3)
+    _, again, _ = ask(given, tmp_path, answers_top_k=3)
+    assert asked == [0, 400, 800]
+    for name, shape in (("values", (3,)), ("classes", (3,)), ("rest", ())):
+        column = found.source.arrays[f"teacher_{name}"]
+        assert column.shape == (len(expected), *shape)
+        np.testing.assert_array_equal(column, again.source.arrays[f"teacher_{name}"])
+    said = found.teacher(None, found.source.arrays).logits
+    np.testing.assert_array_equal(np.sort(said)[:, -3:], np.sort(expected)[:, -3:])
+    np.testing.assert_allclose(jax.nn.logsumexp(said, axis=1), jax.nn.logsumexp(expected, axis=1), rtol=1e-5)
+
+
+def test_what_is_stale_is_refused_before_training(given, tmp_path, asked):
+    ask(given, tmp_path)
+    weights = given[2]
+    nudged = jax.tree.map(lambda x: np.nextafter(x, np.float32(9)), weights)
+    for refused, message in (
+        ({"weights": nudged}, "teacher: "),
+        ({"answers_top_k": 3}, "top_k: 0 there, 3 now"),
+        ({"train_split": "test", "test_split": "train"}, "split: 'train' there, 'test' now"),
+        ({"train_split": "train"}, "has answers for 1150 examples, and not for 287 of these 1437"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            ask(given, tmp_path, **refused)
+    with jax.default_matmul_precision("highest"), pytest.raises(BadInput, match="precision: 'default of cpu' there"):
+        ask(given, tmp_path)
+    assert len(asked) == 3
+
+
+def test_flags_that_do_not_fit_are_refused(given, tmp_path):
+    for flags, message in (
+        ({"teacher_outputs": "live"}, "--answers_dir=.*live keeps no answers"),
+        ({"answers_top_k": 11}, "--answers_top_k=11; accepted: 0 to 10"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            ask(given, tmp_path, **flags)
+
+
+def test_distill_reports_the_same_with_answers_from_disk(given, tmp_path, monkeypatch):
+    workdir, model, weights = given
+    calls = count(monkeypatch, batch_size=1000)
+    monkeypatch.setattr(networks, "load_teachers", lambda study, path: (model, [weights]))
+    reported = []
+    monkeypatch.setattr(distill, "report", lambda *args: reported.append(args[-1]))
+    config = distill.Config(
+        teacher=str(workdir), seeds=1, epochs=1, student_hidden=(4,), validation_split="", train_split="train[:600]"
+    )
+    for name, answers_dir in (("memory", ""), ("disk", str(tmp_path / "answers"))):
+        (tmp_path / name).mkdir()
+        distill.main(dataclasses.replace(config, answers_dir=answers_dir), tmp_path / name)
+    assert reported[0] == reported[1]
+    assert calls == [0]
