@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+Number = float | int
 PERCENT = ("accuracy", "precision", "recall", "f1", "ece", "agreement")
 HEADS = {"f1": "F1", "nll": "NLL", "ece": "ECE", "teacher_kl": "KL to teacher"}
 
 
-def spread(values: Sequence[float], *, scale: float | int = 1, digits: int = 2) -> str:
+def spread(values: Sequence[Number], *, scale: Number = 1, digits: int = 2) -> str:
     """`mean ± sd` over seeds, sd with n - 1; a lone value stands alone.
 
     >>> spread([0.9, 0.92], scale=100)
@@ -21,7 +22,7 @@ def spread(values: Sequence[float], *, scale: float | int = 1, digits: int = 2) 
     return f"{x.mean():.{digits}f} ± {x.std(ddof=1):.{digits}f}" if len(x) > 1 else f"{x[0]:.{digits}f}"
 
 
-def table(rows: Mapping[str, Sequence[Mapping[str, float]]], columns: Sequence[str]) -> str:
+def table(rows: Mapping[str, Sequence[Mapping[str, Number]]], columns: Sequence[str]) -> str:
     """A Markdown table: one line per row name, one column per metric, `mean ± sd` over the seeds' scores."""
     lines = ["| | " + " | ".join(HEADS.get(c, c) + (" %" if c in PERCENT else "") for c in columns) + " |"]
     lines.append("|---" * (len(columns) + 1) + "|")
@@ -39,7 +40,7 @@ def table(rows: Mapping[str, Sequence[Mapping[str, float]]], columns: Sequence[s
     return "\n".join(lines)
 
 
-def gain(name: str, d: Mapping[str, float]) -> str:
+def gain(name: str, d: Mapping[str, Number]) -> str:
     """One line for a paired difference in accuracy, in points."""
     verdict = "above zero" if d["low"] > 0 else "below zero" if d["high"] < 0 else "includes zero"
     mean, low, high = (100 * d[k] for k in ("mean", "low", "high"))
