@@ -12,6 +12,9 @@ Value = Any
 """A number, text, True, False, None, an `Expression`, or a tuple of values; a traced number after `fill`."""
 
 
+Scalar = float | int | jax.Array | np.generic
+
+
 class Expression:
     """A call, a formula, a schedule or a set. It is frozen and prints as text that parses to an equal one."""
 

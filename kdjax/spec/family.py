@@ -129,14 +129,16 @@ def _checked(call: Call, parameter: inspect.Parameter, value: Value) -> Value:
         return value
     if value is None and optional:
         return value
-    words = [_FITS[kind][0] for kind in kinds] + [repr(c) for c in choices] + ["None"] * optional
+    words = [_FITS[kind][0] for kind in kinds if not (kind is str and choices)]
+    words += [repr(c) for c in choices] + ["None"] * optional
     typed = isinstance(value, Expression | str | int | float | tuple) or value is None
     fits = value in choices if choices and isinstance(value, str) else any(_FITS[kind][1](value) for kind in kinds)
     if typed and not fits:
         wanted = " or ".join(words) if kinds else "it cannot be typed"
         near = nearest(value, choices) if isinstance(value, str) else ""
         raise call.error(f"read {parameter.name}={value!r} of {call.name}; accepted: {wanted}{near}")
-    return value
+    # 45 stands for 45.0, as it does in Python's own signatures.
+    return float(value) if isinstance(value, int) and float in kinds and not {int, bool} & set(kinds) else value
 
 
 def _wanted(parameter: inspect.Parameter) -> tuple[list[type], list[str], bool]:

@@ -6,30 +6,28 @@ from typing import Any, NamedTuple
 
 import jax
 
-from kdjax.spec.expression import Expression, Place, Value, is_number, plain
+from kdjax.spec.expression import Expression, Place, Scalar, Value, is_number, plain
 from kdjax.spec.varying import KINDS, Set, Varying
 from kdjax.types import BadInput
 
-Weight = int | float | jax.Array | Varying
+Weight = Scalar | Varying
 
 
 class Summand(Expression):
     """A call or a formula: what is added, and multiplied by numbers, schedules and sets."""
 
-    def __add__(self, other: object) -> "Formula":
+    def __add__(self, other: "Summand") -> "Formula":
         if not isinstance(other, Summand):
             return NotImplemented
         return Formula(_terms(self) + _terms(other))
 
-    def __sub__(self, other: object) -> "Formula":
-        if not isinstance(other, Summand):
-            return NotImplemented
+    def __sub__(self, other: "Summand") -> "Formula":
         return self + -other
 
     def __neg__(self) -> "Formula":
         return -1 * self
 
-    def __mul__(self, factor: object) -> "Formula":
+    def __mul__(self, factor: Weight) -> "Formula":
         if not (is_number(factor) or isinstance(factor, Varying)):
             return NotImplemented
         terms = _terms(self)
@@ -41,9 +39,7 @@ class Summand(Expression):
 
     __rmul__ = __mul__
 
-    def __truediv__(self, divisor: Any) -> "Formula":
-        if not is_number(divisor):
-            return NotImplemented
+    def __truediv__(self, divisor: float | int | jax.Array) -> "Formula":
         return self * (1 / divisor)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from kdjax.spec.expression import Expression, Place, Value, finite, is_number, plain
 from kdjax.spec.formula import Call, Formula, Summand, Weighted
 from kdjax.spec.varying import KINDS, Schedule, Set
-from kdjax.types import BadInput
+from kdjax.types import BadInput, nearest
 
 ACCEPTED = "numbers, NAME, NAME(argument, key=value), NUMBER*NAME(...) and sums of them, tuples, strings in quotes"
 
@@ -140,7 +140,7 @@ def _tree(source: str, at: Callable[[int], Place]) -> ast.expr:
             warnings.simplefilter("error")
             tree = ast.parse(source, mode="eval").body
     except SyntaxError as error:
-        column = max((error.offset or 1) - 1, 0)
+        column = error.offset - 1 if error.offset else len(source)  # 0 is the end
         rest = source[column : column + 20]
         read = repr(rest) if rest else "the end"
         raise at(column).error(f"read {read}, {error.msg}; accepted: {ACCEPTED}") from None
@@ -192,10 +192,14 @@ class _Reader:
             kwargs[part.arg] = self.read(part.value, depth + 1)
         if name in KINDS and (args or kwargs):
             signature = inspect.signature(KINDS[name])
+            wanted = f"{name}({', '.join(signature.parameters)})"
+            for part in node.keywords:
+                if part.arg not in signature.parameters:
+                    near = nearest(str(part.arg), signature.parameters)
+                    raise self._refuse(part, f"no argument of {name}", f"{wanted}{near}")
             try:
                 bound = signature.bind(*args, **kwargs)
             except TypeError as error:
-                wanted = f"{name}({', '.join(map(str, signature.replace().parameters))})"
                 raise self._refuse(node, str(error), wanted) from None
             return self._build(node, lambda: KINDS[name](*bound.args, **bound.kwargs))
         return self._build(node, lambda: Call(name, tuple(args), tuple(kwargs.items()), self._place(node)))

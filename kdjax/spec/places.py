@@ -24,6 +24,8 @@ See = Callable[[str, Value], Value]
 def numbers(expression: Value, *, name: str = "") -> dict[str, Any]:
     """All numbers by place, those of schedules among them; not those of sets.
 
+    They are as typed: make them float32 before they are traced, so that 4 and 4.0 are one program.
+
     Args:
         expression: a value of the grammar.
         name: what all places begin with: needed where the expression is a number itself.
@@ -37,7 +39,16 @@ def numbers(expression: Value, *, name: str = "") -> dict[str, Any]:
 
 def schedules(expression: Value, *, name: str = "") -> dict[str, Schedule]:
     """All schedules by place; one that another holds belongs to that one."""
-    return _collect(expression, name, lambda value: isinstance(value, Schedule))
+    found: dict[str, Schedule] = {}
+
+    def see(place: str, value: Value) -> Value:
+        if not isinstance(value, Schedule):
+            return value
+        found[place] = value
+        return 0  # what is no schedule any more has no parts
+
+    _visit(expression, name, see)
+    return found
 
 
 def sets(expression: Value, *, name: str = "") -> dict[str, Set]:

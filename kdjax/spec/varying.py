@@ -6,19 +6,28 @@ A product with a number is a schedule or a set again: `100*linear(1, 0)` is `lin
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.spec.expression import Expression, Value, is_number, plain
+from kdjax.spec.expression import Expression, Scalar, Value, is_number, plain
 from kdjax.types import BadInput
 
 Number = Any
 """An int or a float; a traced number after `fill`."""
 
+Numbers = Any
+"""A tuple of them."""
+
 Own = TypeVar("Own", bound="Varying")
+
+# Of what it does not know Python asks the other operand, so types that are checked at run time must let all pass.
+if TYPE_CHECKING:
+    Factor = Scalar
+else:
+    Factor = object
 
 
 class Varying(Expression):
@@ -51,7 +60,7 @@ class Varying(Expression):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.parts().values()))})"
 
-    def __mul__(self: Own, factor: object) -> Own:
+    def __mul__(self: Own, factor: Factor) -> Own:
         if not is_number(factor):
             return NotImplemented
         scaled = {n: p if n in self.unscaled else _times(p, plain(factor)) for n, p in self.parts().items()}
@@ -59,9 +68,7 @@ class Varying(Expression):
 
     __rmul__ = __mul__
 
-    def __truediv__(self: Own, divisor: Any) -> Own:
-        if not is_number(divisor):
-            return NotImplemented
+    def __truediv__(self: Own, divisor: float | int | jax.Array) -> Own:
         return self * (1 / divisor)
 
     def __neg__(self: Own) -> Own:
@@ -163,8 +170,8 @@ class steps(Schedule):
     0.01
     """
 
-    values: tuple[Number, ...]
-    after: tuple[Number, ...]
+    values: Numbers
+    after: Numbers
     unscaled: ClassVar[tuple[str, ...]] = ("after",)
 
     def _check(self, name: str, part: Value) -> None:
