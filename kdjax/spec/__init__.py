@@ -16,6 +16,19 @@ With arguments these eight words mean nothing else.
 
     linear(1, 0)*feature.hint(block2)      response.kl(temperature=grid(1, 2, 4))      pgd(epsilon=8/255, norm=l2)
 
+How each thing is typed:
+
+| what | text |
+|---|---|
+| losses on layers | `100*feature.hint(block2, block4) + 50*feature.fsp((block1, block2), (block2, block4))` |
+| losses on views | `response.kl(student=attacked, teacher=clean) + 0.5*labels` |
+| layer maps | `every(2) + embedding + logits`, `last`, `pairs((1, 2), (2, 4))` |
+| attacks | `fgsm, pgd(steps=40, norm=l2, epsilon=grid(0.1, 0.2))` |
+| augmentations, transforms | `random_shift(2), random_flip`, `rotate(45)` |
+| teachers | `mlp(128), cnn(8, 16), lenet` |
+| ensembles | `vote + entropy(scale=0.3)`, `mean_logit + fixed(shares=(2, 1, 1))` |
+| a schedule, a sweep | `--learning_rate='warmup(0.05, cosine(0.1, 0))'`, `--learning_rate='log(1e-4, 1e-2)'` |
+
 The same expression in Python is the same object:
 
 >>> response, feature, names = Names("response"), Names("feature"), Names()

@@ -218,13 +218,10 @@ class _Reader:
         numbers = all(map(is_number, operands))
         takes, accepted = _OPERANDS.get(type(op), (Expression, "a number or a name after a minus"))
         if not numbers:
-            wrong = [p for p, x in zip(parts, operands, strict=True) if not (is_number(x) or isinstance(x, takes))]
-            # In a sum with names it is the number that is wrong.
-            wrong += [
-                p for p, x in zip(parts, operands, strict=True) if isinstance(op, ast.Add | ast.Sub) and is_number(x)
-            ]
-            if wrong:
-                raise self._refuse(wrong[0], f"in {_shorten(self._text(node))!r}", accepted)
+            for part, x in zip(parts, operands, strict=True):
+                # In a sum with names a number is wrong.
+                if not (isinstance(x, takes) or (is_number(x) and takes is not Summand)):
+                    raise self._refuse(part, f"in {_shorten(self._text(node))!r}", accepted)
         elif isinstance(op, ast.Pow) and abs(operands[1]) > 64:
             raise self._refuse(parts[1], "an exponent", "exponents from -64 to 64")
         try:

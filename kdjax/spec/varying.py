@@ -50,9 +50,8 @@ class Varying(Expression):
             self._check(name, getattr(self, name))
 
     def _check(self, name: str, part: Value) -> None:
-        for x in part if isinstance(part, tuple) else (part,):
-            if not (is_number(x) or isinstance(x, Set)):
-                self._refuse(name, "a number or a set of numbers")
+        if not (is_number(part) or isinstance(part, Set)):
+            self._refuse(name, "a number or a set of numbers")
 
     def _refuse(self, name: str, accepted: str) -> None:
         raise BadInput(f"read {name}={getattr(self, name)!r} of {type(self).__name__}; accepted: {accepted}")
@@ -175,9 +174,10 @@ class steps(Schedule):
     unscaled: ClassVar[tuple[str, ...]] = ("after",)
 
     def _check(self, name: str, part: Value) -> None:
-        super()._check(name, part)
         if not isinstance(part, tuple) or not part:
             self._refuse(name, "a tuple of numbers, such as steps((0.1, 0.01), (0.5,))")
+        for x in part:
+            super()._check(name, x)
         if name == "after":
             ends = [x for x in part if isinstance(x, int | float)]
             if ends != sorted(set(ends)) or any(not 0 < x < 1 for x in ends) or len(part) != len(self.values) - 1:
@@ -199,8 +199,8 @@ class Set(Varying):
         raise NotImplementedError
 
     def _check(self, name: str, part: Value) -> None:
-        if not all(is_number(x) for x in (part if isinstance(part, tuple) else (part,))):
-            self._refuse(name, "numbers")
+        if not is_number(part):
+            self._refuse(name, "a number")
 
     def _rises(self, low: Number, high: Number) -> None:
         if not low < high:
@@ -218,6 +218,10 @@ class grid(Set):
         self.__post_init__()
         if not numbers or len(set(numbers)) < len(numbers):
             self._refuse("numbers", "one number or more, each once")
+
+    def _check(self, name: str, part: Value) -> None:
+        for x in part:
+            super()._check(name, x)
 
     def with_parts(self, *parts: Value) -> "grid":
         return grid(*parts[0])
