@@ -572,6 +572,9 @@ def test_families_find_the_functions_that_flags_name():
     views = spec.Family(augment, first=("key", "image"))
     assert views.names() == ["crop_and_flip", "mixup", "random_flip", "random_shift"]
     assert LOSSES.names() == sorted(LOSSES.names())
+    assert spec.Family(augment, accepts=lambda f: f is not augment.mixup).names() == [
+        "crop_and_flip", "in_turn", "random_flip", "random_shift",
+    ]  # fmt: skip
     with pytest.raises(BadInput, match="in two modules"):
         spec.Family(augment, augment)
 
