@@ -657,7 +657,9 @@ def test_a_parameter_of_few_words_takes_no_other():
 
     module = ModuleType("made")
     made.__module__, module.made = "made", made  # pyright: ignore[reportAttributeAccessIssue]
+    module.imported = augment.mixup  # pyright: ignore[reportAttributeAccessIssue]
     family = spec.Family(module)
+    assert family.names() == ["made"]
     assert family.resolve(spec.call("made(best, other=x, more=3)")).keywords == {
         "kind": "best",
         "other": "x",
