@@ -1,0 +1,164 @@
+"""The public functions of some modules, by the names that can be typed."""
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kdjax.spec.expression import Expression, Value, is_number
+from kdjax.spec.formula import Call
+from kdjax.spec.varying import Schedule, Set
+from kdjax.types import BadInput, nearest
+
+Function = Callable[..., Any]
+
+_EMPTY = inspect.Parameter.empty
+
+_FITS: dict[type, tuple[str, Callable[[Value], bool]]] = {
+    bool: ("True or False", lambda v: isinstance(v, bool)),
+    int: ("a whole number", lambda v: isinstance(v, Set) or (isinstance(v, int) and not isinstance(v, bool))),
+    float: ("a number", lambda v: is_number(v) or isinstance(v, Schedule | Set)),
+    str: ("a name or a string", lambda v: isinstance(v, str)),
+    tuple: ("a tuple", lambda v: isinstance(v, tuple)),
+}
+"""What can be typed for a parameter, by the type that its signature asks for."""
+
+
+class Family:
+    """Functions that calls name.
+
+    Args:
+        modules: whose public functions, defined there, belong to it.
+        first: their first parameters, if only those that begin with these belong.
+        accepts: whether a function belongs, if not all do.
+        dotted: whether names begin with their module's: `response.kl`, not `kl`.
+
+    >>> import textwrap
+    >>> family = Family(textwrap, first=("text", "width"))
+    >>> family.names()
+    ['fill', 'shorten', 'wrap']
+    >>> family.resolve(Call("fill", (8,)), given=("text",))("one two three")
+    'one two\\nthree'
+    """
+
+    def __init__(
+        self,
+        *modules: types.ModuleType,
+        first: Iterable[str] = (),
+        accepts: Callable[[Function], bool] = lambda function: True,
+        dotted: bool = False,
+    ) -> None:
+        first, self.functions = list(first), dict[str, Function]()
+        for module in modules:
+            short = f"{module.__name__.rpartition('.')[2]}." if dotted else ""
+            for name, function in inspect.getmembers(module, inspect.isfunction):
+                own = not name.startswith("_") and function.__module__ == module.__name__
+                if own and list(inspect.signature(function).parameters)[: len(first)] == first and accepts(function):
+                    if f"{short}{name}" in self.functions:
+                        raise BadInput(f"read {short}{name} in two modules; accepted: each name once, or dotted=True")
+                    self.functions[f"{short}{name}"] = function
+
+    def names(self) -> list[str]:
+        """The names that can be typed, sorted."""
+        return sorted(self.functions)
+
+    def find(self, call: Call) -> Function:
+        """The function that a call names.
+
+        Raises:
+            BadInput: there is none; the message lists all names and guesses.
+        """
+        if call.name not in self.functions:
+            ends = [name for name in self.names() if name.endswith(f".{call.name}")]
+            near = f"; did you mean {' or '.join(ends)}?" if ends else nearest(call.name, self.names())
+            raise call.error(f"read the name {call.name}; accepted: {', '.join(self.names())}{near}")
+        return self.functions[call.name]
+
+    def parameters(self, call: Call, *, given: Iterable[str] = ()) -> dict[str, inspect.Parameter]:
+        """The parameters that may be typed for the function that a call names, in their order.
+
+        Args:
+            call: of which the name counts.
+            given: parameters that are no part of the call.
+        """
+        return {n: p for n, p in inspect.signature(self.find(call)).parameters.items() if n not in set(given)}
+
+    def resolve(self, call: Call, *, given: Iterable[str] = ()) -> functools.partial[Any]:
+        """The function that a call names, with the call's arguments bound.
+
+        Positional arguments fill the parameters that may be typed, in their order; those that take keywords alone too.
+        For a parameter that is a string, a bare name is one. A schedule or a set may stand for a number: `fill` it
+        before the function is called.
+
+        Args:
+            call: `pgd(0.1, steps=40)`.
+            given: parameters that are handed over later, with each call of the function.
+
+        Raises:
+            BadInput: an unknown name or keyword, too many arguments, one twice, missing or of the wrong type.
+        """
+        function, own, given = self.find(call), self.parameters(call, given=given), list(given)
+        ordered = [n for n, p in own.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        anything = any(p.kind is p.VAR_KEYWORD for p in own.values())
+        takes = f"{call.name} takes {', '.join(ordered)}" if ordered else f"{call.name} takes no arguments"
+        if len(call.args) > len(ordered):
+            raise call.error(f"read {len(call.args)} arguments of {call.name}; accepted: {takes}")
+        bound = dict(zip(ordered, call.args, strict=False))
+        for key, value in call.kwargs:
+            if key in given:
+                raise call.error(f"read {key}={value!r}, which is given with each call; accepted: {takes}")
+            if key not in ordered and not anything:
+                raise call.error(f"read {key}={value!r}; accepted: {takes}{nearest(key, ordered)}")
+            if key in bound:
+                raise call.error(f"read {key} twice in {call!r}; accepted: each argument once")
+            bound[key] = value
+        if missing := [n for n in ordered if n not in bound and own[n].default is _EMPTY]:
+            raise call.error(f"read {call!r} without {', '.join(missing)}; accepted: {takes}")
+        checked = {key: _checked(call, own[key], value) if key in own else value for key, value in bound.items()}
+        return functools.partial(function, **checked)
+
+
+def _checked(call: Call, parameter: inspect.Parameter, value: Value) -> Value:
+    """The value as the parameter wants it."""
+    kinds, choices, optional = _wanted(parameter)
+    if str in kinds and isinstance(value, Call) and not (value.args or value.kwargs):
+        value = value.name
+    if parameter.annotation is _EMPTY and parameter.default in (_EMPTY, None):
+        return value
+    if value is None and optional:
+        return value
+    words = [_FITS[kind][0] for kind in kinds if not (kind is str and choices)]
+    words += [repr(c) for c in choices] + ["None"] * optional
+    typed = isinstance(value, Expression | str | int | float | tuple) or value is None
+    fits = value in choices if choices and isinstance(value, str) else any(_FITS[kind][1](value) for kind in kinds)
+    if typed and not fits:
+        wanted = " or ".join(words) if kinds else "it cannot be typed"
+        near = nearest(value, choices) if isinstance(value, str) else ""
+        raise call.error(f"read {parameter.name}={value!r} of {call.name}; accepted: {wanted}{near}")
+    # 45 stands for 45.0, as it does in Python's own signatures.
+    return float(value) if isinstance(value, int) and float in kinds and not {int, bool} & set(kinds) else value
+
+
+def _wanted(parameter: inspect.Parameter) -> tuple[list[type], list[str], bool]:
+    """The types that can be typed for a parameter, the strings if only some will do, and whether None will."""
+    kinds: list[type] = []
+    choices: list[str] = []
+    optional = parameter.default is None
+    members = [parameter.annotation]
+    while members:
+        member = members.pop(0)
+        origin = typing.get_origin(member)
+        if origin in (typing.Union, types.UnionType):
+            members += typing.get_args(member)
+        elif origin is typing.Literal:
+            choices += typing.get_args(member)
+            kinds.append(str)
+        elif member is None or member is types.NoneType:
+            optional = True
+        elif (origin or member) in _FITS:
+            kinds.append(origin or member)
+    if not kinds and type(parameter.default) in _FITS:
+        kinds = [type(parameter.default)]
+    return list(dict.fromkeys(kinds)), choices, optional
