@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments import _report
 from experiments._attacks import Scores
 
 
@@ -30,8 +31,7 @@ def curves(
         ax.grid(alpha=0.3)
     fig.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     fig.suptitle(title, fontsize=10)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    _report.save_figure(fig, path)
 
 
 def values(scores: Sequence[Scores], column: str) -> np.ndarray:
@@ -73,8 +73,7 @@ def picture(
     for ax, text in zip(axes[:, 0], ("clean", f"perturbation\n±{scale:.2g}", "attacked"), strict=True):
         ax.set_ylabel(text, fontsize=8)
     fig.suptitle(title, fontsize=10)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    _report.save_figure(fig, path)
 
 
 def answer(logits: np.ndarray) -> str:

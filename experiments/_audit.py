@@ -15,6 +15,7 @@ import numpy as np
 
 from kdjax.evaluation.audit.audit import RULE
 from kdjax.evaluation.audit.finding import Finding
+from kdjax.files import write_whole
 
 COLOURS = {"PASS": "#2e7d32", "FLAG": "#e08a00", "FAIL": "#c62828", "SKIPPED": "#757575"}
 
@@ -58,11 +59,12 @@ def page(findings: Sequence[Finding], path: Path, *, title: str, facts: dict[str
         for name, png in figures(findings).items()
     )
     listed = "".join(f"<li>{escape(str(k))}: <code>{escape(str(v))}</code></li>" for k, v in facts.items())
-    path.write_text(
+    write_whole(
+        path,
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
         f"<h1>{escape(title)}</h1><ul>{listed}</ul><p><b>{escape(verdict_line(findings))}</b></p>"
         f'<p class="rule">{escape(RULE)}</p><table><tr><th></th><th>check</th><th>verdict</th>'
-        f"<th>what was measured</th><th>remedy</th></tr>{rows}</table><h2>Figures</h2>{images}</html>\n"
+        f"<th>what was measured</th><th>remedy</th></tr>{rows}</table><h2>Figures</h2>{images}</html>\n",
     )
 
 

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Array
 
+from experiments import _report
 from experiments._attacks import Scores
 from kdjax.attacks.objectives import Scored, cross_entropy, margin
 from kdjax.attacks.victims import Victim
@@ -92,5 +93,4 @@ def draw(rows: Mapping[float, Sequence[Scores]], panels: Mapping[str, Sequence[s
         ax.grid(alpha=0.3)
         ax.legend(frameon=False, fontsize=8)
     fig.suptitle(title, fontsize=10)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    _report.save_figure(fig, path)

@@ -49,5 +49,4 @@ def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], pa
     ax.set_xticks(range(len(columns)), [c.replace(":", "\n:") for c in columns], fontsize=8)
     ax.set_yticks(range(len(rows)), rows, fontsize=8)
     ax.set_title(title, fontsize=9)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    _report.save_figure(fig, path)

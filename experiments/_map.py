@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments import _report
 from experiments._report import spread
 from kdjax.evaluation.paired import paired_difference
 
@@ -128,5 +129,4 @@ def draw(cells: Sequence[Mapping[str, Any]], path: Path, *, dataset: str) -> Non
     if image is not None:
         bar = fig.colorbar(image, ax=axes, shrink=0.7, ticks=[-1, -0.5, 0, 0.5, 1])
         bar.ax.set_yticklabels([f"{np.sign(s) * s * s * top:+.1f}" for s in (-1, -0.5, 0, 0.5, 1)], fontsize=7)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    _report.save_figure(fig, path)

@@ -89,5 +89,4 @@ def figure(against: Mapping[str, Mapping[str, float]], path: Path, *, title: str
     ax.set(xlabel=f"test accuracy minus {alone}, points\n(95% interval, {against[roles[0]]['n']} paired seeds)")
     ax.grid(axis="x", alpha=0.3)
     ax.set_title(title, fontsize=10)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    _report.save_figure(fig, path)

@@ -1,6 +1,6 @@
 """Tables and figures from results; everything here is recomputed from results.json and metrics.jsonl."""
 
-import json
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
+
+from kdjax.files import to_json, write_whole
 
 PERCENT = ("accuracy", "precision", "recall", "f1", "ece", "agreement")
 HEADS = {"f1": "F1", "nll": "NLL", "ece": "ECE", "teacher_kl": "KL to teacher"}
@@ -57,12 +60,23 @@ def gain(name: str, d: Mapping[str, float]) -> str:
 
 
 def save_results(workdir: Path, results: Mapping[str, Any], text: str) -> None:
-    """Write results.json and table.md, and print the table."""
-    part = workdir / "results.part"
-    part.write_text(json.dumps(results, indent=2) + "\n")
-    part.replace(workdir / "results.json")
-    (workdir / "table.md").write_text(text + "\n")
+    """Write table.md and results.json, and print the table.
+
+    Raises:
+        Diverged: a number is not finite; nothing is written.
+    """
+    content = to_json(results, "results.json", indent=2) + "\n"
+    write_whole(workdir / "table.md", text + "\n")
+    write_whole(workdir / "results.json", content)  # last: it says that the run is finished
     print(text)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all, and close it."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix.removeprefix("."), dpi=150)
+    plt.close(figure)
+    write_whole(path, drawn.getvalue())
 
 
 def curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
@@ -87,8 +101,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None
         ax.grid(alpha=0.3)
     axes[0][-1].legend(frameon=False)
     fig.suptitle(title, fontsize=10)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    save_figure(fig, path)
 
 
 def comparison(scores: Mapping[str, Sequence[float]], path: Path, *, title: str) -> None:
@@ -105,5 +118,4 @@ def comparison(scores: Mapping[str, Sequence[float]], path: Path, *, title: str)
     ax.set(ylabel="test accuracy, %", xlim=(-0.5, len(scores) - 0.3))
     ax.grid(axis="y", alpha=0.3)
     ax.set_title(title, fontsize=10)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    save_figure(fig, path)

@@ -1,7 +1,6 @@
 """What a sweep is made of: axes from a flag, the points to train, and the tables and figures of what came out."""
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy import stats
 
+from experiments import _report
+from kdjax.files import to_json, write_whole
 from kdjax.types import BadInput, nearest
 
 DRAWS = {
@@ -238,12 +239,9 @@ def heat_maps(
         fig.colorbar(drawn, label=f"{words}, %, mean over seeds")
         ax.set(xlabel=a.name.replace("_", " "), ylabel=b.name.replace("_", " "))
         ax.set_title(title, fontsize=9)
-        fig.savefig(folder / f"map-{a.name}-{b.name}.png", dpi=150)
-        plt.close(fig)
+        _report.save_figure(fig, folder / f"map-{a.name}-{b.name}.png")
 
 
 def save_rows(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     """One member a line, whole or not at all."""
-    part = file.with_suffix(".part")
-    part.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    part.replace(file)
+    write_whole(file, "".join(to_json(row, file.name) + "\n" for row in rows))

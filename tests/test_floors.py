@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Types are the ground that every floor stands on.
-FLOORS = {"types": -1, "config": 0, "attacks": 2}
+FLOORS = {"types": -2, "files": -1, "config": 0, "attacks": 2}
 FLOORS |= dict.fromkeys(("losses", "models", "data", "training"), 1) | dict.fromkeys(("evaluation", "recipes"), 3)
 FILES = sorted((ROOT / "kdjax").rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))

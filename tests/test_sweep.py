@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 
 from experiments import _lessons, _sweep, _train, sweep
 from experiments._sweep import Axis
-from kdjax.training.loop import Interrupted
+from kdjax.training.stop import Interrupted
 from kdjax.types import BadInput
 from tests.test_experiments import call
 

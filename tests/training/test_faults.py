@@ -16,11 +16,11 @@ import pytest
 
 from kdjax.training import parallel
 from kdjax.training.checkpoint import Checkpointer
-from kdjax.training.loop import Diverged, Interrupted
 from kdjax.training.record import Recorder
 from kdjax.training.state import create_state
 from kdjax.training.step import many_steps, train_step
-from kdjax.types import BadInput
+from kdjax.training.stop import Interrupted
+from kdjax.types import BadInput, Diverged
 from tests.training.conftest import Task, same
 
 SCRIPT = textwrap.dedent(

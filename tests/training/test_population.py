@@ -18,10 +18,10 @@ from kdjax.models.create import create
 from kdjax.recipes.distill import cached, distill
 from kdjax.recipes.supervised import supervised
 from kdjax.training import memory, parallel, population, stacked
-from kdjax.training.loop import Interrupted
 from kdjax.training.population import Member, Plan
 from kdjax.training.state import create_state
 from kdjax.training.step import many_steps, train_step
+from kdjax.training.stop import Interrupted
 from kdjax.types import BadInput
 from tests.training.conftest import same
 
