@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,7 +45,9 @@ def start(config_class: type[Any], body: Callable[[Any, Path], None]) -> None:
                     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
                     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
                     # A cache that cannot be written, or was written in part, costs time and no result.
-                    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
+                    warnings.filterwarnings(
+                        "ignore", message="Error (reading|writing) persistent compilation cache entry"
+                    )
                     log.info("%s", " ".join(sys.argv))
                     log.info("jax %s on %d %s", jax.__version__, jax.device_count(), jax.devices()[0].device_kind)
                     _compare_devices(workdir)
@@ -116,6 +119,12 @@ def _compare_devices(workdir: Path) -> None:
     write_whole(note, f"{here}\n")
 
 
+def _quiet_threads(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """TensorStore's threads print an error for each array of a save that failed; it is raised, and said once."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)
+
+
 def _log_to(file: Path) -> None:
     """Plain lines in a file always; on the screen too, unless it is a terminal with a progress bar."""
     logger = logging.getLogger("kdjax")
@@ -136,6 +145,7 @@ def _log_to(file: Path) -> None:
         handler.handleError = lambda _: None  # a line that a full disk does not take must not end the run
         handler.setFormatter(line)
         logger.addHandler(handler)
+    sys.excepthook = _quiet_threads
     flags.FLAGS.stderrthreshold = "fatal"  # Orbax logs through absl, a dozen lines a checkpoint
-    for noisy in ("absl", "jax"):
+    for noisy in ("absl", "jax", "asyncio", "concurrent.futures"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what they tell as errors is raised, and said once

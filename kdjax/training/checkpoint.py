@@ -248,7 +248,8 @@ class Checkpointer:
             try:
                 self.wait()
             finally:
-                self._manager.close()
+                with self._saving():  # it says again what was not saved
+                    self._manager.close()
 
 
 def _items(state: TrainState) -> Items:

@@ -14,7 +14,6 @@ from tensorboardX.summary import scalar
 
 from kdjax.files import append_line, to_json, write_whole
 
-
 # Made when the module is loaded: a type checker does not see them.
 _event, _SessionLog = (getattr(event_pb2, name) for name in ("Event", "SessionLog"))
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 
@@ -95,7 +94,9 @@ def test_a_name_that_matches_another_folder_does_not_read_from_it(tmp_path):
 def test_a_first_checkpoint_that_cannot_be_read_ends_the_run_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "_linked", nullcontext)  # as if no way around the name were known
     with Checkpointer(tmp_path / "x[1]") as checkpointer:
-        with pytest.raises(NotSaved, match=r"7'?: cannot be written \(written, it cannot be read: .*checkpoint: none\."):
+        with pytest.raises(
+            NotSaved, match=r"7'?: cannot be written \(written, it cannot be read: .*checkpoint: none\."
+        ):
             checkpointer.save(state())
         assert checkpointer.steps() == []
 
@@ -148,7 +149,7 @@ FILL = textwrap.dedent(
 )
 
 
-@pytest.mark.parametrize("limit", [0, 100, 1000, 4000, 8000])
+@pytest.mark.parametrize("limit", [0, 100, 1000, 4000])
 def test_a_disk_that_fills_up_costs_nothing_that_was_saved(task, finished, tmp_path, limit):
     def train(limit):
         command = [sys.executable, "-c", FILL, str(tmp_path), str(limit)]
@@ -186,25 +187,28 @@ def small_disk(tmp_path):
 
 
 def test_a_full_file_system_is_said_and_goes_on_when_there_is_room(small_disk):
-    with Checkpointer(small_disk / "run", keep=9) as checkpointer:
-        checkpointer.save(state(step=jnp.int32(1)))
-        checkpointer.wait()
-        filler = small_disk / "filler"
-        with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-            while True:
-                file.write(bytes(4096))
-        with pytest.raises(NotSaved, match="last good checkpoint: step 1 in"):
+    filler = small_disk / "filler"
+
+    def save_on_a_full_disk():
+        with Checkpointer(small_disk / "run", keep=9) as checkpointer:
+            checkpointer.save(state(step=jnp.int32(1)))
+            with pytest.raises(OSError, match="No space"):
+                filler.write_bytes(bytes(2**20))
             checkpointer.save(state(step=jnp.int32(2)))
-            checkpointer.wait()
-        filler.unlink()
+
+    with pytest.raises(
+        NotSaved, match=r"cannot be written \(No space left on device\); last good checkpoint: step 1 in"
+    ):
+        save_on_a_full_disk()
+    filler.unlink()
     assert whole(small_disk / "run") == {"1"}
     with Checkpointer(small_disk / "run", keep=9) as checkpointer:
         found = checkpointer.restore(state(1))
         assert found is not None
-        checkpointer.save(state(step=jnp.int32(2)))
+        assert same(found[0].params, state().params)
+        checkpointer.save(state(step=jnp.int32(3)))
         checkpointer.wait()
-        assert checkpointer.steps() == [1, 2]
-    assert np.array_equal(found[0].params["w"], state().params["w"])
+        assert checkpointer.steps() == [1, 3]
 
 
 def test_links_to_odd_names_are_taken_away(tmp_path, monkeypatch):
