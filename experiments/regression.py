@@ -69,7 +69,7 @@ class Config(Common):
         smoke="runs/smoke/regression",
     )  # fmt: skip
     dataset: str = field("diabetes", "the table, which comes with scikit-learn", choices=("diabetes",))
-    seeds: int = field(10, "runs, numbered from 0", low=1, smoke=2)
+    seeds: int = field(10, "runs, numbered from 0; more go on in the same --workdir", low=1, smoke=2, may_grow=True)
     optimizer: str = field("adamw", "Optax optimizer", choices=optimizers.OPTIMIZERS)
     weight_decay: float = field(1.0, "of the students that see all rows", low=0.0)
     teacher_hidden: tuple[int, ...] = field((64, 64), "teacher's widths", low=1, smoke=(8,))

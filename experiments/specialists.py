@@ -42,7 +42,7 @@ class Config(compare.Flags):
         "runs/specialists", "folder for everything the run leaves", identity=False,
         smoke="runs/smoke/specialists",
     )  # fmt: skip
-    seeds: int = field(5, "runs, numbered from 0", low=1, smoke=1)
+    seeds: int = field(5, "runs, numbered from 0; more go on in the same --workdir", low=1, smoke=1, may_grow=True)
     generalist_hidden: tuple[int, ...] = field((256, 256), "generalist's widths or channels", low=1, smoke=(16,))
     generalist_epochs: int = field(30, "generalist's passes", low=1, smoke=4)
     generalist_learning_rate: float = field(1e-3, "generalist's peak learning rate", low=0.0)

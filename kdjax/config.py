@@ -8,12 +8,14 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from absl import flags
 
+from kdjax.files import FULL, to_json, write_whole
 from kdjax.types import BadInput
 
 C = TypeVar("C")
@@ -28,6 +30,7 @@ def field(
     high: float | int | None = None,
     smoke: Any = dataclasses.MISSING,
     identity: bool = True,
+    may_grow: bool = False,
 ) -> Any:
     """A Config field.
 
@@ -38,6 +41,7 @@ def field(
         low, high: the accepted range of a number, inclusive.
         smoke: the value under `--smoke`, where it differs.
         identity: False for what does not change results (where files lie): it may differ when a run is resumed.
+        may_grow: a larger number goes on from what a smaller one left, and ends as if it had begun so.
     """
     metadata = {
         "help": help,
@@ -46,6 +50,7 @@ def field(
         "high": high,
         "smoke": smoke,
         "identity": identity,
+        "may_grow": may_grow,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -107,46 +112,70 @@ def _number(name: str, text: str, kind: type, low: float | int | None, high: flo
     return value
 
 
-def to_json(config: Any) -> str:
+def as_json(config: Any) -> str:
     """The Config as JSON, one field a line."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    return to_json(dataclasses.asdict(config), "config", indent=2) + "\n"
 
 
-def claim(config: Any, workdir: str | os.PathLike[str]) -> tuple[Path, bool]:
-    """Make `workdir` this config's own: write config.json, or find the same one there.
-
-    Returns:
-        The folder, and whether it was claimed just now.
+def folder(workdir: str | os.PathLike[str]) -> Path:
+    """The folder that `--workdir` names, made if missing.
 
     Raises:
-        BadInput: the folder cannot be written, or holds another config; the message shows each difference.
+        BadInput: no folder is named, or it cannot be made.
     """
     if not str(workdir):
         raise BadInput("--workdir= is empty; accepted: a folder, such as runs/mine.")
     path = Path(workdir).expanduser()
-    file = path / "config.json"
-    try:
+    with _writing(workdir):
         path.mkdir(parents=True, exist_ok=True)
-        new_claim = not file.exists()
-        if new_claim:
-            part = path / ".config.json.part"
-            part.write_text(to_json(config))
-            part.replace(file)
-        old = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise BadInput(
-            f"--workdir={workdir}: its config.json is not JSON ({error}); accepted: a run's folder."
-        ) from None
+    return path
+
+
+@contextmanager
+def _writing(workdir: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
+        if error.errno in FULL:
+            raise
         raise BadInput(
             f"--workdir={workdir}: cannot be written ({error.strerror}); accepted: a folder of yours."
         ) from None
-    new = json.loads(to_json(config))
-    place = {f.name for f in dataclasses.fields(config) if not f.metadata.get("identity", True)}
-    pairs = {n: (old.get(n, "(absent)"), new.get(n, "(absent)")) for n in sorted((old.keys() | new.keys()) - place)}
-    changed = [f"  --{name}: {was!r} there, {now!r} now" for name, (was, now) in pairs.items() if was != now]
-    if changed:
-        listed = "\n".join(changed)
+
+
+def claim(config: Any, workdir: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """Make `workdir` this config's own: write config.json, or find the same one there, or one that may grow to it.
+
+    Returns:
+        The folder, and what config.json said before; None where there was none.
+
+    Raises:
+        BadInput: the folder cannot be written, or holds another config; the message shows each difference.
+    """
+    path = folder(workdir)
+    file, text = path / "config.json", as_json(config)
+    before = None
+    try:
+        with _writing(workdir):
+            before = file.read_text() if file.exists() else None
+        old = dict(json.loads(text if before is None else before))
+    except (ValueError, TypeError) as error:
+        raise BadInput(
+            f"--workdir={workdir}: its config.json is not JSON ({error}); accepted: a run's folder."
+        ) from None
+    new, told = json.loads(text), []
+    known = {f.name: f.metadata for f in dataclasses.fields(config)}
+    for name in sorted(old.keys() | new.keys()):
+        was, now, meta = old.get(name, "(absent)"), new.get(name, "(absent)"), known.get(name, {})
+        if was != now and meta.get("identity", True):
+            grows = meta.get("may_grow", False) and isinstance(was, int | float)
+            if not (grows and now > was):
+                told.append(f"  --{name}: {was!r} there, {now!r} now" + " (it may only grow)" * grows)
+    if told:
+        listed = "\n".join(told)
         advice = "Choose another --workdir, or repeat the old flags."
         raise BadInput(f"--workdir={workdir} holds a run with another config:\n{listed}\n{advice}")
-    return path, new_claim
+    if before is None or any(old[n] != new[n] for n, meta in known.items() if meta.get("may_grow")):
+        with _writing(workdir):
+            write_whole(file, text)
+    return path, before

@@ -33,6 +33,10 @@ class BadInput(ValueError):
     """What a user typed or handed over cannot be used; says the argument, the value and what is accepted."""
 
 
+class Diverged(RuntimeError):
+    """A number became NaN or infinite: it is no result, and nothing after the last good checkpoint was kept."""
+
+
 def nearest(word: str, words: Iterable[str], *, most: int = 1) -> str:
     """The end of an error message: `; did you mean adam?`, or nothing where no word is close.
 

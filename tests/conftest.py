@@ -1,6 +1,7 @@
 """Strictness for every test: two CPU devices, and no silent broadcasting between ranks."""
 
 import os
+import signal
 from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -10,6 +11,10 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # XLA's older emitters compile in two thirds of the time. It ends a process that sets a flag it does not know.
 if version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+
+# A shell that starts the tests in the background ignores Ctrl-C, and so would every process that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import pytest

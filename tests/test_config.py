@@ -21,6 +21,7 @@ class Config:
     rate: float = field(0.1, "a number", low=0.0, high=1.0)
     widths: tuple[int, ...] = field((20,), "widths", low=1, smoke=(2,))
     flag: bool = field(False, "yes or no")
+    runs: int = field(2, "how many", may_grow=True)
 
 
 def parse(*argv: str) -> Config:
@@ -78,15 +79,35 @@ def test_flagfile(tmp_path):
 
 def test_claim_writes_reads_and_refuses(tmp_path):
     folder = tmp_path / "run"
-    assert configs.claim(Config(), folder) == (folder, True)
+    assert configs.claim(Config(), folder) == (folder, None)
     assert json.loads((folder / "config.json").read_text())["widths"] == [20]
-    assert configs.claim(Config(workdir="elsewhere"), folder) == (folder, False)  # where the run lies is not what it is
+    there = (folder / "config.json").read_text()
+    assert configs.claim(Config(workdir="elsewhere"), folder) == (folder, there)  # where the run lies is not what it is
     with pytest.raises(BadInput) as error:
         configs.claim(Config(steps=4, widths=(30,)), folder)
     assert "--steps: 3 there, 4 now" in str(error.value)
     assert "--widths: [20] there, [30] now" in str(error.value)
     assert "--rate" not in str(error.value)
     assert json.loads((folder / "config.json").read_text())["steps"] == 3
+
+
+def test_what_may_grow_grows_and_nothing_else_does(tmp_path):
+    two = configs.as_json(Config())
+    configs.claim(Config(), tmp_path)
+    assert configs.claim(Config(runs=5), tmp_path) == (tmp_path, two)
+    assert json.loads((tmp_path / "config.json").read_text())["runs"] == 5
+    with pytest.raises(BadInput, match=r"--runs: 5 there, 4 now \(it may only grow\)"):
+        configs.claim(Config(runs=4), tmp_path)
+    with pytest.raises(BadInput, match=r"--steps: 3 there, 4 now\n"):
+        configs.claim(Config(runs=6, steps=4), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["runs"] == 5
+
+
+@pytest.mark.parametrize("content", ["[1]", "3", '{"runs": "many"}', "{}"])
+def test_a_config_of_another_kind_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(BadInput, match="workdir="):
+        configs.claim(Config(), tmp_path)
 
 
 def test_claim_on_a_folder_that_cannot_be_written(tmp_path):

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from kdjax.study.attacks import Scores
+from kdjax.study.figures import save_figure
 
 
 def curves(
@@ -33,8 +34,7 @@ def curves(
         ax.grid(alpha=0.3)
     fig.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     fig.suptitle(title, fontsize=10)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    save_figure(fig, path)
 
 
 def values(scores: Sequence[Scores], column: str) -> np.ndarray:
@@ -76,8 +76,7 @@ def picture(
     for ax, text in zip(axes[:, 0], ("clean", f"perturbation\n±{scale:.2g}", "attacked"), strict=True):
         ax.set_ylabel(text, fontsize=8)
     fig.suptitle(title, fontsize=10)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    save_figure(fig, path)
 
 
 def answer(logits: np.ndarray) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from experiments.audit.figures import COLOURS, figures
 from kdjax.audit.audit import RULE
 from kdjax.audit.finding import Finding
+from kdjax.files import write_whole
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 76em; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -50,9 +51,10 @@ def page(findings: Sequence[Finding], path: Path, *, title: str, facts: dict[str
         for name, png in figures(findings).items()
     )
     listed = "".join(f"<li>{escape(str(k))}: <code>{escape(str(v))}</code></li>" for k, v in facts.items())
-    path.write_text(
+    write_whole(
+        path,
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
         f"<h1>{escape(title)}</h1><ul>{listed}</ul><p><b>{escape(verdict_line(findings))}</b></p>"
         f'<p class="rule">{escape(RULE)}</p><table><tr><th></th><th>check</th><th>verdict</th>'
-        f"<th>what was measured</th><th>remedy</th></tr>{rows}</table><h2>Figures</h2>{images}</html>\n"
+        f"<th>what was measured</th><th>remedy</th></tr>{rows}</table><h2>Figures</h2>{images}</html>\n",
     )

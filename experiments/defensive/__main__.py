@@ -63,7 +63,7 @@ class Config(Common):
     dataset: str = field("mnist", "a prepared TFDS set", smoke="digits")
     train_split: str = field("train[:20000]", "split to train on", smoke="train")
     validation_split: str = field("", "split for curves only; nothing is chosen on it")
-    seeds: int = field(3, "runs, numbered from 0", low=1, smoke=1)
+    seeds: int = field(3, "runs, numbered from 0; more go on in the same --workdir", low=1, smoke=1, may_grow=True)
     model: str = field("mlp", "network of teachers and students", choices=models.all_names())
     hidden: tuple[int, ...] = field((200,), "its widths or channels", low=1, smoke=(16,))
     temperatures: tuple[float, ...] = field(

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from kdjax.study.attacks import Scores
+from kdjax.study.figures import save_figure
 
 
 def draw(rows: Mapping[float, Sequence[Scores]], panels: Mapping[str, Sequence[str]], path: Path, title: str) -> None:
@@ -29,5 +30,4 @@ def draw(rows: Mapping[float, Sequence[Scores]], panels: Mapping[str, Sequence[s
         ax.grid(alpha=0.3)
         ax.legend(frameon=False, fontsize=8)
     fig.suptitle(title, fontsize=10)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    save_figure(fig, path)

@@ -14,6 +14,7 @@ from experiments.domains.arms import Results, groups
 from kdjax.data.domains import Domain
 from kdjax.ensembles.label_spaces import LabelSpaces
 from kdjax.study import figures
+from kdjax.study.figures import save_figure
 
 
 def draw(workdir: Path, results: Results, domains: Sequence[Domain], spaces: LabelSpaces, *, title: str) -> None:
@@ -52,5 +53,4 @@ def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], pa
     ax.set_xticks(range(len(columns)), [c.replace(":", "\n:") for c in columns], fontsize=8)
     ax.set_yticks(range(len(rows)), rows, fontsize=8)
     ax.set_title(title, fontsize=9)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    save_figure(fig, path)

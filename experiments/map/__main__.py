@@ -30,6 +30,7 @@ from experiments.map import figures, gains
 from kdjax.config import field
 from kdjax.data import pipeline
 from kdjax.data.source import Source, hide_labels, labelled
+from kdjax.files import append_line, to_json, write_whole
 from kdjax.losses import response
 from kdjax.models.create import create
 from kdjax.recipes.distill import distill
@@ -39,10 +40,9 @@ from kdjax.study import train as training
 from kdjax.study.data import Common, Data, open_study
 from kdjax.teachers.stored import cached
 from kdjax.training import optimizers
-from kdjax.training.loop import Diverged
 from kdjax.training.state import create_state, variables
 from kdjax.training.step import eval_step, many_steps, train_step
-from kdjax.types import BadInput, LossFn, Model, TrainState
+from kdjax.types import BadInput, Diverged, LossFn, Model, TrainState
 
 log = logging.getLogger("kdjax.map")
 Member = dict[str, float]
@@ -52,7 +52,7 @@ Member = dict[str, float]
 class Config(Data):
     """Flags of this experiment."""
 
-    seeds: int = field(5, "runs, numbered from 0", low=2, smoke=2)
+    seeds: int = field(5, "runs, numbered from 0; more go on in the same --workdir", low=2, smoke=2, may_grow=True)
     optimizer: str = field("adam", "Optax optimizer", choices=optimizers.OPTIMIZERS)
     workdir: str = field("runs/map", "folder of the run", identity=False, smoke="runs/smoke/map")
     dataset: str = field("mnist", "a prepared TFDS set", smoke="digits")
@@ -97,7 +97,10 @@ def accuracies(model: Model, states: TrainState, images: np.ndarray, labels: np.
     forward = jax.jit(jax.vmap(eval_step(model.apply), in_axes=(0, None)))
     right = np.zeros(len(jax.tree.leaves(states.hparams)[0]))
     for part in np.split(np.arange(len(labels)), range(1000, len(labels), 1000)):
-        right += (np.asarray(forward(variables(states), images[part])).argmax(-1) == labels[part]).sum(1)
+        logits = np.asarray(forward(variables(states), images[part]))
+        if not np.isfinite(logits).all():
+            raise Diverged(f"a member of {len(logits)} answers with numbers that are not finite")
+        right += (logits.argmax(-1) == labels[part]).sum(1)
     return (right / len(labels)).tolist()
 
 
@@ -191,7 +194,7 @@ class Done:
                 whole.append(line + "\n")
             except json.JSONDecodeError:  # the line that a kill cut short
                 continue
-        file.write_text("".join(whole))
+        write_whole(file, "".join(whole))
 
     def has(self, key: dict[str, Any]) -> bool:
         """Whether the block's cells are there."""
@@ -199,9 +202,9 @@ class Done:
 
     def add(self, cells: list[dict[str, Any]]) -> None:
         """Keep a block, in memory and on disk."""
+        line = to_json(cells, self.file.name)
         self.cells += cells
-        with self.file.open("a") as file:
-            file.write(json.dumps(cells) + "\n")
+        append_line(self.file, line)
 
 
 if __name__ == "__main__":

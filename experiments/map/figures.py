@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from experiments.map.gains import NOTEBOOK, sign
+from kdjax.study.figures import save_figure
 
 
 def draw(cells: Sequence[Mapping[str, Any]], path: Path, *, dataset: str) -> None:
@@ -49,5 +50,4 @@ def draw(cells: Sequence[Mapping[str, Any]], path: Path, *, dataset: str) -> Non
     if image is not None:
         bar = fig.colorbar(image, ax=axes, shrink=0.7, ticks=[-1, -0.5, 0, 0.5, 1])
         bar.ax.set_yticklabels([f"{np.sign(s) * s * s * top:+.1f}" for s in (-1, -0.5, 0, 0.5, 1)], fontsize=7)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    save_figure(fig, path)

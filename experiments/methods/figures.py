@@ -8,6 +8,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from kdjax.study.figures import save_figure
+
 
 def figure(against: Mapping[str, Mapping[str, float]], path: Path, *, title: str, alone: str) -> None:
     """Each method's paired difference to the student alone with its interval, the largest on top."""
@@ -24,8 +26,7 @@ def figure(against: Mapping[str, Mapping[str, float]], path: Path, *, title: str
     ax.set(xlabel=f"test accuracy minus {alone}, points\n(95% interval, {against[roles[0]]['n']} paired seeds)")
     ax.grid(axis="x", alpha=0.3)
     ax.set_title(title, fontsize=10)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    save_figure(fig, path)
 
 
 def verdict(difference: Mapping[str, float]) -> str:

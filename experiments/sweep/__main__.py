@@ -185,10 +185,10 @@ def rows_of(
                 left = lessons.attacked_accuracy(lesson.apply, each, getattr(study, split), config.under)
                 scored[f"{split}_attacked"] = left
         for i, (member, outcome) in enumerate(zip(part.members, part.outcomes, strict=True)):
-            well = outcome.status != "diverged"
+            well = outcome.status != "diverged" and all(np.isfinite(values[i]) for values in scored.values())
             numbers = {name: float(values[i]) if well else None for name, values in scored.items()}
-            point = points[at // config.seeds]
-            row = {"point": at // config.seeds, **point, "seed": member.seed, "status": outcome.status}
+            point, status = points[at // config.seeds], outcome.status if well else "diverged"
+            row = {"point": at // config.seeds, **point, "seed": member.seed, "status": status}
             yield {**row, "epochs": outcome.epochs, **numbers}
             at += 1
 

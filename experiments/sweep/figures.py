@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.sweep.space import Axis
+from kdjax.study.figures import save_figure
 
 
 def heat_maps(
@@ -58,5 +59,4 @@ def heat_maps(
         fig.colorbar(drawn, label=f"{words}, %, mean over seeds")
         ax.set(xlabel=a.name.replace("_", " "), ylabel=b.name.replace("_", " "))
         ax.set_title(title, fontsize=9)
-        fig.savefig(folder / f"map-{a.name}-{b.name}.png", dpi=150)
-        plt.close(fig)
+        save_figure(fig, folder / f"map-{a.name}-{b.name}.png")

@@ -1,7 +1,6 @@
 """What a sweep is made of: axes from a flag, the points to train, and the tables and figures of what came out."""
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from kdjax.files import to_json, write_whole
 from kdjax.types import BadInput, nearest
 
 DRAWS = {
@@ -195,6 +195,4 @@ def _between(p: Mapping[str, Any], prefix: str) -> str:
 
 def save_rows(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     """One member a line, whole or not at all."""
-    part = file.with_suffix(".part")
-    part.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    part.replace(file)
+    write_whole(file, "".join(to_json(row, file.name) + "\n" for row in rows))

@@ -4,7 +4,10 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,9 @@ import jax
 from absl import app, flags
 
 from kdjax import config as configs
-from kdjax.training.loop import Diverged, Interrupted
-from kdjax.types import BadInput
+from kdjax.files import FULL, LOCK, LOST, NotSaved, locked, write_whole
+from kdjax.training.stop import Interrupted
+from kdjax.types import BadInput, Diverged
 
 log = logging.getLogger("kdjax.experiments")
 
@@ -21,41 +25,80 @@ log = logging.getLogger("kdjax.experiments")
 def start(config_class: type[Any], body: Callable[[Any, Path], None]) -> None:
     """Parse flags, claim the working directory, and run `body(config, workdir)`.
 
-    Bad input and divergence end with one line on stderr and exit code 2 and 3; SIGTERM with 143.
+    What is not a success ends with one line on stderr and an exit code: 2 bad input, 3 a number that is not finite,
+    4 no room to write, 130 Ctrl-C, 143 SIGTERM.
     """
     configs.define_flags(config_class)
 
     def main(argv: list[str]) -> None:
-        claimed: Path | None = None
         try:
             if len(argv) > 1:
                 raise BadInput(f"unexpected argument {argv[1]!r}; accepted are flags only, such as --workdir=DIR.")
             config = configs.from_flags(config_class)
-            if flags.FLAGS["smoke"].value and not flags.FLAGS["workdir"].present:
-                shutil.rmtree(config.workdir, ignore_errors=True)  # or a second smoke run would find all done
-            workdir, new = configs.claim(config, config.workdir)
-            claimed = workdir if new else None
-            _log_to(workdir / "log.txt")
-            # Compiled programs are kept between runs; the second start of an experiment skips compilation.
-            cache = Path(os.environ.get("KDJAX_CACHE", "~/.cache/kdjax")).expanduser()
-            jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-            log.info("%s", " ".join(sys.argv))
-            log.info("jax %s on %d %s", jax.__version__, jax.device_count(), jax.devices()[0].device_kind)
-            _compare_devices(workdir)
-            body(config, workdir)
+            with locked(workdir := configs.folder(config.workdir)):
+                if flags.FLAGS["smoke"].value and not flags.FLAGS["workdir"].present:
+                    _empty(workdir)  # or a second smoke run would find all done
+                with _claimed(config, workdir):
+                    _log_to(workdir / "log.txt")
+                    # Compiled programs are kept between runs; the second start of an experiment skips compilation.
+                    cache = Path(os.environ.get("KDJAX_CACHE", "~/.cache/kdjax")).expanduser()
+                    jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+                    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+                    # A cache that cannot be written, or was written in part, costs time and no result.
+                    warnings.filterwarnings(
+                        "ignore", message="Error (reading|writing) persistent compilation cache entry"
+                    )
+                    log.info("%s", " ".join(sys.argv))
+                    log.info("jax %s on %d %s", jax.__version__, jax.device_count(), jax.devices()[0].device_kind)
+                    _compare_devices(workdir)
+                    body(config, workdir)
         except BadInput as error:
-            # A mistake found before any training does not bind the folder: the corrected command may use it.
-            if claimed and not any(p.name.isdigit() for p in claimed.glob("checkpoints/*/*/*")):
-                (claimed / "config.json").unlink()
             _fail(error, 2)
         except Diverged as error:
             _fail(error, 3)
+        except NotSaved as error:
+            _fail(error, 4)
+        except OSError as error:
+            if error.errno not in LOST:
+                raise
+            _fail(NotSaved(str(error.filename or "a file"), str(error.strerror)), 4)
         except Interrupted as error:
             print(error.message, file=sys.stderr)
             raise
+        except KeyboardInterrupt:
+            print("Ctrl-C; the same command goes on from what is saved", file=sys.stderr)
+            sys.exit(130)
 
     app.run(main)
+
+
+@contextmanager
+def _claimed(config: Any, workdir: Path) -> Iterator[None]:
+    """Hold the folder for a config; a mistake found before any training leaves the folder as it was."""
+    file, results = workdir / "config.json", workdir / "results.json"
+    _, before = configs.claim(config, workdir)
+    found = results.read_bytes() if results.exists() else b""
+    grown = before is not None and before != file.read_text()
+    if grown:
+        results.unlink(missing_ok=True)  # who looks for a finished teacher finds none until the new seeds are there
+    try:
+        yield
+    except BadInput:
+        if before is None and not any(p.name.isdigit() for p in workdir.glob("checkpoints/*/*/*")):
+            file.unlink()
+        if before is not None and grown:
+            write_whole(file, before)
+            if found:
+                write_whole(results, found)
+        raise
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def _fail(error: Exception, code: int) -> None:
@@ -73,7 +116,13 @@ def _compare_devices(workdir: Path) -> None:
             "begun on %s, going on on %s: sums are rounded in another order, and under --parallel=pmap dropout draws "
             "other masks, so the rest is not bit for bit what it would have been", before, here,
         )  # fmt: skip
-    note.write_text(f"{here}\n")
+    write_whole(note, f"{here}\n")
+
+
+def _quiet_threads(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """TensorStore's threads print an error for each array of a save that failed; it is raised, and said once."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)
 
 
 def _log_to(file: Path) -> None:
@@ -87,12 +136,16 @@ def _log_to(file: Path) -> None:
     try:
         handlers = [logging.FileHandler(file), screen]
     except OSError as error:
+        if error.errno in FULL:
+            raise
         raise BadInput(
             f"--workdir={file.parent}: cannot be written ({error.strerror}); accepted: a folder of yours."
         ) from None
     for handler in handlers:
+        handler.handleError = lambda _: None  # a line that a full disk does not take must not end the run
         handler.setFormatter(line)
         logger.addHandler(handler)
-    flags.FLAGS.stderrthreshold = "error"  # Orbax logs through absl, a dozen lines a checkpoint
-    for noisy in ("absl", "jax"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    sys.excepthook = _quiet_threads
+    flags.FLAGS.stderrthreshold = "fatal"  # Orbax logs through absl, a dozen lines a checkpoint
+    for noisy in ("absl", "jax", "asyncio", "concurrent.futures"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what they tell as errors is raised, and said once

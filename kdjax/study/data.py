@@ -40,7 +40,7 @@ class Data:
 class Common(Data):
     """The flags of every experiment that trains one network at a time."""
 
-    seeds: int = field(5, "runs, numbered from 0", low=1, smoke=2)
+    seeds: int = field(5, "runs, numbered from 0; more go on in the same --workdir", low=1, smoke=2, may_grow=True)
     optimizer: str = field("adam", "Optax optimizer", choices=optimizers.OPTIMIZERS)
     schedule: str = field("constant", "learning-rate schedule", choices=optimizers.SCHEDULES)
     warmup_steps: int = field(0, "steps of linear warm-up", low=0)

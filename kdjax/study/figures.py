@@ -1,5 +1,6 @@
 """Figures of every study: learning curves, and each role's scores beside the others'."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,23 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
+
+from kdjax.files import write_whole
 
 
 def colour(role: str) -> str:
     """The same colour for a role in every figure: teachers, students alone, distilled ones, and the rest."""
     known = [i for i, word in enumerate(("teacher", "alone", "no-", "jittered", "distilled")) if word in role]
     return f"C{known[-1] if known else 7}"
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, whole or not at all, and close it."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix.removeprefix("."), dpi=150)
+    plt.close(figure)
+    write_whole(path, drawn.getvalue())
 
 
 def curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
@@ -39,8 +51,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None
         ax.grid(alpha=0.3)
     axes[0][-1].legend(frameon=False)
     fig.suptitle(title, fontsize=10)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    save_figure(fig, path)
 
 
 def comparison(scores: Mapping[str, Sequence[float]], path: Path, *, title: str) -> None:
@@ -57,5 +68,4 @@ def comparison(scores: Mapping[str, Sequence[float]], path: Path, *, title: str)
     ax.set(ylabel="test accuracy, %", xlim=(-0.5, len(scores) - 0.3))
     ax.grid(axis="y", alpha=0.3)
     ax.set_title(title, fontsize=10)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    save_figure(fig, path)

@@ -11,6 +11,7 @@ import jax
 
 from kdjax.data.moments import channel_moments
 from kdjax.data.source import Examples
+from kdjax.files import to_json, write_whole
 from kdjax.models.create import accepts, all_names, create
 from kdjax.study.data import Study, overlap
 from kdjax.training.checkpoint import Checkpointer
@@ -96,7 +97,8 @@ def save_model(workdir: Path, *, role: str = "", **description: Any) -> None:
     The roles are the folders in checkpoints/. A role's own file leaves model.json as it is, which is part of the key
     of the teacher's stored answers.
     """
-    (workdir / (f"model-{role}.json" if role else "model.json")).write_text(json.dumps(description, indent=2) + "\n")
+    name = f"model-{role}.json" if role else "model.json"
+    write_whole(workdir / name, to_json(description, name, indent=2) + "\n")
 
 
 def load_network(

@@ -1,11 +1,12 @@
 """Tables of a study, and its results.json."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from kdjax.files import to_json, write_whole
 
 Number = float | int
 PERCENT = ("accuracy", "precision", "recall", "f1", "ece", "agreement")
@@ -48,9 +49,12 @@ def gain(name: str, d: Mapping[str, Number]) -> str:
 
 
 def save_results(workdir: Path, results: Mapping[str, Any], text: str) -> None:
-    """Write results.json and table.md, and print the table."""
-    part = workdir / "results.part"
-    part.write_text(json.dumps(results, indent=2) + "\n")
-    part.replace(workdir / "results.json")
-    (workdir / "table.md").write_text(text + "\n")
+    """Write table.md and results.json, and print the table.
+
+    Raises:
+        Diverged: a number is not finite; nothing is written.
+    """
+    content = to_json(results, "results.json", indent=2) + "\n"
+    write_whole(workdir / "table.md", text + "\n")
+    write_whole(workdir / "results.json", content)  # last: it says that the run is finished
     print(text)

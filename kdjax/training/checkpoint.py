@@ -8,8 +8,11 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
+from kdjax.files import NotSaved
 from kdjax.types import BadInput, PyTree, TrainState
 
 log = logging.getLogger(__name__)
@@ -51,12 +55,14 @@ class Checkpointer:
                 get_metric_fn=lambda metrics: metrics[best], n=1, keep_checkpoints_without_metrics=False
             )
             kept.append(by_metric)
+        self._stack = ExitStack()
+        self._proven = read_only
         self._manager = ocp.CheckpointManager(
-            self.directory,
+            self._stack.enter_context(_linked(self.directory)),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 best_fn=(lambda metrics: metrics[best]) if best else None,
-                # A kill during a save leaves a temporary folder; without this it would stay forever.
+                # A kill or a full disk during a save leaves a temporary folder; without this it would stay forever.
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
             ),
@@ -66,11 +72,33 @@ class Checkpointer:
     def save(
         self, state: TrainState, *, metrics: Mapping[str, float] | None = None, meta: Mapping[str, Any] | None = None
     ) -> None:
-        """Start saving; returns once the arrays are copied. The checkpoint appears whole or not at all."""
+        """Start saving; returns once the arrays are copied. The checkpoint appears whole or not at all.
+
+        The first of a run is read back at once: where a file system does not give back what it took, the run ends here
+        and not after days.
+
+        Raises:
+            NotSaved: this or the save before could not be written, or cannot be read.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
         items = _items(state)
+        with self._saving():
+            self._write(step, items, metrics, meta)
+        if not self._proven:
+            self.wait()
+            try:
+                self._read(step, jax.tree.map(_on_host, items))
+            except Exception as error:
+                self._set_aside(step)
+                why = f"written, it cannot be read: {_short(error)}"
+                raise NotSaved(f"checkpoint={str(self.directory / str(step))!r}", why, self._newest()) from error
+            self._proven = True
+
+    def _write(
+        self, step: int, items: Items, metrics: Mapping[str, float] | None, meta: Mapping[str, Any] | None
+    ) -> None:
         written = {
             "sha256": {name: _digest(tree) for name, tree in items.items()},
             "structure": {name: _structure(tree) for name, tree in items.items()},
@@ -100,6 +128,7 @@ class Checkpointer:
         found = self._newest_whole(_items(like), best)
         if found is None:
             return None
+        self._proven = True
         items, meta = found
         training = items["training"]
         key = jax.random.wrap_key_data(training.pop("key"), impl=jax.random.key_impl(like.key))
@@ -186,19 +215,41 @@ class Checkpointer:
     def newest(self) -> str:
         """Where the newest whole checkpoint is, in words for a message."""
         self.wait()
-        steps = self.steps()
-        return f"step {steps[-1]} in {self.directory}" if steps else "none"
+        return self._newest()
+
+    def _newest(self) -> str:
+        # From the folder itself: it holds no save that failed.
+        steps = [int(p.name) for p in self.directory.iterdir() if p.name.isdigit()] if self.directory.is_dir() else []
+        return f"step {max(steps)} in {self.directory}" if steps else "none"
 
     def wait(self) -> None:
-        """Block until every started save is on disk."""
-        self._manager.wait_until_finished()
+        """Block until every started save is on disk.
+
+        Raises:
+            NotSaved: one could not be written.
+        """
+        with self._saving():
+            self._manager.wait_until_finished()
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        try:
+            yield
+        except (BadInput, MemoryError):
+            raise
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a full disk
+            raise NotSaved(f"checkpoint={str(self.directory)!r}", _short(error), self._newest()) from error
 
     def __enter__(self) -> "Checkpointer":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with self._stack:
+            try:
+                self.wait()
+            finally:
+                with self._saving():  # it says again what was not saved
+                    self._manager.close()
 
 
 def _items(state: TrainState) -> Items:
@@ -208,6 +259,28 @@ def _items(state: TrainState) -> Items:
         "model": {"params": state.params, "model_state": state.model_state},
         "training": {**training, "key": jax.random.key_data(state.key)},
     }
+
+
+@contextmanager
+def _linked(directory: Path) -> Iterator[Path]:
+    """The directory under a name that Orbax can read back.
+
+    Etils globs the whole path, so that `x[1]` stands for `x1`, and TensorStore takes a backslash for a slash: either
+    would leave a checkpoint that nobody can read. Such a folder is reached by a link.
+    """
+    if re.fullmatch(r"[\w ./+=,@-]*", str(directory), re.ASCII):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="kdjax-") as folder:
+        directory.mkdir(parents=True, exist_ok=True)
+        link = Path(folder) / "link"
+        link.symlink_to(directory, target_is_directory=True)
+        yield link
+
+
+def _on_host(leaf: Any) -> Any:
+    # A second copy of a state may not fit on the device.
+    return np.empty(leaf.shape, leaf.dtype) if getattr(leaf, "is_fully_addressable", True) else leaf
 
 
 def _structure(tree: PyTree) -> dict[str, str]:
@@ -231,4 +304,8 @@ def _rename_damaged(step: Path) -> None:
 
 
 def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {json.dumps(str(error)[:120])}"
+    # TensorStore says the system's reason last, as a number.
+    reason = re.search(r"os_error_code='(\d+)'", text := str(error))
+    if code := int(reason[1]) if reason else getattr(error, "errno", None):
+        return os.strerror(code)
+    return f"{type(error).__name__}: {json.dumps(text[:120])}"

@@ -1,8 +1,7 @@
 """The training loop: plain Python around compiled calls. It knows no loss, no model and no file format."""
 
 import logging
-import signal
-import threading
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,40 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from kdjax.files import LOST, NotSaved
 from kdjax.training import metrics as sums
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.step import Run
-from kdjax.types import PyTree, TrainState
+from kdjax.training.stop import Interrupted, Stop, until_stopped
+from kdjax.types import Diverged, PyTree, TrainState
 
 log = logging.getLogger(__name__)
 
 Chunk = Mapping[str, np.ndarray]
-
-
-class Diverged(RuntimeError):
-    """A metric became NaN or infinite. Nothing after the last good checkpoint was kept."""
-
-
-class Interrupted(SystemExit):
-    """SIGTERM was received; the state is on disk and the same command goes on from it. Exit code 143."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(143)
-        self.message = message
-
-
-@contextmanager
-def until_sigterm() -> Iterator[threading.Event]:
-    """Within this context SIGTERM sets an event instead of ending the process, so that the loop can save first."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
-        yield event
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def fit(
@@ -81,10 +56,12 @@ def fit(
         name: for messages.
 
     Raises:
-        Diverged: a training metric is not finite; names step, metric and last good checkpoint.
-        Interrupted: after SIGTERM, once the state is saved.
+        Diverged: a training metric, an evaluation, a parameter or a statistic is not finite; names it, the step and the
+            last good checkpoint.
+        Interrupted: after SIGTERM or Ctrl-C, once the state is saved.
+        NotSaved: there is no room for what is written; names the last good checkpoint.
     """
-    with until_sigterm() as stop:
+    with until_stopped() as stop, _no_room(checkpointer, name):
         total: dict[str, tuple[float, float]] = {}
         if checkpointer and (found := checkpointer.restore(state)):
             state, meta = found
@@ -101,24 +78,41 @@ def fit(
                 # The previous call's metrics are read while this one computes.
                 total = _settle(total, pending, checkpointer, name)
                 pending, step = (step, out), step + length
-                if stop.is_set() and step < (epoch + 1) * steps_per_epoch:
-                    _stop(state, checkpointer, _settle(total, pending, checkpointer, name), name)
+                if stop and step < (epoch + 1) * steps_per_epoch:
+                    _save_and_stop(state, checkpointer, _settle(total, pending, checkpointer, name), name, stop)
             total = _settle(total, pending, checkpointer, name)
-            row = {f"train_{key}": value for key, value in sums.means(total).items()}
-            row |= {"step": step, **(evaluate(state) if evaluate else {})}
-            total = {}
             last = epoch + 1 == epochs
+            saves = last or bool(stop) or (epoch + 1) % checkpoint_every == 0
+            if saves:
+                _check_finite(state, checkpointer, name)
+            row = {f"train_{key}": value for key, value in sums.means(total).items()}
+            row |= {"step": step, **_scores(evaluate, state, step, checkpointer, name)}
+            total = {}
             # The row first: a kill between the two then leaves a row too many, which the resumed run replaces.
             if on_epoch:
                 on_epoch(epoch + 1, row)
-            if checkpointer and (last or stop.is_set() or (epoch + 1) % checkpoint_every == 0):
-                _check_finite(state, checkpointer, name)
+            if checkpointer and saves:
                 checkpointer.save(state, metrics=row, meta={"sums": total})
-            if stop.is_set():
-                _stop(state, checkpointer, total, name)
-    if checkpointer:
-        checkpointer.wait()
+            if stop:
+                _save_and_stop(state, checkpointer, total, name, stop)
+        if checkpointer:
+            checkpointer.wait()
     return state
+
+
+@contextmanager
+def _no_room(checkpointer: Checkpointer | None, name: str) -> Iterator[None]:
+    """Say what stands where a file that goes along with training cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in LOST:
+            raise
+        raise NotSaved(f"{name}: {error.filename or 'a file'}", str(error.strerror), _last(checkpointer)) from error
+
+
+def _last(checkpointer: Checkpointer | None) -> str:
+    return checkpointer.newest() if checkpointer else "none"
 
 
 def _settle(
@@ -132,30 +126,53 @@ def _settle(
         return total
     first, out = pending
     if bad := sums.first_not_finite(out):
-        last = checkpointer.newest() if checkpointer else "none"
-        raise Diverged(f"{name}: {bad[1]} is not finite at step {first + bad[0] + 1}; last good checkpoint: {last}.")
+        raise _diverged(name, bad[1], first + bad[0] + 1, checkpointer)
     return sums.add(total, out)
 
 
+def _scores(
+    evaluate: Callable[[TrainState], dict[str, float]] | None,
+    state: TrainState,
+    step: int,
+    checkpointer: Checkpointer | None,
+    name: str,
+) -> dict[str, float]:
+    """An evaluation's scores, once they are known to be finite."""
+    try:
+        scores = evaluate(state) if evaluate else {}
+    except Diverged as error:
+        raise Diverged(f"{name}: {error} at step {step}; last good checkpoint: {_last(checkpointer)}.") from None
+    for metric, value in scores.items():
+        if not math.isfinite(value):
+            raise _diverged(name, metric, step, checkpointer)
+    return scores
+
+
+def _check_finite(state: TrainState, checkpointer: Checkpointer | None, name: str) -> None:
+    """An update may overflow after metrics that were finite; running statistics may, and no metric ever tells."""
+    for part in ("params", "model_state"):
+        if not _all_finite(getattr(state, part)):
+            raise _diverged(name, part, int(state.step), checkpointer)
+
+
 @jax.jit
-def _all_finite(params: PyTree) -> Array:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+def _all_finite(tree: PyTree) -> Array:
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)], bool))
 
 
-def _check_finite(state: TrainState, checkpointer: Checkpointer, name: str) -> None:
-    # An update may overflow after metrics that were finite: such parameters must not become the newest checkpoint.
-    if not _all_finite(state.params):
-        last = checkpointer.newest()
-        raise Diverged(f"{name}: params is not finite at step {int(state.step)}; last good checkpoint: {last}.")
+def _diverged(name: str, what: str, step: int, checkpointer: Checkpointer | None) -> Diverged:
+    return Diverged(f"{name}: {what} is not finite at step {step}; last good checkpoint: {_last(checkpointer)}.")
 
 
-def _stop(state: TrainState, checkpointer: Checkpointer | None, total: Mapping[str, Any], name: str) -> None:
+def _save_and_stop(
+    state: TrainState, checkpointer: Checkpointer | None, total: Mapping[str, Any], name: str, stop: Stop
+) -> None:
     where = "no checkpointer: nothing is saved"
     if checkpointer:
         _check_finite(state, checkpointer, name)
         checkpointer.save(state, meta={"sums": dict(total)})
         checkpointer.wait()
         where = f"saved at step {int(state.step)}; the same command goes on from there"
-    message = f"{name}: SIGTERM; {where}"
+    message = f"{name}: {stop.name}; {where}"
     log.warning(message)
-    raise Interrupted(message)
+    raise Interrupted(message, stop.number)

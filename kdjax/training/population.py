@@ -9,6 +9,7 @@ is not taken, so a member's state is then that of its last good epoch.
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -22,10 +23,10 @@ from jaxtyping import Array
 
 from kdjax.training import memory, parallel
 from kdjax.training.checkpoint import Checkpointer
-from kdjax.training.loop import Interrupted, until_sigterm
 from kdjax.training.stacked import Member, create_states, member_state, together
 from kdjax.training.state import separate, unite
 from kdjax.training.step import Rows, many_steps, train_step
+from kdjax.training.stop import Interrupted, until_stopped
 from kdjax.types import AnyArray, BadInput, LossFn, Model, PyTree, TrainState
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ def train(
 
     Raises:
         BadInput: no members, members with different names, or patience without an evaluation.
-        Interrupted: after SIGTERM, once the states are saved.
+        Interrupted: after SIGTERM or Ctrl-C, once the states are saved.
     """
     if not members or len({frozenset(m.hparams) for m in members}) > 1:
         raise BadInput(f"{len(members)} members: accepted are one or more, all with the same hyper-parameters.")
@@ -237,7 +238,7 @@ def _fit(
     on_epoch: Callable[[int, list[dict[str, float]]], None],
 ) -> tuple[TrainState, list[Outcome]]:
     """Train one part to its end, or until no member is active."""
-    with until_sigterm() as stop:
+    with until_stopped() as stop:
         if checkpointer and (found := checkpointer.restore(states)):
             states, outcomes = place(found[0]), [Outcome(**o) for o in found[1]["outcomes"]]
             log.info("resumed at epoch %d of %d", int(states.step) // steps, epochs)
@@ -259,17 +260,21 @@ def _fit(
                     continue
                 metrics[-1] = {f"train_{name}": float(mean[i]) for name, mean in means.items() if np.isfinite(mean[i])}
                 metrics[-1] |= {name: float(score[i]) for name, score in scores.items()}
+                if not all(map(math.isfinite, metrics[-1].values())):
+                    metrics[-1], outcome.status = {}, "diverged"
+                    log.warning("a member diverged in epoch %d: its answers are not finite", epoch + 1)
+                    continue
                 outcome.settle(metrics[-1].get(watch), patience)
             on_epoch(epoch + 1, metrics)
             over = epoch + 1 == epochs or not any(o.active for o in outcomes)
-            if checkpointer and (over or stop.is_set() or (epoch + 1) % checkpoint_every == 0):
+            if checkpointer and (over or stop or (epoch + 1) % checkpoint_every == 0):
                 checkpointer.save(states, meta={"outcomes": [asdict(o) for o in outcomes]})
-            if stop.is_set():
+            if stop:
                 where = "nothing is saved"
                 if checkpointer:
                     checkpointer.wait()
                     where = f"saved after epoch {epoch + 1}; the same command goes on from there"
-                raise Interrupted(f"population: SIGTERM; {where}")
+                raise Interrupted(f"population: {stop.name}; {where}", stop.number)
     ended = [replace(o, status="finished") if o.active else o for o in outcomes]
     return states, ended
 

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from kdjax.training.parallel import replicate, shard
 from kdjax.training.step import eval_step
-from kdjax.types import AnyArray, ApplyFn, Batch, PyTree
+from kdjax.types import AnyArray, ApplyFn, Batch, Diverged, PyTree
 
 
 @functools.cache
@@ -35,7 +35,14 @@ class Predictor:
 
         Returns:
             `[N, K]` float32, N the sum of the masks.
+
+        Raises:
+            Diverged: an answer is NaN or plus infinity; minus infinity is a class that is ruled out.
         """
         variables = replicate(variables, self._mesh)
         parts = [(self._step(variables, shard(b["image"], self._mesh)), np.asarray(b["mask"]) > 0) for b in batches]
-        return np.concatenate([np.asarray(logits)[real] for logits, real in parts])
+        logits = np.concatenate([np.asarray(logits)[real] for logits, real in parts])
+        bad = np.flatnonzero(~(logits < np.inf).reshape(len(logits), -1).all(1))
+        if len(bad):
+            raise Diverged(f"the network's answer to {len(bad)} of {len(logits)} examples is not finite")
+        return logits

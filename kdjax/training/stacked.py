@@ -46,8 +46,8 @@ def together(run: Run, *, own_order: bool = True, group: int = 0) -> Callable[..
 
     Returns:
         `(own, (step, frozen), active [M], data, rows) -> (own, metrics, finite [M])`, own being each member's part of
-        the state. Only active members whose metrics and parameters stayed finite are advanced; a group without an
-        active member costs nothing.
+        the state. Only active members whose metrics, parameters and statistics stayed finite are advanced; a group
+        without an active member costs nothing.
     """
 
     def population(own: PyTree, shared: Any, active: Array, data: Any, rows: Rows) -> Any:
@@ -64,7 +64,8 @@ def together(run: Run, *, own_order: bool = True, group: int = 0) -> Callable[..
                 else:  # unbatched, so that one member is a plain run to the last bit
                     alone = jax.tree.map(lambda x: x[0], (old, its_rows))
                     new, sums = jax.tree.map(lambda x: x[None], one(*alone))
-                finite = _finite({name: total for name, (total, _) in sums.items()}) & _finite(new["params"])
+                totals = {name: total for name, (total, _) in sums.items()}
+                finite = _finite((totals, new["params"], new["model_state"]))
                 take = active & finite
                 return jax.tree.map(lambda n, o: jnp.where(_like(take, n), n, o), new, old), sums, finite
 

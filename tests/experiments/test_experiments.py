@@ -79,6 +79,95 @@ def test_repeating_a_finished_command_gives_the_same_results_and_a_changed_one_i
     assert "--temperature: 4.0 there, 5.0 now" in changed.stderr
 
 
+def rows_by_run(folder: Path) -> list[dict[str, object]]:
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return sorted(rows, key=lambda r: (r["run"], r["epoch"]))
+
+
+@pytest.mark.parametrize("name", ["train_teacher", "distill"])
+def test_more_seeds_go_on_and_end_as_if_they_had_been_there_from_the_start(name, tmp_path):
+    smoke(name, tmp_path / "grown", "--seeds=1")
+    before = {f: f.stat().st_mtime_ns for f in (tmp_path / "grown").glob("checkpoints/*/seed-0/*")}
+    grown, whole = (smoke(name, tmp_path / folder, "--seeds=2") for folder in ("grown", "whole"))
+    assert grown.stdout == whole.stdout
+    for file in ("results.json", "table.md"):
+        assert (tmp_path / "grown" / file).read_text() == (tmp_path / "whole" / file).read_text()
+    assert rows_by_run(tmp_path / "grown") == rows_by_run(tmp_path / "whole")
+    assert {f: f.stat().st_mtime_ns for f in before} == before  # not trained again
+    fewer = call(name, "--smoke", f"--workdir={tmp_path / 'grown'}", "--seeds=1")
+    assert fewer.returncode == 2
+    assert "--seeds: 2 there, 1 now (it may only grow)" in fewer.stderr
+
+
+def test_a_mistake_beside_more_seeds_leaves_the_run_as_it_was(tmp_path):
+    smoke("train_teacher", tmp_path, "--seeds=1")
+    before = {name: (tmp_path / name).read_text() for name in ("config.json", "results.json")}
+    (tmp_path / "log.txt").unlink()
+    (tmp_path / "log.txt").mkdir()  # found once the folder is claimed
+    wrong = call("train_teacher", "--smoke", f"--workdir={tmp_path}", "--seeds=2")
+    assert wrong.returncode == 2, wrong.stderr
+    assert {name: (tmp_path / name).read_text() for name in before} == before
+
+
+def wait_for(process: subprocess.Popen[str], rows: Path, text: str) -> None:
+    while process.poll() is None and not (rows.exists() and text in rows.read_text()):
+        time.sleep(0.005)
+    assert process.poll() is None, process.communicate()
+
+
+LONG = ("--smoke", "--seeds=1", "--epochs=4000", "--checkpoint_every=1000", "--steps_per_call=9")
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_a_killed_one_is_no_hindrance(tmp_path):
+    first = start("train_teacher", *LONG, f"--workdir={tmp_path}")
+    wait_for(first, tmp_path / "metrics.jsonl", '"epoch": 2,')
+    second = call("train_teacher", *LONG, f"--workdir={tmp_path}")
+    assert second.returncode == 2
+    assert f"process {first.pid} on " in second.stderr
+    assert second.stderr.count("\n") == 1
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
+    third = start("train_teacher", *LONG, f"--workdir={tmp_path}")
+    wait_for(third, tmp_path / "metrics.jsonl", '"epoch": 2,')
+    third.send_signal(signal.SIGINT)
+    _, errors = third.communicate(timeout=60)
+    assert third.returncode == 130, errors
+    assert "Ctrl-C; saved at step" in errors
+    assert "Traceback" not in errors
+    assert list(tmp_path.glob("checkpoints/teacher/seed-0/[0-9]*"))
+
+
+def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(tmp_path):
+    flags = ("--smoke", "--seeds=1", "--hidden=64", "--epochs=4", "--checkpoint_every=2")
+    command = f"ulimit -f 24; exec {sys.executable} -m experiments.train_teacher {' '.join(flags)} --workdir={tmp_path}"
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "KDJAX_CACHE": str(tmp_path / "cache")}
+    full = subprocess.run(["bash", "-c", command], cwd=ROOT, env=env, text=True, capture_output=True)
+    assert full.returncode == 4, full.stderr
+    said = [line for line in full.stderr.splitlines() if not line[:4].isdigit()]  # the log's lines begin with a date
+    assert len(said) == 1, full.stderr
+    assert "(File too large)" in said[0]
+    assert not list(tmp_path.rglob("*.part"))
+    smoke("train_teacher", tmp_path / "whole", *flags)
+    smoke("train_teacher", tmp_path, *flags)
+    assert (tmp_path / "results.json").read_text() == (tmp_path / "whole" / "results.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--batch_size=1437", "--train_split=train", "--validation_split=", "--learning_rate=1e38", "--epochs=1"),
+        ("--model=resnet8", "--train_split=train[:64]", "--validation_split=", "--learning_rate=1e15", "--epochs=1"),
+    ],
+)
+def test_a_last_update_that_overflows_is_no_result(flags, tmp_path):
+    done = call("train_teacher", "--seeds=1", f"--workdir={tmp_path}", *flags)
+    assert done.returncode == 3, done.stderr
+    assert "not finite" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results.json").exists()
+
+
 def test_a_run_stopped_by_sigterm_ends_as_one_that_was_not(tmp_path):
     flags = ("--smoke", "--seeds=2", "--epochs=30", "--steps_per_call=9")
     whole = call("distill", *flags, f"--workdir={tmp_path / 'whole'}")
@@ -94,11 +183,7 @@ def test_a_run_stopped_by_sigterm_ends_as_one_that_was_not(tmp_path):
     assert "SIGTERM; saved at step" in errors
     again = call("distill", *flags, f"--workdir={tmp_path / 'cut'}")
     assert again.stdout == whole.stdout
-
-    def by_run(file: Path) -> list[dict[str, object]]:
-        return sorted(map(json.loads, file.read_text().splitlines()), key=lambda r: (r["run"], r["epoch"]))
-
-    assert by_run(rows) == by_run(tmp_path / "whole" / "metrics.jsonl")
+    assert rows_by_run(tmp_path / "cut") == rows_by_run(tmp_path / "whole")
 
 
 def test_kill_9_of_an_experiment_and_the_same_command_again(tmp_path):

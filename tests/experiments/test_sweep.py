@@ -15,7 +15,7 @@ from experiments.sweep import lessons, space
 from experiments.sweep.space import Axis
 from kdjax.study import compare
 from kdjax.study.data import open_study
-from kdjax.training.loop import Interrupted
+from kdjax.training.stop import Interrupted
 from kdjax.types import BadInput
 from tests.experiments.scripts import module
 from tests.experiments.test_experiments import call

@@ -16,11 +16,12 @@ import pytest
 
 from kdjax.training import parallel
 from kdjax.training.checkpoint import Checkpointer
-from kdjax.training.loop import Diverged, Interrupted
+from kdjax.training.predict import Predictor
 from kdjax.training.record import Recorder
-from kdjax.training.state import create_state
+from kdjax.training.state import create_state, variables
 from kdjax.training.step import many_steps, train_step
-from kdjax.types import BadInput
+from kdjax.training.stop import Interrupted
+from kdjax.types import BadInput, Diverged, Outputs
 from tests.training.conftest import Task, same
 
 SCRIPT = textwrap.dedent(
@@ -103,19 +104,22 @@ def test_kill_9_in_the_middle_of_a_save(task, finished, tmp_path):
     assert not list(tmp_path.glob("*tmp*"))
 
 
-def test_sigterm_saves_and_exits_and_the_next_run_goes_on(task, finished, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_exits_and_the_next_run_goes_on(task, finished, tmp_path, number, code):
     process = start(tmp_path)
     deadline = time.monotonic() + 60
     while not (tmp_path / "18").exists() and time.monotonic() < deadline:
         time.sleep(0.001)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143, errors
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
     assert int(restored(task, tmp_path).step) < 72
     assert same(task.fit(tmp_path).params, finished.params)
 
 
-def test_sigterm_in_the_middle_of_an_epoch_keeps_the_epochs_sums(task, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_middle_of_an_epoch_keeps_the_epochs_sums(task, tmp_path, number):
     seen: dict[int, dict[str, float]] = {}
     inner, calls = task.run, 0
 
@@ -123,15 +127,17 @@ def test_sigterm_in_the_middle_of_an_epoch_keeps_the_epochs_sums(task, tmp_path)
         nonlocal calls
         calls += 1
         if calls == 3:  # the first half of the second epoch
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return inner(*args)
 
     whole: dict[int, dict[str, float]] = {}
     task.fit(tmp_path / "whole", on_epoch=whole.__setitem__)
     task.run = interrupted
     try:
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interrupted) as stopped:
             task.fit(tmp_path / "cut", on_epoch=seen.__setitem__)
+        assert stopped.value.code == 128 + number
+        assert "saved at step 27" in stopped.value.message
         assert list(seen) == [1]
         assert int(restored(task, tmp_path / "cut").step) == 27
         task.fit(tmp_path / "cut", on_epoch=seen.__setitem__)
@@ -288,6 +294,79 @@ def test_parameters_that_overflow_after_finite_metrics_are_not_saved(task, tmp_p
             task.fit(tmp_path)
     finally:
         task.run = inner
+
+
+def overflow(part):
+    """A run whose fourth call, the end of the second epoch, leaves infinite numbers in a part of the state."""
+
+    def wrap(inner):
+        calls = 0
+
+        def run(*args):
+            nonlocal calls
+            calls += 1
+            state, out = inner(*args)
+            if calls == 4:
+                state = state.replace(**{part: jax.tree.map(lambda x: x + jax.numpy.inf, getattr(state, part))})
+            return state, out
+
+        return run
+
+    return wrap
+
+
+@pytest.mark.parametrize("part", ["params", "model_state"])
+@pytest.mark.parametrize("saves", [False, True])
+def test_an_overflow_that_no_metric_shows_ends_the_run(part, saves, tmp_path, monkeypatch):
+    task = Task()
+    inner, overflows = task.run, overflow(part)
+
+    def run(state, *rest):  # the network has no statistics, so they are put beside it
+        new, out = inner(state.replace(model_state={}), *rest)
+        return new.replace(model_state=state.model_state), out
+
+    monkeypatch.setattr(task, "run", overflows(run))
+    state = task.state().replace(model_state={"statistics": jax.numpy.ones(3)})
+    monkeypatch.setattr(task, "state", lambda: state)
+    rows = []
+    last = f"step 18 in {tmp_path}" if saves else "none"
+    with pytest.raises(Diverged, match=rf"{part} is not finite at step 36; last good checkpoint: {last}\."):
+        task.fit(tmp_path if saves else None, epochs=2, on_epoch=lambda epoch, row: rows.append(epoch))
+    assert rows == [1]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_an_evaluation_that_is_not_finite_ends_the_run(task, tmp_path, bad):
+    scores = iter([0.5, bad])
+    with pytest.raises(Diverged, match=r"validation_nll is not finite at step 36; last good checkpoint: step 18 in"):
+        task.fit(tmp_path, evaluate=lambda state: {"validation_nll": next(scores)})
+
+
+def test_answers_that_are_not_finite_are_no_answers(task, tmp_path):
+    state, mesh = task.state(), task.mesh
+    batch = {"image": task.source.arrays["image"][:4], "mask": np.ones(4)}
+
+    def answer(value):
+        def apply(variables, image, *, train, key):
+            logits = jax.numpy.zeros((len(image), 3)).at[1, 2].set(value)
+            return Outputs(logits), {}
+
+        return Predictor(apply, mesh)(variables(state), [batch])
+
+    assert answer(-np.inf)[1, 2] == -np.inf  # a class that is ruled out
+    for value in (np.nan, np.inf):
+        with pytest.raises(Diverged, match="answer to 1 of 4 examples is not finite"):
+            answer(value)
+    with pytest.raises(Diverged, match=r"run: .* is not finite at step 18; last good checkpoint: none"):
+        task.fit(tmp_path, evaluate=lambda state: {"x": float(answer(np.nan).sum())})
+
+
+def test_a_row_that_is_not_finite_is_not_written(tmp_path):
+    recorder = Recorder(tmp_path)
+    recorder.begin("a/seed-0", 0)
+    with pytest.raises(Diverged, match="a/seed-0, epoch 1: nll is nan"):
+        recorder.write("a/seed-0", 1, {"nll": float("nan")})
+    assert recorder.rows() == []
 
 
 def test_records_of_a_killed_run_have_no_hole_and_no_double(tmp_path):

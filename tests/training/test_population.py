@@ -19,10 +19,10 @@ from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.teachers.stored import cached
 from kdjax.training import memory, parallel, population, stacked
-from kdjax.training.loop import Interrupted
 from kdjax.training.population import Member, Plan
 from kdjax.training.state import create_state
 from kdjax.training.step import many_steps, train_step
+from kdjax.training.stop import Interrupted
 from kdjax.types import BadInput
 from tests.training.conftest import same
 
@@ -210,6 +210,33 @@ def test_a_member_out_of_patience_keeps_its_state_and_the_others_go_on(data, tog
     near(states[2], together[2])
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_member_whose_answers_are_not_finite_has_diverged_and_the_others_go_on(data, together, bad):
+    seen = []
+
+    def evaluate(states):
+        nll = bad if int(states.step) == 2 * STEPS else 1.0
+        return {"validation_accuracy": np.full(3, 0.5), "validation_nll": np.array([1.0, nll, 1.0])}
+
+    states, outcomes = fit(data, MEMBERS[:3], evaluate=evaluate, on_epoch=lambda _, e, m: seen.append(m))
+    assert [(o.status, o.epochs) for o in outcomes] == [("finished", 3), ("diverged", 1), ("finished", 3)]
+    assert [bool(m[1]) for m in seen] == [True, False, False]
+    near(states[0], together[0])
+    near(states[2], together[2])
+
+
+def test_statistics_of_a_member_that_overflow_are_not_taken():
+    def run(state, data, rows):
+        mean = state.model_state["mean"] + rows["add"]
+        return state.replace(step=state.step + 1, model_state={"mean": mean}), {"loss": (jnp.zeros(1), jnp.ones(1))}
+
+    own = stacked.separate(stacked.create_states(MODEL, TX, MEMBERS[:2]))[0] | {"model_state": {"mean": jnp.ones(2)}}
+    rows = {"add": jnp.array([1.0, jnp.inf])}
+    new, _, finite = stacked.together(run)(own, (jnp.int32(0), None), jnp.array([True, True]), {}, rows)
+    assert finite.tolist() == [True, False]
+    assert new["model_state"]["mean"].tolist() == [2.0, 1.0]
+
+
 def test_a_study_ends_early_when_nobody_is_left(data):
     def evaluate(states):
         return {"validation_accuracy": np.zeros(4)}
@@ -220,7 +247,8 @@ def test_a_study_ends_early_when_nobody_is_left(data):
     assert seen == [1, 2]
 
 
-def test_an_interrupted_study_ends_as_one_that_was_not(data, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_study_ends_as_one_that_was_not(data, tmp_path, number, code):
     plan = Plan(members_per_call=2, group=9)
     rows, seen = [], []
 
@@ -232,12 +260,13 @@ def test_an_interrupted_study_ends_as_one_that_was_not(data, tmp_path):
     def stop(members, epoch, metrics):
         seen.append((epoch, metrics))
         if members[0] is MEMBERS[2] and epoch == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     cut = {"plan": plan, "evaluate": evaluate, "patience": 2, "directory": tmp_path}
     with pytest.raises(Interrupted) as stopped:
         fit(data, on_epoch=stop, **cut)
     assert "saved after epoch 2" in stopped.value.message
+    assert stopped.value.code == code
     # The memory may look different by now: the parts stay as they are.
     again = fit(data, **(cut | {"plan": TOGETHER}), on_epoch=lambda _, e, m: seen.append((e, m)))
     assert same(again[0], whole[0])
