@@ -5,7 +5,7 @@ Shapes: B examples, H x W pixels, C channels, K classes. Images are float32 in [
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -88,7 +88,10 @@ class Loss(Protocol):
 class TrainState:
     """All that training reads and writes.
 
-    `step`: updates made so far; it alone says where in the data the run is. `key`: never split, only folded with the
+    `step`: updates made so far; it alone says where in the data the run is. `params` and `model_state`: by network,
+    `{"student": ..., "connectors": ...}`; a network's model state holds its collections. `opt_state`: one for each
+    update of a step. `memory`: what losses remember, by loss; no network reads it, it is made from the global batch, and
+    so is the same on all devices without averaging and may lie split over them. `key`: never split, only folded with the
     step, so that a resumed run draws what the uninterrupted one would have drawn. `hparams`: traced scalars (learning
     rate, temperature, alpha ...): changing one does not recompile. `frozen`: what the step reads and never writes
     (teachers); it is not checkpointed with the student.
@@ -101,14 +104,47 @@ class TrainState:
     key: Array
     hparams: dict[str, Array]
     frozen: PyTree
+    memory: dict[str, PyTree] = field(default_factory=dict)
 
     def replace(self, **changes: Any) -> "TrainState":
         """A copy with some fields changed."""
         return replace(self, **changes)
 
 
-LossFn = Callable[[PyTree, TrainState, Batch, Array], tuple[Array, tuple[PyTree, Metrics]]]
-"""What a recipe returns: `(params, state, batch, key) -> ([B], (model_state, {metric: [B]}))`."""
+Init = Callable[[Array], tuple[PyTree, PyTree]]
+"""`key -> (params, model_state)`, as a `Model` has it."""
+
+STUDENT = "student"
+"""What the network is called that a recipe trains, where it trains one."""
+
+CLEAN, ATTACKED = "clean", "attacked"
+"""The views of a batch: its inputs, augmented where a recipe says so, and what an attack makes of these."""
+
+
+class Networks(NamedTuple):
+    """What a recipe trains, where that is more than one network: each by name, and what its losses remember at first.
+
+    `memory`: by loss, `key -> memory`.
+    """
+
+    init: Mapping[str, Init]
+    memory: Mapping[str, Callable[[Array], PyTree]] = {}  # noqa: RUF012 - a NamedTuple's default is never written to
+
+
+class Aux(NamedTuple):
+    """What a loss function finds out besides the loss.
+
+    `model_state`: of the networks that ran, by name. `metrics`: one number per example each. `memory`: by loss, of the
+    losses that remember.
+    """
+
+    model_state: dict[str, PyTree]
+    metrics: Metrics
+    memory: dict[str, PyTree] = {}  # noqa: RUF012 - a NamedTuple's default is never written to
+
+
+LossFn = Callable[[PyTree, TrainState, Batch, Array], tuple[Array, Aux]]
+"""What a recipe returns: `(params, state, batch, key) -> ([B], Aux)`, the parameters by network."""
 
 
 @runtime_checkable

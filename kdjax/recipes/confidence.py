@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 
 from kdjax.ensembles.pools import Ensemble, confidence_aware_features
 from kdjax.recipes.distill import distill
-from kdjax.recipes.knowledge import Pairs
+from kdjax.recipes.learn import CONNECTORS, Pairs
 from kdjax.teachers.live import Teacher
-from kdjax.types import ApplyFn, BadInput, Batch, Loss, LossFn, Metrics, Outputs, PyTree, TrainState
+from kdjax.types import STUDENT, Aux, BadInput, Batch, Loss, LossFn, Model, Outputs, PyTree, TrainState
 
 WEIGHT = "weight/features"
 """The hyper-parameter that weighs the feature term."""
@@ -43,7 +43,7 @@ def classify(variables: PyTree, features: Float[Array, "batch features"]) -> Flo
 
 
 def distill_with_features(
-    student: ApplyFn, pairs: Pairs, teacher: Teacher, loss: Loss, *, names: Sequence[str], ensemble: Ensemble
+    student: Model, pairs: Pairs, teacher: Teacher, loss: Loss, *, names: Sequence[str], ensemble: Ensemble
 ) -> LossFn:
     """Distillation from an ensemble, and from each teacher's last features.
 
@@ -67,18 +67,20 @@ def distill_with_features(
         code leaves the term out of the first epoch; here it is there from the start.
     """
 
-    def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
-        variables = {"params": params, **state.model_state}
+    def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
         mask = jnp.asarray(batch["mask"])
-        answered = student(variables, jnp.asarray(batch["image"]), train=True, key=key, mask=mask)
+        variables = {"params": params[STUDENT], **state.model_state[STUDENT]}
+        answered = student.apply(variables, jnp.asarray(batch["image"]), train=True, key=key, mask=mask)
         said = jax.lax.stop_gradient(teacher(state.frozen, batch))
 
         def student_said(*_: Any, **__: Any) -> tuple[Outputs, PyTree]:
             return answered  # once for both terms
 
-        plain = distill(student_said, lambda frozen, batch: said, loss, ensemble=ensemble)
-        losses, (model_state, metrics) = plain(params, state, batch, key)
-        compared, _ = pairs(variables, answered[0], said, train=True, mask=mask)
+        once = Model(student.init, student_said)
+        plain = distill(once, Teacher(lambda frozen, batch: said, teacher.views), loss, ensemble=ensemble)
+        losses, aux = plain(params, state, batch, key)
+        held = {"params": params[CONNECTORS], **state.model_state[CONNECTORS]}
+        compared, moved = pairs(held, answered[0], said, train=True, mask=mask)
         mine: list[Any] = [compared[name][0] for name in names]
         theirs: list[Any] = [compared[name][1] for name in names]
         term = confidence_aware_features(
@@ -88,6 +90,7 @@ def distill_with_features(
             labels=jnp.asarray(batch["label"]),
             where=mask > 0,
         )
-        return losses + state.hparams[WEIGHT] * term, (model_state, {**metrics, "features": term})
+        found = Aux({**aux.model_state, CONNECTORS: moved}, {**aux.metrics, "features": term})
+        return losses + state.hparams[WEIGHT] * term, found
 
     return loss_fn

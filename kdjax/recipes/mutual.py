@@ -15,7 +15,7 @@ from jaxtyping import Array
 from kdjax.ensembles.pools import mean_probability
 from kdjax.losses import response
 from kdjax.recipes._batch import Augment, augmented, correct, known
-from kdjax.types import ApplyFn, BadInput, Batch, LossFn, Metrics, Model, Outputs, PyTree, TrainState
+from kdjax.types import STUDENT, Aux, BadInput, Batch, LossFn, Metrics, Model, Outputs, PyTree, TrainState
 
 
 class Cohort(NamedTuple):
@@ -92,7 +92,7 @@ def mixed(models: Mapping[str, Model]) -> Cohort:
     return Cohort(Model(init, apply), own)
 
 
-def mutual(cohort: ApplyFn, *, augment: Augment | None = None) -> LossFn:
+def mutual(cohort: Model, *, augment: Augment | None = None) -> LossFn:
     """Deep mutual learning: every peer learns from the labels, and from each of the others' answers as they stand.
 
     l = Σ_p [ cross_entropy(z_p, label) + weight · mean_{r ≠ p} KL(z_r ‖ z_p) ]
@@ -105,7 +105,7 @@ def mutual(cohort: ApplyFn, *, augment: Augment | None = None) -> LossFn:
     paper's algorithm 1 updates them in turn.
 
     Args:
-        cohort: the `model.apply` of `alike` or `mixed`.
+        cohort: the `model` of `alike` or `mixed`.
         augment: applied to the images of each step, the same for every peer.
 
     Returns:
@@ -116,12 +116,11 @@ def mutual(cohort: ApplyFn, *, augment: Augment | None = None) -> LossFn:
         Zhang, Xiang, Hospedales, Lu, Deep Mutual Learning, CVPR 2018, equations 8 and 9.
     """
 
-    def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
+    def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
         batch, key = augmented(batch, key, augment, run_key=state.key)
         mask = jnp.asarray(batch["mask"])
-        outputs, model_state = cohort(
-            {"params": params, **state.model_state}, jnp.asarray(batch["image"]), train=True, key=key, mask=mask
-        )
+        variables = {"params": params[STUDENT], **state.model_state[STUDENT]}
+        outputs, model_state = cohort.apply(variables, jnp.asarray(batch["image"]), train=True, key=key, mask=mask)
         said, label = jnp.moveaxis(outputs.features["peers"], 1, 0), jnp.asarray(batch["label"])
         follow = partial(response.kl, temperature=state.hparams["temperature"], where=mask > 0)
         # [P, P, B]: what peer p pays for not saying what peer r says; nothing for r = p.
@@ -135,7 +134,7 @@ def mutual(cohort: ApplyFn, *, augment: Augment | None = None) -> LossFn:
             "accuracy": (correct(outputs.logits, label), known(label)),
             "agreement": jax.vmap(lambda z: correct(z, together))(said).mean(0),
         }
-        return jnp.sum(hard + state.hparams["weight"] * mimicry, axis=0), (model_state, metrics)
+        return jnp.sum(hard + state.hparams["weight"] * mimicry, axis=0), Aux({STUDENT: model_state}, metrics)
 
     return loss_fn
 

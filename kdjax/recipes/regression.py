@@ -11,14 +11,14 @@ from jaxtyping import Array
 from kdjax.losses import regression
 from kdjax.recipes._batch import known
 from kdjax.teachers.live import Teacher
-from kdjax.types import ApplyFn, BadInput, Batch, Loss, LossFn, Metrics, PyTree, TrainState
+from kdjax.types import STUDENT, Aux, BadInput, Batch, Loss, LossFn, Metrics, Model, PyTree, TrainState
 
 
-def supervised(apply: ApplyFn) -> LossFn:
+def supervised(model: Model) -> LossFn:
     """The mean squared error to the target; a row whose target is not known contributes nothing.
 
     Args:
-        apply: the model in training.
+        model: the network in training.
 
     Returns:
         A `LossFn` with the metric `mse`, over the known rows.
@@ -27,16 +27,16 @@ def supervised(apply: ApplyFn) -> LossFn:
         BadInput: while tracing: no target in the batch, or one of another shape than the model's numbers.
     """
 
-    def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
-        answers, model_state = _answers(apply, params, state, batch, key)
+    def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
+        answers, model_state = _answers(model, params, state, batch, key)
         where = known(jnp.asarray(batch["label"]))
         hard = regression.mse(answers, _targets(batch, answers), where=where)
-        return hard, (model_state, {"mse": (hard, where)})
+        return hard, Aux(model_state, {"mse": (hard, where)})
 
     return loss_fn
 
 
-def distill(student: ApplyFn, teacher: Teacher, loss: Loss, *, needs_targets: bool = False) -> LossFn:
+def distill(student: Model, teacher: Teacher, loss: Loss, *, needs_targets: bool = False) -> LossFn:
     """Weigh a teacher's numbers against the targets.
 
     l = alpha * loss(student, teacher) + (1 - alpha) * mse(student, target)
@@ -62,7 +62,7 @@ def distill(student: ApplyFn, teacher: Teacher, loss: Loss, *, needs_targets: bo
         Distillation, NeurIPS 2017, section 3.3, where the weights are nu and 1.
     """
 
-    def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, tuple[PyTree, Metrics]]:
+    def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
         answers, model_state = _answers(student, params, state, batch, key)
         targets, alpha = _targets(batch, answers), state.hparams["alpha"]
         has_target = known(jnp.asarray(batch["label"]))
@@ -72,17 +72,16 @@ def distill(student: ApplyFn, teacher: Teacher, loss: Loss, *, needs_targets: bo
         soft = loss(answers, said, targets=targets, where=asked)
         hard = regression.mse(answers, targets, where=has_target)
         metrics: Metrics = {"distillation": (soft, asked), "mse": (hard, has_target)}
-        return alpha * soft + (1 - alpha) * hard, (model_state, metrics)
+        return alpha * soft + (1 - alpha) * hard, Aux(model_state, metrics)
 
     return loss_fn
 
 
-def _answers(apply: ApplyFn, params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, PyTree]:
+def _answers(model: Model, params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, PyTree]:
     image = jnp.asarray(batch["image"])
-    outputs, model_state = apply(
-        {"params": params, **state.model_state}, image, train=True, key=key, mask=jnp.asarray(batch["mask"])
-    )
-    return outputs.logits, model_state
+    variables = {"params": params[STUDENT], **state.model_state[STUDENT]}
+    outputs, model_state = model.apply(variables, image, train=True, key=key, mask=jnp.asarray(batch["mask"]))
+    return outputs.logits, {STUDENT: model_state}
 
 
 def _targets(batch: Batch, answers: Array) -> Array:

@@ -1,17 +1,37 @@
-"""A teacher that is run in every step."""
+"""A teacher, and one that is run in every step."""
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from kdjax.types import ApplyFn, Batch, Outputs, PyTree
-
-Teacher = Callable[[PyTree, Batch], Outputs]
-"""`(frozen, batch) -> Outputs`: what the teacher says of a batch; several teachers' logits are `[T, B, K]`."""
+from kdjax.types import ATTACKED, CLEAN, STUDENT, ApplyFn, Batch, Outputs, PyTree
 
 
-@functools.cache  # One object a model, so that a program made of it is found again.
+@dataclass(frozen=True)
+class Teacher:
+    """Who is asked what a batch is: live, stored, or several as one.
+
+    Attributes:
+        ask: `(frozen, batch) -> Outputs`, frozen being the train state's; several teachers' logits are `[T, B, K]`.
+        views: of a batch that it can answer; stored answers are to the clean one.
+    """
+
+    ask: Callable[[PyTree, Batch], Outputs]
+    views: tuple[str, ...] = (CLEAN, ATTACKED)
+
+    def __call__(self, frozen: PyTree, batch: Batch) -> Outputs:
+        return self.ask(frozen, batch)
+
+
 def live(apply: ApplyFn) -> Teacher:
-    """A teacher that is run in every step, in evaluation mode, on variables found in `state.frozen`."""
-    return lambda frozen, batch: apply(frozen, jnp.asarray(batch["image"]), train=False, key=None)[0]
+    """A teacher that is run in every step, in evaluation mode, on variables found in `state.frozen`.
+
+    Those may be a network's own, `{"params": ..., ...}`, or what `fit` returned, `{"student": ...}`.
+    """
+
+    def ask(frozen: PyTree, batch: Batch) -> Outputs:
+        trained = isinstance(frozen, Mapping) and set(frozen) == {STUDENT}
+        return apply(frozen[STUDENT] if trained else frozen, jnp.asarray(batch["image"]), train=False, key=None)[0]
+
+    return Teacher(ask)

@@ -37,11 +37,11 @@ def stacked(apply: ApplyFn) -> Teacher:
     Features too get a leading axis of teachers.
     """
 
-    def teacher(frozen: PyTree, batch: Batch) -> Outputs:
+    def ask(frozen: PyTree, batch: Batch) -> Outputs:
         image = jnp.asarray(batch["image"])
         return jax.vmap(lambda v: apply(v, image, train=False, key=None)[0])(frozen)
 
-    return teacher
+    return Teacher(ask)
 
 
 def together(applies: Mapping[str, ApplyFn]) -> Teacher:
@@ -55,7 +55,7 @@ def together(applies: Mapping[str, ApplyFn]) -> Teacher:
     if not applies:
         raise BadInput("applies={}: accepted is one teacher or more, by name")
 
-    def teacher(frozen: PyTree, batch: Batch) -> Outputs:
+    def ask(frozen: PyTree, batch: Batch) -> Outputs:
         if not isinstance(frozen, Mapping) or set(frozen) != set(applies):
             has = sorted(frozen) if isinstance(frozen, Mapping) else type(frozen).__name__
             raise BadInput(f"frozen has {has}: accepted are the variables of {sorted(applies)}, by name")
@@ -69,4 +69,4 @@ def together(applies: Mapping[str, ApplyFn]) -> Teacher:
         }
         return Outputs(jnp.stack([outputs.logits for outputs in said.values()]), features)
 
-    return teacher
+    return Teacher(ask)

@@ -1,6 +1,5 @@
 """Teachers whose answers were computed once and travel with the data."""
 
-import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -8,10 +7,9 @@ from jaxtyping import Array
 
 from kdjax.teachers import top_k
 from kdjax.teachers.live import Teacher
-from kdjax.types import Batch, Outputs, PyTree
+from kdjax.types import CLEAN, BadInput, Batch, Outputs, PyTree
 
 
-@functools.cache
 def cached() -> Teacher:
     """A teacher whose logits were computed once and travel with the data as `teacher_logits [B, K]`.
 
@@ -19,10 +17,14 @@ def cached() -> Teacher:
     several teachers.
     """
 
-    return lambda frozen, batch: Outputs(_teachers_first(jnp.asarray(batch["teacher_logits"])))
+    def ask(frozen: PyTree, batch: Batch) -> Outputs:
+        if "teacher_logits" not in batch:
+            raise BadInput(f"the batch has {sorted(batch)}: accepted is one with teacher_logits, the stored answers")
+        return Outputs(_teachers_first(jnp.asarray(batch["teacher_logits"])))
+
+    return Teacher(ask, views=(CLEAN,))
 
 
-@functools.cache
 def cached_top_k(num_classes: int) -> Teacher:
     """The same where only the k largest logits travel with the data, and the others' sum: see `kdjax.teachers.top_k`.
 
@@ -30,11 +32,11 @@ def cached_top_k(num_classes: int) -> Teacher:
     `[B, T, k]` and `[B, T]`. All `num_classes` logits exist for one batch at a time.
     """
 
-    def teacher(frozen: PyTree, batch: Batch) -> Outputs:
+    def ask(frozen: PyTree, batch: Batch) -> Outputs:
         values, classes, rest = (jnp.asarray(batch[f"teacher_{name}"]) for name in ("values", "classes", "rest"))
         return Outputs(_teachers_first(top_k.expand(values, classes, rest, num_classes)))
 
-    return teacher
+    return Teacher(ask, views=(CLEAN,))
 
 
 def _teachers_first(said: Array) -> Array:
@@ -48,8 +50,8 @@ def cached_with_features(names: Sequence[str]) -> Teacher:
     """
     answers = cached()
 
-    def teacher(frozen: PyTree, batch: Batch) -> Outputs:
+    def ask(frozen: PyTree, batch: Batch) -> Outputs:
         said = answers(frozen, batch)
         return said._replace(features={f"{n}/embedding": jnp.asarray(batch[f"{n}/embedding"]) for n in names})
 
-    return teacher
+    return Teacher(ask, views=(CLEAN,))

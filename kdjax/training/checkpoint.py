@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from kdjax.files import NotSaved
-from kdjax.types import BadInput, PyTree, TrainState
+from kdjax.types import STUDENT, BadInput, PyTree, TrainState
 
 log = logging.getLogger(__name__)
 
@@ -134,29 +134,31 @@ class Checkpointer:
         key = jax.random.wrap_key_data(training.pop("key"), impl=jax.random.key_impl(like.key))
         return like.replace(**items["model"], **training, key=key), meta
 
-    def restore_variables(self, params: PyTree, model_state: PyTree, *, best: bool = False) -> PyTree:
-        """Only `{"params": ..., **model_state}`, for a model whose optimizer is no longer of interest.
+    def restore_variables(self, params: PyTree, model_state: PyTree, *, network: str = STUDENT, best: bool = False) -> PyTree:
+        """Only one network's `{"params": ..., **model_state}`, where what trained it is no longer of interest.
 
         Args:
             params, model_state: arrays of the structure wanted.
+            network: its name in the state.
             best: take the best checkpoint by validation first.
 
         Raises:
             BadInput: there is no whole checkpoint, or it is of another structure.
         """
-        found = self._newest_whole({"model": {"params": params, "model_state": model_state}}, best)
+        like = {"params": {network: params}, "model_state": {network: model_state}}
+        found = self._newest_whole({"model": like}, best, part=network)
         if found is None:
             raise BadInput(f"checkpoint={str(self.directory)!r}: accepted is a folder with a whole checkpoint.")
         model = found[0]["model"]
-        return {"params": model["params"], **model["model_state"]}
+        return {"params": model["params"][network], **model["model_state"].get(network, {})}
 
-    def _newest_whole(self, like: Items, best: bool) -> tuple[Items, dict[str, Any]] | None:
+    def _newest_whole(self, like: Items, best: bool, part: str = "") -> tuple[Items, dict[str, Any]] | None:
         steps = sorted(self._manager.all_steps(), reverse=True)
         if best and (top := self._manager.best_step()) is not None:
             steps = [top, *(s for s in steps if s != top)]
         for step in steps:
             try:
-                return self._read(step, like)
+                return self._read(step, like, part)
             except (BadInput, MemoryError):
                 raise
             except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
@@ -169,19 +171,21 @@ class Checkpointer:
             )
         return None
 
-    def _read(self, step: int, like: Items) -> tuple[Items, dict[str, Any]]:
+    def _read(self, step: int, like: Items, part: str = "") -> tuple[Items, dict[str, Any]]:
         read = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
         meta = dict(read["meta"])
         digests, structures = meta.pop("sha256"), meta.pop("structure")
         for name, tree in like.items():
-            if structures[name] != (wanted := _structure(tree)):
-                differ = sorted(set(structures[name].items()) ^ set(wanted.items()))
+            had = {path: leaf for path, leaf in structures[name].items() if not part or _of_network(path, part)}
+            if had != (wanted := _structure(tree)):
+                differ = sorted(set(had.items()) ^ set(wanted.items()))
                 raise BadInput(
                     f"checkpoint={str(self.directory / str(step))!r}: {name} was saved with another structure "
                     f"({len(differ)} differences, the first at {differ[0]}); accepted: the same model and optimizer."
                 )
+        # Of a part no form is given: all is read, so that its digest can be told, and the part is taken.
         targets = {
-            name: ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
+            name: ocp.args.StandardRestore(None if part else jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
             for name, tree in like.items()
         }
         arrays = self._manager.restore(step, args=ocp.args.Composite(**targets))
@@ -254,7 +258,7 @@ class Checkpointer:
 
 def _items(state: TrainState) -> Items:
     # Two items, so that a teacher's variables can be read without knowing what trained them.
-    training = {"step": state.step, "opt_state": state.opt_state, "hparams": state.hparams}
+    training = {"step": state.step, "opt_state": state.opt_state, "hparams": state.hparams, "memory": state.memory}
     return {
         "model": {"params": state.params, "model_state": state.model_state},
         "training": {**training, "key": jax.random.key_data(state.key)},
@@ -281,6 +285,11 @@ def _linked(directory: Path) -> Iterator[Path]:
 def _on_host(leaf: Any) -> Any:
     # A second copy of a state may not fit on the device.
     return np.empty(leaf.shape, leaf.dtype) if getattr(leaf, "is_fully_addressable", True) else leaf
+
+
+def _of_network(path: str, network: str) -> bool:
+    """Whether a leaf of `{"params": {network: ...}, "model_state": {network: ...}}` is this network's."""
+    return path.startswith((f"['params']['{network}']", f"['model_state']['{network}']"))
 
 
 def _structure(tree: PyTree) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """Optax optimizers and schedules by name, at unit learning rate.
 
-The step multiplies Optax's updates by `state.hparams["learning_rate"]`, a traced scalar. So an optimizer here is built
-with a schedule whose peak is 1, and one compiled program serves every learning rate. This is exact for optimizers whose
-updates are proportional to the learning rate; the names below are those, and a test checks each against Optax itself.
+The step multiplies the updates of a `UnitRate` by `state.hparams["learning_rate"]`, a traced scalar. So an optimizer
+here is built with a schedule whose peak is 1, and one compiled program serves every learning rate. This is exact for
+optimizers whose updates are proportional to the learning rate; the names below are those, and a test checks each
+against Optax itself. An optimizer of Optax's own, such as `optax.adam(1e-3)`, moves weights as its manual says.
 """
 
 from typing import Any
@@ -18,6 +19,15 @@ COUPLED = ("adabelief", "adagrad", "adam", "adamax", "amsgrad", "nadam", "radam"
 MOMENTUM = ("rmsprop", "sgd")
 OPTIMIZERS = tuple(sorted(DECOUPLED + COUPLED))
 SCHEDULES = ("constant", "cosine", "linear", "step")
+
+
+class UnitRate(optax.GradientTransformationExtraArgs):
+    """An Optax transformation whose updates a step multiplies by the traced learning rate."""
+
+
+def unit_rate(tx: optax.GradientTransformation) -> UnitRate:
+    """The same transformation, as one that the traced learning rate multiplies; it must have rate 1."""
+    return UnitRate(tx.init, optax.with_extra_args_support(tx).update)
 
 
 def schedule(
@@ -60,7 +70,7 @@ def optimizer(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     grad_clip: float = 0.0,
-) -> optax.GradientTransformation:
+) -> UnitRate:
     """An Optax optimizer by name.
 
     Args:
@@ -89,4 +99,4 @@ def optimizer(
     parts = [optax.clip_by_global_norm(grad_clip)] if grad_clip else []
     if weight_decay and name in COUPLED:
         parts.append(optax.add_decayed_weights(weight_decay))
-    return optax.chain(*parts, getattr(optax, name)(learning_rate, **own))
+    return unit_rate(optax.chain(*parts, getattr(optax, name)(learning_rate, **own)))

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kdjax.training.state import MEMORY, separate, unite
+from kdjax.training.state import separate, unite
 from kdjax.training.step import Rows, Run, Sums
 from kdjax.types import AnyArray, BadInput, PyTree, TrainState
 
@@ -50,23 +50,14 @@ def place(state: TrainState, mesh: Mesh, wrapper: str = "jit") -> TrainState:
     """Put a state on the mesh as the step under that wrapper holds it. The copies are new, as those of `replicate`."""
     if wrapper != "jit":
         return replicate(state, mesh)
-    rest, memory = _apart(state)
-    return _join(replicate(rest, mesh), jax.device_put(memory, _by_rows(memory, mesh), may_alias=False))
+    memory = jax.device_put(state.memory, _by_rows(state.memory, mesh), may_alias=False)
+    return replicate(state.replace(memory={}), mesh).replace(memory=memory)
 
 
 def _by_rows(memory: PyTree, mesh: Mesh) -> PyTree:
     """How a memory lies under jit: each array split by rows where the devices divide these, else whole on each."""
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(AXIS))
     return jax.tree.map(lambda x: split if x.ndim and len(x) % mesh.size == 0 else whole, memory)
-
-
-def _apart(state: TrainState) -> tuple[TrainState, PyTree]:
-    rest = {name: tree for name, tree in state.model_state.items() if name != MEMORY}
-    return state.replace(model_state=rest), state.model_state.get(MEMORY, {})
-
-
-def _join(state: TrainState, memory: PyTree) -> TrainState:
-    return state.replace(model_state={**state.model_state, MEMORY: memory}) if memory else state
 
 
 def everywhere(tree: PyTree) -> PyTree:
@@ -89,13 +80,13 @@ def jit_step(run: Run, mesh: Mesh, *, batch_axis: int = 0) -> Run:
     @partial(jax.jit, donate_argnums=(0, 1), in_shardings=inputs, out_shardings=outputs)
     def compiled(state: TrainState, memory: PyTree, frozen: PyTree, data: Any, rows: Any) -> Any:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for `everywhere`
-            new, metrics = run(_join(state.replace(frozen=frozen), memory), data, rows)
-        new, memory = _apart(new.replace(frozen=None))
-        return new, jax.lax.with_sharding_constraint(memory, _by_rows(memory, mesh)), metrics
+            new, metrics = run(state.replace(frozen=frozen, memory=memory), data, rows)
+        memory = jax.lax.with_sharding_constraint(new.memory, _by_rows(new.memory, mesh))
+        return new.replace(frozen=None, memory={}), memory, metrics
 
     def call(state: TrainState, frozen: PyTree, data: Any, rows: Any) -> tuple[TrainState, Sums]:
-        new, memory, metrics = compiled(*_apart(state), frozen, data, rows)
-        return _join(new, memory), metrics
+        new, memory, metrics = compiled(state.replace(memory={}), state.memory, frozen, data, rows)
+        return new.replace(memory=memory), metrics
 
     return _keep_frozen(call, prepare=lambda rows: rows)
 

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from kdjax.training import parallel
 from kdjax.training.state import create_state, separate, unite
+from kdjax.training.state import variables as student
 from kdjax.training.step import Rows, Run, eval_step
 from kdjax.types import ApplyFn, Model, PyTree, TrainState
 
@@ -134,7 +135,7 @@ def predict(
     Returns:
         `[M, N, K]` float32.
     """
-    variables = {"params": states.params, **states.model_state}
+    variables = student(states)
     count = len(jax.tree.leaves(variables)[0])
     places = np.resize(np.arange(count), -(-count // mesh.size) * mesh.size)
     if len(places) > count:

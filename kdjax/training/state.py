@@ -1,66 +1,91 @@
-"""Make a `TrainState`."""
+"""Make a `TrainState`, and take networks out of it."""
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from kdjax.types import Model, PyTree, TrainState
+from kdjax.training.optimizers import UnitRate
+from kdjax.training.update import Update, updates_of
+from kdjax.types import STUDENT, BadInput, Model, Networks, PyTree, TrainState
 
-MEMORY = "memory"
-"""The collection of `model_state` that losses remember examples in. No model reads it, and it is made from the global
-batch: it is the same on all devices without averaging, and may lie split over them (`training.parallel`)."""
+RATE = "learning_rate"
+"""The hyper-parameter that multiplies the updates of an optimizer of unit rate."""
 
 
 def create_state(
-    model: Model,
-    tx: optax.GradientTransformation,
+    model: Model | Networks,
+    tx: optax.GradientTransformation | Sequence[Update],
     key: Array,
     *,
-    hparams: Mapping[str, float],
+    hparams: Mapping[str, float] | None = None,
     frozen: PyTree = None,
 ) -> TrainState:
-    """Initialise a model and its optimizer.
+    """Initialise networks, memories and optimizers.
 
     Args:
-        model: the pure functions to train.
-        tx: an Optax transformation of *unit* learning rate (see `training.optimizers`).
+        model: the network to train, which is called `student`; or several by name, with what losses remember.
+        tx: an Optax transformation, or the updates of a step. One of `training.optimizers` has unit rate and needs
+            `learning_rate` among the hyper-parameters; Optax's own has its rate in it.
         key: PRNG key; one half initialises the parameters, the other drives the steps.
-        hparams: scalars that are traced, `learning_rate` at least.
+        hparams: scalars that are traced.
         frozen: what the step reads and never writes, for instance teachers' variables.
 
     Returns:
         A state at step 0 whose arrays are its own: donating it destroys nothing of the caller's.
+
+    Raises:
+        BadInput: a learning rate for an optimizer that has its own, or none for one of unit rate; an update of a
+            network that there is not.
     """
+    networks = Networks({STUDENT: model.init}) if isinstance(model, Model) else model
+    updates, hparams = updates_of(tx), dict(hparams or {})
+    traced = [isinstance(u.tx, UnitRate) for u in updates]
+    if any(traced) and RATE not in hparams:
+        raise BadInput(f"hparams has {sorted(hparams)}: an optimizer of unit rate needs {RATE}; accepted: {RATE}=NUMBER")
+    if RATE in hparams and not any(traced):
+        raise BadInput(
+            f"hparams has {RATE}={hparams[RATE]} and the optimizer its own rate, so updates would be multiplied by both; "
+            f"accepted: no {RATE}, or an optimizer of training.optimizers, whose rate is 1"
+        )
     init_key, run_key = jax.random.split(key)
 
-    @jax.jit
-    def init(key: Array) -> tuple[PyTree, PyTree]:
-        # A weakly typed leaf would be a strongly typed one after its first update, and the second step compile again.
-        return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), model.init(key))
+    def named(name: str) -> Array:
+        # By name and not by number: one more network or memory then changes no other's first values.
+        return init_key if name == STUDENT else jax.random.fold_in(init_key, zlib.crc32(name.encode()))
 
-    params, model_state = init(init_key)
+    @jax.jit
+    def init() -> tuple[dict[str, PyTree], dict[str, PyTree], dict[str, PyTree]]:
+        found = {name: one(named(name)) for name, one in networks.init.items()}
+        memory = {name: begin(named(f"memory/{name}")) for name, begin in networks.memory.items()}
+        params, states = ({name: pair[i] for name, pair in found.items()} for i in (0, 1))
+        # A weakly typed leaf would be a strongly typed one after its first update, and the second step compile again.
+        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), (params, states, memory))
+
+    params, model_state, memory = init()
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         model_state=model_state,
-        opt_state=tx.init(params),
+        opt_state=tuple(u.tx.init(u.moved(params)) for u in updates),
         key=run_key,
         hparams={name: jnp.asarray(value, jnp.float32) for name, value in hparams.items()},
         frozen=frozen,
+        memory=memory,
     )
 
 
-def variables(state: TrainState) -> PyTree:
-    """The state's `{"params": ..., **model_state}` without memories, as an `ApplyFn` takes them."""
-    return {"params": state.params, **{name: tree for name, tree in state.model_state.items() if name != MEMORY}}
+def variables(state: TrainState, network: str = STUDENT) -> PyTree:
+    """A network's `{"params": ..., **model_state}`, as its `ApplyFn` takes them."""
+    return {"params": state.params[network], **state.model_state[network]}
 
 
 def separate(states: TrainState) -> tuple[dict[str, PyTree], tuple[Array, PyTree]]:
     """A population's state in two: what every member has of its own, and `(step, frozen)`, which all share."""
-    names = ("params", "model_state", "opt_state", "key", "hparams")
+    names = ("params", "model_state", "opt_state", "key", "hparams", "memory")
     return {name: getattr(states, name) for name in names}, (states.step, states.frozen)
 
 

@@ -1,6 +1,6 @@
 """One step body for every way of running it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,9 @@ from jaxtyping import Array
 
 from kdjax.axis import batch_over
 from kdjax.training.metrics import Sums, reduce
-from kdjax.training.state import MEMORY
-from kdjax.types import AnyArray, ApplyFn, Batch, LossFn, Metrics, PyTree, TrainState
+from kdjax.training.optimizers import UnitRate
+from kdjax.training.update import Update, updates_of
+from kdjax.types import AnyArray, ApplyFn, Aux, BadInput, Batch, LossFn, Metrics, PyTree, TrainState
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 Rows = Mapping[str, AnyArray]
@@ -19,50 +20,76 @@ Rows = Mapping[str, AnyArray]
 Run = Callable[[TrainState, Mapping[str, AnyArray], Rows], tuple[TrainState, Sums]]
 
 
-def train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Step:
-    """Build `(state, batch) -> (state, metrics)`: differentiate the masked global mean, update, count.
+def train_step(
+    loss_fn: LossFn, tx: optax.GradientTransformation, *, axis_name: str | None = None
+) -> Step:
+    """Build the step of one update that moves every network: `step_of` with a loss function and an optimizer."""
+    return step_of(updates_of(tx, loss_fn), axis_name=axis_name)
+
+
+def step_of(updates: Sequence[Update], *, axis_name: str | None = None) -> Step:
+    """Build `(state, batch) -> (state, metrics)`: each update in turn differentiates its masked global mean and moves.
 
     The mean divides by the number of real examples on *all* devices, so it depends neither on padding nor on how a
     batch was split. With `axis_name` the body runs per device (pmap) and sums over that axis; without, it sees the
     global batch.
 
-    Metrics are those of the recipe, and `loss` and `grad_norm`.
+    Metrics are those of the recipe, and `loss` and `grad_norm`; of several updates, each after its name and a slash.
+    Of an update that is made several times they are those of the last time.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
-        key = jax.random.fold_in(state.key, state.step)
+        if "mask" not in batch:
+            raise BadInput(f"the batch has {sorted(batch)}: accepted is one with mask [B], 1 for a real row")
+        step_key = jax.random.fold_in(state.key, state.step)
         if axis_name:
-            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-        mask = batch["mask"]
-        everywhere = (lambda x: jax.lax.psum(x, axis_name)) if axis_name else (lambda x: x)
-        count = jnp.maximum(everywhere(jnp.sum(mask)), 1)
-
-        def mean_loss(params: PyTree) -> tuple[Array, tuple[PyTree, Metrics]]:
-            with batch_over(axis_name):
-                losses, (model_state, metrics) = loss_fn(params, state, batch, key)
-            # `where` and not a product. Padding must still be finite, as the pipeline's is (it repeats an example):
-            # the gradient of what is left out is zero times what stood there.
-            return jnp.sum(jnp.where(mask > 0, losses, 0)) / count, (model_state, {"loss": losses, **metrics})
-
-        (_, (model_state, per_example)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        grads = everywhere(grads)
-        if axis_name:
-            averaged = {name: tree for name, tree in model_state.items() if name != MEMORY}
-            model_state = {**model_state, **jax.lax.pmean(averaged, axis_name)}
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        rate = state.hparams["learning_rate"]
-        updates = jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates)
-        metrics = reduce(per_example, mask, axis_name=axis_name)
-        metrics["grad_norm"] = (optax.tree.norm(grads), jnp.ones(()))
-        new = state.replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            model_state=model_state,
-            opt_state=opt_state,
-        )
-        return new, metrics
+            step_key = jax.random.fold_in(step_key, jax.lax.axis_index(axis_name))
+        metrics: Sums = {}
+        for number, update in enumerate(updates):
+            for time in range(update.times):
+                first = number == time == 0
+                key = step_key if first else jax.random.fold_in(jax.random.fold_in(step_key, number), time)
+                state, found = _moved(update, number, state, batch, key, axis_name)
+                metrics |= {f"{update.name}/{name}" if update.name else name: pair for name, pair in found.items()}
+        return state.replace(step=state.step + 1), metrics
 
     return step
+
+
+def _moved(
+    update: Update, number: int, state: TrainState, batch: Batch, key: Array, axis_name: str | None
+) -> tuple[TrainState, Sums]:
+    """The state after an update was made once, and its metrics."""
+    mask = batch["mask"]
+    everywhere = (lambda x: jax.lax.psum(x, axis_name)) if axis_name else (lambda x: x)
+    count = jnp.maximum(everywhere(jnp.sum(mask)), 1)
+    mine = update.moved(state.params)
+
+    def mean_loss(mine: PyTree) -> tuple[Array, tuple[Aux, Metrics]]:
+        params = {**state.params, **mine}
+        with batch_over(axis_name):
+            losses, aux = update.loss_fn(params, state.replace(params=params), batch, key)
+        # `where` and not a product. Padding must still be finite, as the pipeline's is (it repeats an example):
+        # the gradient of what is left out is zero times what stood there.
+        return jnp.sum(jnp.where(mask > 0, losses, 0)) / count, (aux, {"loss": losses, **aux.metrics})
+
+    (_, (aux, per_example)), grads = jax.value_and_grad(mean_loss, has_aux=True)(mine)
+    grads = everywhere(grads)
+    seen = jax.lax.pmean(aux.model_state, axis_name) if axis_name else aux.model_state
+    updates, opt_state = update.tx.update(grads, state.opt_state[number], mine)
+    if isinstance(update.tx, UnitRate):
+        rate = state.hparams["learning_rate"]
+        updates = jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates)
+    metrics = reduce(per_example, mask, axis_name=axis_name)
+    metrics["grad_norm"] = (optax.tree.norm(grads), jnp.ones(()))
+    opt_states = (*state.opt_state[:number], opt_state, *state.opt_state[number + 1 :])
+    new = state.replace(
+        params={**state.params, **optax.apply_updates(mine, updates)},  # pyright: ignore[reportCallIssue]
+        model_state={**state.model_state, **seen},
+        opt_state=opt_states,
+        memory={**state.memory, **aux.memory},
+    )
+    return new, metrics
 
 
 def assemble(data: Mapping[str, AnyArray], rows: Rows) -> Batch:

@@ -3,8 +3,7 @@
 A connector is a Linen module called as `connector(student, teacher, train=...) -> (student, teacher, keywords)`: what
 the loss compares, two arrays or two tuples of them, and the further keywords that it takes. Projections stand on the
 student's side, or the teacher's target could be made small; embeddings stand on both, as their papers say. `connect`
-joins a student and its connectors into one `Model`, whose parameters are
-`{"student": ..., "adapter": {name: ...}}`.
+makes all connectors of a student one network beside it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,11 +14,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
 
-from kdjax.models.connect.factors import Factors
-from kdjax.models.connect.review import Fusion
 from kdjax.models.connect.sizes import met, pooled
 from kdjax.models.padding import BatchMean, real_rows
-from kdjax.types import BadInput, Model, Outputs, PyTree
+from kdjax.types import BadInput, Init, Model, Outputs, PyTree
 
 Feature = Array | tuple[Array, ...]
 Pair = tuple[Any, Any, dict[str, Any]]
@@ -147,56 +144,33 @@ class Pooled(nn.Module):
         return pooled(student), pooled(teacher), {}
 
 
-CONNECTORS: dict[str, Callable[[], nn.Module]] = {
-    "feature.hint": Project,
-    "feature.pkd": Project,
-    "feature.cosine": Project,
-    "feature.review": Fusion,
-    "feature.vid": Variational,
-    "feature.ab": Normalised,
-    "feature.ofd": lambda: Normalised(margin=True),
-    "feature.ft": Factors,
-    "relation.rkd_distance": Pooled,
-    "relation.rkd_angle": Pooled,
-    "relation.pkt": Pooled,
-    "relation.cc_neighbours": Embed,
-    "relation.cc_kernel": Embed,
-}
-"""What each loss's paper puts between the layers; a loss that is not here compares them untouched."""
-
-
-def connector(loss: str) -> nn.Module:
-    """The connector of a loss by its name."""
-    return CONNECTORS.get(loss, Untouched)()
-
-
 class Link(NamedTuple):
-    """A connector between a layer of the student and one of the teacher, by their names in `features`, or `logits`.
+    """A connector between layers of the student and of the teacher, by their names in `features`, or `logits`.
 
-    Several layers, joined by hyphens, are given to the connector as a tuple.
+    Of one layer the connector is given the array, of several a tuple.
     """
 
-    student: str
-    teacher: str
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
     module: nn.Module
 
 
 class Connected(NamedTuple):
-    """A student with connectors.
+    """All connectors of a student, as one network beside it.
 
-    `model`: its parameters and states are `{"student": ..., "adapter": {name: ...}}`; it says what the student says.
-    `pairs`: `(variables, student's outputs, teacher's, train=..., mask=...) -> ({name: (student, teacher, keywords)},
-    state)`, what the losses compare and the connectors' new state; `mask` as an `ApplyFn` takes it.
+    `init`: its parameters and states are by link, `{name: ...}`. `pairs`: `(variables, student's outputs, teacher's,
+    train=..., mask=...) -> ({name: (student, teacher, keywords)}, state)`, what the losses compare and the connectors'
+    new state; `mask` as an `ApplyFn` takes it.
     """
 
-    model: Model
+    init: Init
     pairs: Callable[..., tuple[dict[str, Pair], PyTree]]
 
 
 def connect(
     student: Model, links: Mapping[str, Link], *, image_shape: tuple[int, int, int], teacher: tuple[Model, PyTree]
 ) -> Connected:
-    """Join a student and connectors.
+    """Make the connectors of links, whose shapes are those of the layers that they join.
 
     Args:
         student: the network to train.
@@ -214,48 +188,31 @@ def connect(
         for model, variables in ((student, {"params": mine, **state}), teacher)
     ]
     for name, link in links.items():
-        for side, layer, found in zip(("student", "teacher"), link[:2], shapes, strict=True):
-            if missing := [part for part in layer.split("-") if part not in found]:
+        for side, layers, found in zip(("student", "teacher"), link[:2], shapes, strict=True):
+            if missing := [layer for layer in layers if layer not in found]:
                 raise BadInput(f"{name}: the {side} has no layer {missing[0]!r}; accepted: {', '.join(found)}")
 
-    def layers(link: Link, own: Mapping[str, Array], theirs: Mapping[str, Array]) -> tuple[Feature, Feature]:
-        return _layer(own, link.student), _layer(theirs, link.teacher)
-
     def init(key: Array) -> tuple[PyTree, PyTree]:
-        # The student begins as it would without connectors.
-        params, state = student.init(key)
-        zeros = [{name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in side.items()} for side in shapes]
-        adapters = {
-            name: link.module.init(jax.random.fold_in(key, number), *layers(link, *zeros), train=False)
+        own, theirs = ({n: jnp.zeros(leaf.shape, leaf.dtype) for n, leaf in side.items()} for side in shapes)
+        made = {
+            name: link.module.init(
+                jax.random.fold_in(key, number), _layers(own, link.student), _layers(theirs, link.teacher), train=False
+            )
             for number, (name, link) in enumerate(links.items())
         }
-        columns = {"params"}.union(state, *adapters.values())
-        whole = {"params": params, **state}
-        joined = {
-            column: {
-                "student": whole.get(column, {}),
-                "adapter": {name: tree[column] for name, tree in adapters.items() if column in tree},
-            }
-            for column in columns
-        }
-        return joined.pop("params"), joined
-
-    def apply(
-        variables: PyTree, image: Array, *, train: bool, key: Array | None, mask: Array | None = None
-    ) -> tuple[Outputs, PyTree]:
-        outputs, state = student.apply(without_adapter(variables), image, train=train, key=key, mask=mask)
-        rest = {name: tree for name, tree in variables.items() if name != "params"}
-        return outputs, {name: {**tree, "student": state.get(name, {})} for name, tree in rest.items()}
+        columns = dict.fromkeys(column for tree in made.values() for column in tree)
+        joined = {c: {name: tree[c] for name, tree in made.items() if c in tree} for c in columns}
+        return joined.pop("params", {}), joined
 
     def pairs(
         variables: PyTree, own: Outputs, theirs: Outputs, *, train: bool, mask: Array | None = None
     ) -> tuple[dict[str, Pair], dict[str, dict[str, PyTree]]]:
         found: dict[str, Pair] = {}
-        states: dict[str, dict[str, PyTree]] = {name: {} for name in variables if name != "params"}
+        states = {column: dict(tree) for column, tree in variables.items() if column != "params"}
         for name, link in links.items():
-            mine = {column: tree["adapter"][name] for column, tree in variables.items() if name in tree["adapter"]}
+            mine = {column: tree[name] for column, tree in variables.items() if name in tree}
             state = [column for column in mine if column != "params"]
-            arrays = layers(link, layers_of(own), layers_of(theirs))
+            arrays = _layers(layers_of(own), link.student), _layers(layers_of(theirs), link.teacher)
             with real_rows(mask):
                 answer: Any = link.module.apply(mine, *arrays, train=train, mutable=state if train and state else False)
             if train and state:
@@ -265,7 +222,7 @@ def connect(
             found[name] = answer
         return found, states
 
-    return Connected(Model(init, apply), pairs)
+    return Connected(init, pairs)
 
 
 def layers_of(outputs: Outputs) -> dict[str, Array]:
@@ -273,15 +230,9 @@ def layers_of(outputs: Outputs) -> dict[str, Array]:
     return {**outputs.features, "logits": outputs.logits}
 
 
-def _layer(features: Mapping[str, Array], name: str) -> Feature:
-    first, *others = (features[part] for part in name.split("-"))
+def _layers(features: Mapping[str, Array], names: Sequence[str]) -> Feature:
+    first, *others = (features[name] for name in names)
     return (first, *others) if others else first
-
-
-def without_adapter(variables: PyTree) -> PyTree:
-    """The student's own variables, as it is used once it has been taught."""
-    own = {name: tree["student"] for name, tree in variables.items()}
-    return {name: tree for name, tree in own.items() if name == "params" or tree}
 
 
 def numbered(features: Iterable[str]) -> list[str]:

@@ -1,0 +1,149 @@
+"""What each loss of the field needs besides two arrays: one row a loss, and no other file compares a loss's name.
+
+A loss that is not in the table compares answers if it is a response loss, and embeddings or the named layers, as they
+are, if it is not.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kdjax.losses import contrastive, feature, relation, response
+from kdjax.losses.contrastive import Remembering
+from kdjax.models.connect.connectors import Embed, Normalised, Pooled, Project, Untouched, Variational
+from kdjax.models.connect.factors import Factors
+from kdjax.models.connect.review import Fusion
+from kdjax.spec import Call, Family
+
+MOST = 99
+"""As many layers as anybody has."""
+
+LOSSES = Family(response, feature, relation, first=("student", "teacher"), dotted=True)
+"""The losses by name, `response.kl`, less those that remember."""
+
+MEMORIES = Family(contrastive, first=("examples",), accepts=lambda f: f.__name__.startswith("remember_"))
+"""What makes the losses that remember: `remember_crd` makes `contrastive.crd`."""
+
+_GIVEN = ("student", "teacher", "labels", "where")
+"""What every loss is given with each call."""
+
+
+class Comparison(NamedTuple):
+    """What a loss needs.
+
+    Attributes:
+        connector: makes what stands between the layers, given whether a first stage taught it; None: nothing does, the
+            loss compares answers.
+        layers: the fewest and the most layers of each side that it compares at once.
+        between: of a map of n pairs it takes n - 1 pairs of neighbours (FSP), or all at once (review).
+        before_relu: it looks before the ReLU where a network shows that, `NAME_pre`.
+        couples: an example's number depends on the others, so it must be given the global batch.
+        least: how many examples it compares at least; with fewer it teaches nothing.
+        complete: the loss on what the connector gives, where that is more than two arrays.
+        beside: further losses on the same layers that always come with it, by name: the connector's own.
+    """
+
+    connector: Callable[[bool], Any] | None = None
+    layers: tuple[int, int] = (1, 1)
+    between: str = ""
+    before_relu: bool = False
+    couples: bool = False
+    least: int = 1
+    complete: Callable[[Callable[..., Array]], Callable[..., Array]] = lambda loss: loss
+    beside: Mapping[str, Callable[..., Array]] = {}  # noqa: RUF012 - a NamedTuple's default is never written to
+
+
+def _matrices(loss: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda s, t, *, where: loss(feature.fsp_matrix(*s), feature.fsp_matrix(*t), where=where)
+
+
+def _levels(loss: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda s, t, *, where: sum((loss(*level, where=where) for level in zip(s, t, strict=True)), jnp.zeros(()))
+
+
+def _without_reconstruction(loss: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda s, t, *, where, reconstruction=None: loss(s, t, where=where)
+
+
+def _reconstruction(student: Array, teacher: Array, *, where: Array, reconstruction: Array) -> Array:
+    return jnp.where(where, reconstruction, 0)
+
+
+def _made(module: Callable[[], Any]) -> Callable[[bool], Any]:
+    return lambda taught: module()
+
+
+_HINT = Comparison(_made(Project))
+_VECTORS = Comparison(_made(Pooled), couples=True, least=2)
+_FACTORS = Comparison(
+    lambda taught: Factors(learned=taught),
+    complete=_without_reconstruction,
+    # A paraphraser learns of the teacher's layer alone, whatever the student's share weighs.
+    beside={"paraphraser": _reconstruction},
+)
+
+COMPARISONS: dict[str, Comparison] = {
+    "response.dist": Comparison(couples=True, least=2),
+    "feature.hint": _HINT,
+    "feature.pkd": _HINT,
+    "feature.cosine": _HINT,
+    "feature.fsp": Comparison(_made(Untouched), layers=(2, 2), between="neighbours", complete=_matrices),
+    "feature.review": Comparison(
+        _made(Fusion), layers=(1, MOST), between="all", before_relu=True, complete=_levels
+    ),
+    "feature.vid": Comparison(_made(Variational)),
+    "feature.ab": Comparison(_made(Normalised), before_relu=True),
+    "feature.ofd": Comparison(_made(lambda: Normalised(margin=True)), before_relu=True),
+    "feature.ft": _FACTORS,
+    "relation.rkd_distance": _VECTORS,
+    "relation.rkd_angle": _VECTORS._replace(least=3),
+    "relation.pkt": _VECTORS,
+    "relation.cc_neighbours": Comparison(_made(Embed), couples=True, least=2),
+    "relation.cc_kernel": Comparison(_made(Embed), couples=True, least=2),
+}  # fmt: skip
+"""By the losses' names."""
+
+_BY_FAMILY = {
+    "response": Comparison(),
+    "feature": Comparison(_made(Untouched)),
+    "relation": Comparison(_made(Untouched), couples=True, least=2),
+    "contrastive": Comparison(_made(Untouched), couples=True),
+}
+
+
+def comparison(name: str) -> Comparison:
+    """A loss's row."""
+    return COMPARISONS.get(name, _BY_FAMILY[name.partition(".")[0]])
+
+
+def remembers(name: str) -> bool:
+    """Whether a loss has a memory in the train state."""
+    return name.startswith("contrastive.")
+
+
+def names(family: str = "") -> list[str]:
+    """All losses that can be typed, or one family's."""
+    memories = [f"contrastive.{name.removeprefix('remember_')}" for name in MEMORIES.names()]
+    return sorted(n for n in (*LOSSES.names(), *memories) if n.startswith(f"{family}." if family else ""))
+
+
+def loss_of(call: Call) -> Callable[..., Any]:
+    """The loss that a call names, its keywords bound.
+
+    Raises:
+        BadInput: a name or a keyword that there is not; the message lists those that there are.
+    """
+    bound = LOSSES.resolve(call, given=_GIVEN)
+    return comparison(call.name).complete(bound)
+
+
+def memory_of(call: Call, examples: int | None) -> Remembering:
+    """The loss with a memory that a call names, over a data set of so many examples.
+
+    Raises:
+        BadInput: as `loss_of`; too few examples, or an unknown number for a loss that needs it.
+    """
+    maker = Call(f"remember_{call.name.partition('.')[2]}", call.args, call.kwargs, call.place)
+    return MEMORIES.resolve(maker, given=("examples",))(examples)

@@ -1,0 +1,88 @@
+"""Terms: a loss, its weight, and whose answer to which view of a batch stands on its left and on its right."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from kdjax.recipes.comparisons import Comparison
+from kdjax.types import CLEAN, STUDENT, BadInput, TrainState
+
+TEACHER, LABELS = "teacher", "labels"
+LOGITS = ("logits",)
+
+Number = Callable[[TrainState], Any]
+"""A traced number of a step: a hyper-parameter, or one that follows a schedule."""
+
+
+class Side(NamedTuple):
+    """What a term looks at: a network's answer to a view, or `labels`.
+
+    Attributes:
+        network: `student`, `teacher` or `labels`.
+        view: `clean` or `attacked`; of labels nothing.
+        layers: names in a network's features, or `logits`.
+    """
+
+    network: str
+    view: str = CLEAN
+    layers: tuple[str, ...] = LOGITS
+
+
+class Term(NamedTuple):
+    """`weight x loss(student's side, teacher's side)`.
+
+    Attributes:
+        name: in metrics; two terms of a recipe have two names.
+        loss: `(left, right, *, where, ...) -> [B]`; of answers it is given `labels` as well, of labels it is given
+            them as the right.
+        weight: multiplies it.
+        student, teacher: its left and its right; the right may be the student too (TRADES).
+        numbers: the loss's own traced keywords.
+        row: what the loss needs.
+        stop: whether no gradient passes through its right.
+        pair: the connection whose arrays it compares, where that is not called as it is.
+        remembers: it has a memory in the train state.
+    """
+
+    name: str
+    loss: Callable[..., Any]
+    weight: Number
+    student: Side = Side(STUDENT)
+    teacher: Side = Side(TEACHER)
+    numbers: Callable[[TrainState], Mapping[str, Any]] = lambda state: {}
+    row: Comparison = Comparison()
+    stop: bool = True
+    pair: str = ""
+    remembers: bool = False
+
+    @property
+    def on_layers(self) -> bool:
+        """Whether it compares layers, through a connector."""
+        return self.row.connector is not None
+
+
+def fixed(value: float) -> Number:
+    """A number that is the same in every step, and no hyper-parameter."""
+    return lambda state: value
+
+
+def hyper(name: str) -> Number:
+    """A hyper-parameter.
+
+    The step refuses a state that lacks it, by name.
+    """
+
+    def number(state: TrainState) -> Any:
+        return need(state, name)
+
+    return number
+
+
+def need(state: TrainState, name: str) -> Any:
+    """A hyper-parameter of the state.
+
+    Raises:
+        BadInput: there is none of this name.
+    """
+    if name not in state.hparams:
+        raise BadInput(f"hparams has {sorted(state.hparams)}: accepted is one with {name}")
+    return state.hparams[name]
