@@ -80,7 +80,7 @@ def main(config: Config, workdir: Path) -> None:
 
     train = partial(training.train, study, workdir)
     # Made once: the next seed finds their programs compiled.
-    taught_by_labels, alone_by_labels = (supervised(m.apply, augment=seen.from_labels) for m in (teacher, student))
+    taught_by_labels, alone_by_labels = (supervised(m, augment=seen.from_labels) for m in (teacher, student))
     hinted_by, taught_by = cache(plan.recipe), cache(second.recipe)
     rate = {"learning_rate": config.learning_rate}
     teaching = {"learning_rate": config.teacher_learning_rate}

@@ -109,7 +109,7 @@ def main(config: Config, workdir: Path) -> None:
     rate = {"learning_rate": config.learning_rate}
 
     # One teacher for all students, as in the paper: the spread is over students.
-    loss_fn = supervised(teacher.apply, augment=jitter)
+    loss_fn = supervised(teacher, augment=jitter)
     epochs = config.teacher_epochs
     state = train.train(study, workdir, "teacher/seed-0", teacher, loss_fn, seed=0, epochs=epochs, hparams=rate)
     weights = variables(state)
@@ -119,17 +119,17 @@ def main(config: Config, workdir: Path) -> None:
     answers = train.predict(study, teacher, weights, study.train)
     full = study.train.with_column("teacher_logits", answers)
     part = without.with_column("teacher_logits", answers[train_labels != config.drop])
-    soft = distill(student.apply, cached(), response.kl)
+    soft = distill(student, cached(), response.kl)
     arms = [
-        Arm("student alone", supervised(student.apply), study.train, config.epochs),
+        Arm("student alone", supervised(student), study.train, config.epochs),
         Arm("distilled", soft, full, config.epochs),
         Arm(f"distilled, no {config.drop} in transfer", soft, part, config.epochs),
     ]
     if epochs := config.jittered_epochs:
         # The student alone too, so that what jitter gives and what the teacher gives can be told apart.
-        same_view = distill(student.apply, live(teacher.apply), response.kl, augment=jitter)
+        same_view = distill(student, live(teacher.apply), response.kl, augment=jitter)
         arms += [
-            Arm("student alone, jittered", supervised(student.apply, augment=jitter), study.train, epochs),
+            Arm("student alone, jittered", supervised(student, augment=jitter), study.train, epochs),
             Arm("distilled, jittered", same_view, study.train, epochs, weights),
             Arm(f"distilled, jittered, no {config.drop} in transfer", same_view, without, epochs, weights),
         ]

@@ -76,7 +76,7 @@ def main(config: Config, workdir: Path) -> None:
             workdir,
             f"teacher/seed-{seed}",
             teacher,
-            supervised(teacher.apply),
+            supervised(teacher),
             seed=seed,
             epochs=config.teacher_epochs,
             hparams=rate,

@@ -47,7 +47,7 @@ def main(config: Config, workdir: Path) -> None:
                 workdir,
                 f"{role}/seed-{seed}",
                 cohort.model,
-                mutual(cohort.model.apply),
+                mutual(cohort.model),
                 seed=seed,
                 epochs=config.epochs,
                 hparams={

@@ -160,8 +160,8 @@ def main(config: Config, workdir: Path) -> None:
     train, seeds, loss = parts["train"], range(config.seeds), LOSSES[config.loss]
     transfers = [hide_targets(train, config.labels, seed) if config.labels else train for seed in seeds]
     teacher, student = network(config.teacher_hidden, config.teacher_dropout), network(config.student_hidden)
-    plain, rate = supervised(student.apply), config.learning_rate
-    taught = distill(student.apply, cached(), loss, needs_targets=loss is regression.teacher_bounded)
+    plain, rate = supervised(student), config.learning_rate
+    taught = distill(student, cached(), loss, needs_targets=loss is regression.teacher_bounded)
     results: dict[str, list[dict[str, float]]] = {}
     for seed, transfer in enumerate(transfers):
         whole, own = scale_of(train), scale_of(transfer)
@@ -172,7 +172,7 @@ def main(config: Config, workdir: Path) -> None:
         )
         found = {
             "teacher": learn(
-                "teacher", teacher, (every, whole), supervised(teacher.apply), epochs=config.teacher_epochs,
+                "teacher", teacher, (every, whole), supervised(teacher), epochs=config.teacher_epochs,
                 weight_decay=config.teacher_weight_decay, learning_rate=config.teacher_learning_rate,
             )
         }  # fmt: skip

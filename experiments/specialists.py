@@ -71,7 +71,7 @@ def main(config: Config, workdir: Path) -> None:
     found: list[list[tuple[int, ...]]] = []
     for seed, transfer in enumerate(compare.transfers(study, config)):
         trained = training.train(
-            study, workdir, f"generalist/seed-{seed}", generalist, supervised(generalist.apply), seed=seed,
+            study, workdir, f"generalist/seed-{seed}", generalist, supervised(generalist), seed=seed,
             epochs=config.generalist_epochs, hparams={"learning_rate": config.generalist_learning_rate},
         )  # fmt: skip
         weights = variables(trained)
@@ -143,7 +143,7 @@ def specialist(
     # Validation images have the labels of all classes, which a specialist does not speak of.
     state = training.train(
         replace(study, validation=None), workdir, f"{role}/seed-{seed}", model,
-        supervised(model.apply), seed=seed, epochs=config.specialist_epochs, source=mix,
+        supervised(model), seed=seed, epochs=config.specialist_epochs, source=mix,
         hparams={"learning_rate": config.specialist_learning_rate},
     )  # fmt: skip
     return model, variables(state), ratio

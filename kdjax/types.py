@@ -69,11 +69,19 @@ class ApplyFn(Protocol):
     ) -> tuple[Outputs, PyTree]: ...
 
 
-class Model(NamedTuple):
-    """A model as two pure functions: `init(key) -> (params, model_state)` and its `ApplyFn`."""
+Init = Callable[[Array], tuple[PyTree, PyTree]]
+"""`key -> (params, model_state)`, as a `Model` has it."""
 
-    init: Callable[[Array], tuple[PyTree, PyTree]]
+
+class Model(NamedTuple):
+    """A model as two pure functions: `init(key) -> (params, model_state)` and its `ApplyFn`.
+
+    `input_shape`: of one example, where it is known: a lesson looks up the layers that an expression names by it.
+    """
+
+    init: Init
     apply: ApplyFn
+    input_shape: tuple[int, ...] = ()
 
 
 @runtime_checkable
@@ -90,11 +98,11 @@ class TrainState:
 
     `step`: updates made so far; it alone says where in the data the run is. `params` and `model_state`: by network,
     `{"student": ..., "connectors": ...}`; a network's model state holds its collections. `opt_state`: one for each
-    update of a step. `memory`: what losses remember, by loss; no network reads it, it is made from the global batch, and
-    so is the same on all devices without averaging and may lie split over them. `key`: never split, only folded with the
-    step, so that a resumed run draws what the uninterrupted one would have drawn. `hparams`: traced scalars (learning
-    rate, temperature, alpha ...): changing one does not recompile. `frozen`: what the step reads and never writes
-    (teachers); it is not checkpointed with the student.
+    update of a step. `memory`: what losses remember, by loss; no network reads it, it is made from the global batch,
+    and so is the same on all devices without averaging and may lie split over them. `key`: never split, only folded
+    with the step, so that a resumed run draws what the uninterrupted one would have drawn. `hparams`: traced scalars
+    (learning rate, temperature, weights ...): changing one does not recompile. `frozen`: what the step reads and never
+    writes (teachers); it is not checkpointed with the student.
     """
 
     step: Array
@@ -111,9 +119,6 @@ class TrainState:
         return replace(self, **changes)
 
 
-Init = Callable[[Array], tuple[PyTree, PyTree]]
-"""`key -> (params, model_state)`, as a `Model` has it."""
-
 STUDENT = "student"
 """What the network is called that a recipe trains, where it trains one."""
 
@@ -128,7 +133,7 @@ class Networks(NamedTuple):
     """
 
     init: Mapping[str, Init]
-    memory: Mapping[str, Callable[[Array], PyTree]] = {}  # noqa: RUF012 - a NamedTuple's default is never written to
+    memory: Mapping[str, Callable[[Array], PyTree]] = {}
 
 
 class Aux(NamedTuple):

@@ -129,7 +129,7 @@ def trained(config: Config, workdir: Path) -> Victim:
     study = open_study(config, workdir)
     model = create("mlp", **study.shape, hidden=(64,))
     hparams = {"learning_rate": 3e-3}
-    recipe = supervised(model.apply)
+    recipe = supervised(model)
     state = train.train(study, workdir, "teacher/seed-0", model, recipe, seed=0, epochs=config.epochs, hparams=hparams)
     return white_box(model.apply, variables(state))
 

@@ -30,7 +30,7 @@ def kdjax_jobs(spec: dict[str, Any], data: dict[str, np.ndarray]) -> Callable[[s
     first = create_state(model, tx, jax.random.key(0), hparams={"learning_rate": RATE})
     frozen = parallel.replicate(variables(first), mesh)
     state = parallel.replicate(first, mesh)
-    step = jax.jit(train_step(supervised(model.apply), tx), donate_argnums=0)
+    step = jax.jit(train_step(supervised(model), tx), donate_argnums=0)
     answer = jax.jit(lambda weights, image: model.apply(weights, image, train=False, key=None)[0].logits)
 
     def train() -> None:

@@ -58,7 +58,7 @@ def main(config: Config, workdir: Path) -> None:
 
     # The stage that compares layers is the costlier one of two.
     plans = {name: arm.stages[0].plan for name, arm in arms.items()}
-    recipes = {name: arm.stages[0].recipe for name, arm in arms.items()} | {LABELS: supervised(student.apply)}
+    recipes = {name: arm.stages[0].recipe for name, arm in arms.items()} | {LABELS: supervised(student)}
     runs, states = {}, {}
     for name, recipe in recipes.items():
         plan = plans.get(name)

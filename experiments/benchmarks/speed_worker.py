@@ -50,17 +50,17 @@ def kdjax_jobs(spec: dict[str, Any], data: dict[str, np.ndarray]) -> Callable[[s
     hparams = {"learning_rate": 1e-3, "temperature": 7.0, "alpha": 0.8}
     answers = np.random.default_rng(0).normal(size=(len(data["label"]), shape["num_classes"])).astype(np.float32)
     held = create_state(teacher, tx, jax.random.key(1), hparams=hparams)
-    labels = supervised(student.apply)
+    labels = supervised(student)
     table = {
         "student from labels": (student, labels, True),
-        "student, teacher cached": (student, distill(student.apply, cached(), response.kl), True),
-        "student, teacher in the step": (student, distill(student.apply, live(teacher.apply), response.kl), True),
-        "teacher": (teacher, supervised(teacher.apply), True),
+        "student, teacher cached": (student, distill(student, cached(), response.kl), True),
+        "student, teacher in the step": (student, distill(student, live(teacher.apply), response.kl), True),
+        "teacher": (teacher, supervised(teacher), True),
         "first step": (student, labels, False),
         "mlp scan": (student, labels, True),
         "mlp step": (student, labels, False),
-        "cnn scan": (cnn, supervised(cnn.apply), True),
-        "cnn step": (cnn, supervised(cnn.apply), False),
+        "cnn scan": (cnn, supervised(cnn), True),
+        "cnn step": (cnn, supervised(cnn), False),
     }
 
     def job(name: str) -> Callable[[], None]:

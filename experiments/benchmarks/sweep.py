@@ -122,11 +122,11 @@ def independence(config: Config, train: Examples, test: Examples) -> dict[str, d
 
     study = {"order": order, "epochs": config.epochs, "mesh": mesh}
     one = [Member(0, {"learning_rate": 1e-3})]
-    (taught,) = population.train(one, teacher, tx, supervised(teacher.apply), data=columns, **study)
+    (taught,) = population.train(one, teacher, tx, supervised(teacher), data=columns, **study)
     columns["teacher_logits"] = stacked.predict(teacher.apply, taught.states, columns["image"], mesh)[0]
     grid = sweep_worker.grid(config.temperatures, config.alphas, config.seeds)
     members = [Member(s, {"learning_rate": 1e-3, "temperature": t, "alpha": a}) for s, t, a in grid]
-    loss_fn, found = distill(student.apply, cached(), response.kl), {}
+    loss_fn, found = distill(student, cached(), response.kl), {}
     images, labels = test[np.arange(len(test))]["image"], test.labels()
     for name in ("own order", "shared order"):
         plan = Plan(own_order=name == "own order")

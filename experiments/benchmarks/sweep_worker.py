@@ -38,7 +38,7 @@ def population_jobs(spec: dict[str, Any], data: dict[str, np.ndarray]) -> Callab
     members = [Member(s, {"learning_rate": 1e-3, "temperature": t, "alpha": a}) for s, t, a in grid(*spec["grid"])]
     answers = np.random.default_rng(0).normal(size=(count, shape["num_classes"])).astype(np.float32)
     resident = parallel.replicate({**data, "teacher_logits": answers}, mesh)
-    run = many_steps(train_step(distill(student.apply, cached(), response.kl), tx))
+    run = many_steps(train_step(distill(student, cached(), response.kl), tx))
 
     def job(name: str) -> Callable[[], None]:
         own = name == "own"

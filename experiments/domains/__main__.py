@@ -181,7 +181,7 @@ def one_seed(config: Config, workdir: Path, setting: Setting, seed: int) -> dict
     def answers(run: str, source: Source, net: Model, epochs: int = config.expert_epochs) -> Pair:
         """Train a network from labels; what it says of the students' images and of the test images."""
         rate = {"learning_rate": config.expert_learning_rate}
-        state = train(f"{run}/seed-{seed}", net, supervised(net.apply), epochs=epochs, hparams=rate, source=source)
+        state = train(f"{run}/seed-{seed}", net, supervised(net), epochs=epochs, hparams=rate, source=source)
         said = [training.predict(study, net, variables(state), s) for s in (images, test)]
         return said[0], said[1]
 
@@ -204,7 +204,7 @@ def one_seed(config: Config, workdir: Path, setting: Setting, seed: int) -> dict
         return score(training.predict(study, student, variables(train(name, student, recipe, **own)), test))
 
     def follow(run: str, target: np.ndarray) -> arms.Scores:
-        recipe, source = distill(student.apply, cached(), response.kl), transfer.with_column("teacher_logits", target)
+        recipe, source = distill(student, cached(), response.kl), transfer.with_column("teacher_logits", target)
         return learn(run, recipe, source, temperature=config.temperature, alpha=config.alpha)
 
     scales = {"entropy": config.entropy_scale, "confidence": config.confidence_scale}
@@ -214,7 +214,7 @@ def one_seed(config: Config, workdir: Path, setting: Setting, seed: int) -> dict
     embedded = np.asarray(embed_all([jnp.asarray(v) for v in on_test.answers], spaces))
     found = {f"expert of {d.name}": score(logits) for d, logits in zip(domains, embedded, strict=True)}
     found["big teacher"] = score(big[1])
-    alone = supervised(student.apply)
+    alone = supervised(student)
     students = {arms.FEW: learn("labels", alone, labelled(transfer))}
     if config.labels:
         students[arms.ALL] = learn("all-labels", alone, images)

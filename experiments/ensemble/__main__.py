@@ -131,7 +131,7 @@ def main(config: Config, workdir: Path) -> None:
             train(
                 f"teacher-{t}/seed-{seed}",
                 expert.model,
-                supervised(expert.model.apply),
+                supervised(expert.model),
                 seed=1000 * t + seed,
                 epochs=config.teachers_epochs,
                 hparams={"learning_rate": config.teachers_learning_rate},
@@ -150,11 +150,11 @@ def main(config: Config, workdir: Path) -> None:
             results.setdefault(role, []).append(classification(on_test[:, t], truth))
         results.setdefault("teachers' mean", []).append(classification(mean, truth))
 
-        alone = Taught(student, student, supervised(student.apply), labelled(transfer))
+        alone = Taught(student, student, supervised(student), labelled(transfer))
         best = transfer.with_column("teacher_logits", said[:, int(right.mean(0).argmax())])
         followed = {
             "student alone": alone,
-            "best single teacher": Taught(student, student, distill(student.apply, cached(), response.kl), best),
+            "best single teacher": Taught(student, student, distill(student, cached(), response.kl), best),
         }
         roles = {"student alone": "alone", "best single teacher": "best"}
         for role in (*followed, *arms):

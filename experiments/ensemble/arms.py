@@ -156,7 +156,7 @@ class Staff:
         """
         if not arm.features:
             source, teacher, frozen = self._source(transfer, said)
-            recipe = distill(student.apply, teacher, response.kl, ensemble=arm.ensemble)
+            recipe = distill(student, teacher, response.kl, ensemble=arm.ensemble)
             return Taught(student, student, recipe, source, frozen)
         by_name = dict(zip(self.names, self.weights, strict=True))
         together = several.together({n: e.model.apply for n, e in zip(self.names, self.experts, strict=True)})
@@ -179,7 +179,7 @@ class Staff:
             student, links, image_shape=transfer.image_shape(), teacher=(Model(student.init, whole), by_name)
         )
         recipe = confidence.distill_with_features(
-            connected.model.apply, connected.pairs, teacher, response.kl, names=self.names, ensemble=arm.ensemble
+            connected.model, connected.pairs, teacher, response.kl, names=self.names, ensemble=arm.ensemble
         )
         alone = Model(student.init, partial(_without_projections, student))
         return Taught(connected.model, alone, recipe, source, frozen, {confidence.WEIGHT: arm.features})

@@ -122,7 +122,7 @@ def main(config: Config, workdir: Path) -> None:
 
     def answered(source: Source, role: str, seed: int) -> Source:
         """The source with the answers of a teacher of its own."""
-        rate, loss_fn = {"learning_rate": config.teacher_learning_rate}, supervised(teacher.apply)
+        rate, loss_fn = {"learning_rate": config.teacher_learning_rate}, supervised(teacher)
         run, epochs = f"{role}/seed-{seed}", config.teacher_epochs
         state = training.train(
             study, workdir, run, teacher, loss_fn, seed=seed, epochs=epochs, hparams=rate, source=source
@@ -139,11 +139,11 @@ def main(config: Config, workdir: Path) -> None:
                 for a in sorted({1.0, config.alpha})
                 for r in rates(width, "distilled", 0, t, a)
             ]
-            arms = [("distilled", 0, source, distill(student.apply, cached(), response.kl), soft)]
+            arms = [("distilled", 0, source, distill(student, cached(), response.kl), soft)]
             for count in config.labels:
                 known = labelled(hide_labels(source, count, seed)) if count else source
                 hard = [{"learning_rate": r} for r in rates(width, "alone", count)]
-                arms.append(("alone", count, known, supervised(student.apply), hard))
+                arms.append(("alone", count, known, supervised(student), hard))
             for arm, count, data, loss_fn, members in arms:
                 key = {"phase": phase, "width": width, "arm": arm, "labels": count, "seed": seed}
                 if done.has(key):

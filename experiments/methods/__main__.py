@@ -78,7 +78,7 @@ def main(config: Config, workdir: Path) -> None:
     train = partial(training.train, study, workdir)
     fit = partial(train, examples_per_epoch=len(study.train), watch=study.test)
 
-    recipe, teachers = supervised(teacher.apply), []
+    recipe, teachers = supervised(teacher), []
     results: compare.Results = {"teacher": [], ALONE: [], **{name: [] for name in arms}}
     for seed in range(config.seeds):
         hparams = {"learning_rate": config.learning_rate}
@@ -86,7 +86,7 @@ def main(config: Config, workdir: Path) -> None:
         state = train(run, teacher, recipe, seed=seed, epochs=config.teacher_epochs, hparams=hparams)
         teachers.append(variables(state))
         results["teacher"].append(compare.tested(study, teacher, state))
-    recipe = supervised(student.apply)
+    recipe = supervised(student)
 
     def alone(rate: float, seed: int) -> tuple[str, PyTree]:
         run = f"alone-{rate:g}/seed-{seed}"

@@ -161,7 +161,7 @@ def of_teachers(config: Any, study: Study, workdir: Path) -> Lesson:
         if against is not None:
             traced = {"epsilon": hparams["epsilon"]} if "epsilon" in hparams else {}
             attacked = {"attack": against.repeated(against.make(**traced)), "objective": against.objective}
-        recipe = supervised(teacher.apply, label_smoothing=hparams["label_smoothing"], augment=augment, **attacked)  # pyright: ignore[reportArgumentType]
+        recipe = supervised(teacher, label_smoothing=hparams["label_smoothing"], augment=augment, **attacked)  # pyright: ignore[reportArgumentType]
         return recipe(params, state, batch, key)
 
     return Lesson(
@@ -194,5 +194,5 @@ def _resident(config: Any, source: Examples) -> Source:
 
 def _teacher(config: Any, study: Study, workdir: Path, teacher: Model) -> PyTree:
     settings = {"seed": 0, "epochs": config.teacher_epochs, "hparams": {"learning_rate": config.teacher_learning_rate}}
-    recipe = supervised(teacher.apply, augment=views.from_flag(config.augment, study.shape).from_labels)
+    recipe = supervised(teacher, augment=views.from_flag(config.augment, study.shape).from_labels)
     return variables(training.train(study, workdir, "teacher/seed-0", teacher, recipe, **settings))

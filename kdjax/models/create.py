@@ -137,7 +137,7 @@ def from_linen(module: nn.Module, image_shape: tuple[int, int, int], *, needs_ke
         with real_rows(mask):
             return module.apply(variables, image, train=True, rngs=rngs, mutable=list(state))  # pyright: ignore[reportReturnType]
 
-    return Model(init, apply)
+    return Model(init, apply, image_shape)
 
 
 def parameter_count(params: PyTree) -> int:

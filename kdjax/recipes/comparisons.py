@@ -16,6 +16,7 @@ from kdjax.models.connect.connectors import Embed, Normalised, Pooled, Project, 
 from kdjax.models.connect.factors import Factors
 from kdjax.models.connect.review import Fusion
 from kdjax.spec import Call, Family
+from kdjax.types import nearest
 
 MOST = 99
 """As many layers as anybody has."""
@@ -52,7 +53,7 @@ class Comparison(NamedTuple):
     couples: bool = False
     least: int = 1
     complete: Callable[[Callable[..., Array]], Callable[..., Array]] = lambda loss: loss
-    beside: Mapping[str, Callable[..., Array]] = {}  # noqa: RUF012 - a NamedTuple's default is never written to
+    beside: Mapping[str, Callable[..., Array]] = {}
 
 
 def _matrices(loss: Callable[..., Array]) -> Callable[..., Array]:
@@ -115,7 +116,7 @@ _BY_FAMILY = {
 
 def comparison(name: str) -> Comparison:
     """A loss's row."""
-    return COMPARISONS.get(name, _BY_FAMILY[name.partition(".")[0]])
+    return COMPARISONS.get(name) or _BY_FAMILY.get(name.partition(".")[0], Comparison())
 
 
 def remembers(name: str) -> bool:
@@ -129,14 +130,29 @@ def names(family: str = "") -> list[str]:
     return sorted(n for n in (*LOSSES.names(), *memories) if n.startswith(f"{family}." if family else ""))
 
 
-def loss_of(call: Call) -> Callable[..., Any]:
-    """The loss that a call names, its keywords bound.
+def loss_of(call: Call) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The loss that a call names, and its numbers, which are handed over with each call of it so that they are traced.
 
     Raises:
         BadInput: a name or a keyword that there is not; the message lists those that there are.
     """
-    bound = LOSSES.resolve(call, given=_GIVEN)
-    return comparison(call.name).complete(bound)
+    own = Call(call.name, (), call.kwargs, call.place)
+    if remembers(call.name) or call.name not in LOSSES.functions:
+        near = nearest(call.name, names()) or nearest(f"response.{call.name}", names())
+        raise call.error(f"read the name {call.name}; accepted: labels, {', '.join(names())}{near}")
+    # What a connector finds channel by channel is no keyword of the expression.
+    given = [*_GIVEN, *(n for n, p in LOSSES.parameters(own, given=_GIVEN).items() if p.default is p.empty)]
+    LOSSES.resolve(own, given=given)
+    traced = {key: value for key, value in call.kwargs if not isinstance(value, bool | str | Call)}
+    kept = tuple((key, value) for key, value in call.kwargs if key not in traced)
+    bound = LOSSES.resolve(Call(call.name, (), kept, call.place), given=given)
+    return comparison(call.name).complete(bound), traced
+
+
+def default_of(call: Call, keyword: str, otherwise: float) -> float:
+    """A keyword's default in the loss that a call names."""
+    found = LOSSES.parameters(call).get(keyword)
+    return otherwise if found is None or found.default is found.empty else found.default
 
 
 def memory_of(call: Call, examples: int | None) -> Remembering:
@@ -145,5 +161,5 @@ def memory_of(call: Call, examples: int | None) -> Remembering:
     Raises:
         BadInput: as `loss_of`; too few examples, or an unknown number for a loss that needs it.
     """
-    maker = Call(f"remember_{call.name.partition('.')[2]}", call.args, call.kwargs, call.place)
+    maker = Call(f"remember_{call.name.partition('.')[2]}", (), call.kwargs, call.place)
     return MEMORIES.resolve(maker, given=("examples",))(examples)

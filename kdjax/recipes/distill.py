@@ -57,6 +57,4 @@ def distill(
         Term("distillation", loss, hyper("alpha"), numbers=lambda state: {"temperature": temperature(state)}),
         Term("cross_entropy", response.cross_entropy, of_labels, teacher=Side(LABELS)),
     ]
-    return learn(
-        student, terms, teacher=teacher, augment=augment, ensemble=ensemble, temperature=temperature
-    )
+    return learn(student, terms, teacher=teacher, augment=augment, ensemble=ensemble, temperature=temperature)

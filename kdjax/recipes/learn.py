@@ -11,7 +11,7 @@ from kdjax.attacks import objectives, victims
 from kdjax.ensembles.pools import Ensemble, Vote
 from kdjax.recipes._batch import Augment, augmented, correct, known, spread_rows
 from kdjax.recipes.memory import over_devices, recall
-from kdjax.recipes.terms import LABELS, TEACHER, Number, Term, fixed
+from kdjax.recipes.terms import LABELS, TEACHER, Number, Term
 from kdjax.teachers.live import Teacher
 from kdjax.types import (
     ATTACKED,
@@ -74,7 +74,7 @@ def learn(
     augment: Augment | None = None,
     ensemble: Ensemble | None = None,
     pairs: Pairs | None = None,
-    temperature: Number = fixed(1.0),
+    temperature: Number | None = None,
     moves: Sequence[str] | None = None,
 ) -> LossFn:
     """The weighted sum of terms, `l = sum_i weight_i loss_i(left_i, right_i)`, per example.
@@ -92,12 +92,12 @@ def learn(
             the batch has it, `domain`. Where it votes, terms on its answer are multiplied by the example's weight.
             Layers of stacked teachers are averaged.
         pairs: what terms on layers compare.
-        temperature: at which the ensemble averages.
+        temperature: at which the ensemble averages; None is 1.
         moves: the views whose pass moves running statistics, in this order; None is all that are shown.
 
     Returns:
         A `LossFn` with a metric for each term under its name, `accuracy` on the first view shown, `agreement` with the
-        teacher's top class where its answers are compared, and with an attack `attacked_accuracy`, on the attacked rows.
+        teacher's top class where its answers are compared, and with an attack `attacked_accuracy`, on these rows.
 
     Raises:
         BadInput: no term; a view that the teacher cannot answer or nothing makes; terms on layers without pairs. When
@@ -132,9 +132,8 @@ def learn(
         for view in asked_of_teacher:
             assert teacher is not None
             said = jax.lax.stop_gradient(teacher(frozen, {**batch, "image": inputs[view]}))
-            theirs[view] = _pooled(
-                said, ensemble, own[view if view in own else shown[0]], batch, temperature(state)
-            )
+            beside, at = own.get(view, own[shown[0]]), temperature(state) if temperature else 1.0
+            theirs[view] = _pooled(said, ensemble, beside, batch, at)
 
         first = own[shown[0]].logits
         metrics: Metrics = {"accuracy": (correct(first, label), known(label))}
@@ -194,8 +193,8 @@ def _check(
     for term in of_teacher:
         if teacher is not None and term.teacher.view not in teacher.views:
             raise BadInput(
-                f"{term.name} asks the teacher about the view {term.teacher.view}, and its answers are stored: accepted "
-                f"are {', '.join(teacher.views)}, or a live teacher"
+                f"{term.name} asks the teacher about the view {term.teacher.view}, and its answers are stored: "
+                f"accepted are {', '.join(teacher.views)}, or a live teacher"
             )
     asked = [*shown, *(t.teacher.view for t in of_teacher)]
     if ATTACKED in asked and attacked is None:

@@ -37,6 +37,16 @@ def numbers(expression: Value, *, name: str = "") -> dict[str, Any]:
     return _collect(expression, name, is_number)
 
 
+def labels(formula: Formula) -> list[str]:
+    """The place of each term's call, which its numbers' places begin with.
+
+    >>> labels(Call("a", (), (("x", 1),)) + 2 * Call("a"))
+    ['a', 'a#2']
+    """
+    calls: Counter[str] = Counter()
+    return [_label(term.call, "", calls) for term in formula.terms]
+
+
 def schedules(expression: Value, *, name: str = "") -> dict[str, Schedule]:
     """All schedules by place; one that another holds belongs to that one."""
     found: dict[str, Schedule] = {}

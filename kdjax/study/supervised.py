@@ -51,7 +51,7 @@ def main(config: Config, workdir: Path) -> None:
     against = attacks.named(config.attack, flag="attack") if config.attack else None
     networks.save_model(workdir, **description)
     recipe = supervised(
-        model.apply,
+        model,
         label_smoothing=config.label_smoothing,
         augment=views.from_flag(config.augment, study.shape).from_labels,
         attacked=config.attacked,

@@ -134,7 +134,9 @@ class Checkpointer:
         key = jax.random.wrap_key_data(training.pop("key"), impl=jax.random.key_impl(like.key))
         return like.replace(**items["model"], **training, key=key), meta
 
-    def restore_variables(self, params: PyTree, model_state: PyTree, *, network: str = STUDENT, best: bool = False) -> PyTree:
+    def restore_variables(
+        self, params: PyTree, model_state: PyTree, *, network: str = STUDENT, best: bool = False
+    ) -> PyTree:
         """Only one network's `{"params": ..., **model_state}`, where what trained it is no longer of interest.
 
         Args:

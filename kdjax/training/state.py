@@ -45,10 +45,10 @@ def create_state(
     updates, hparams = updates_of(tx), dict(hparams or {})
     traced = [isinstance(u.tx, UnitRate) for u in updates]
     if any(traced) and RATE not in hparams:
-        raise BadInput(f"hparams has {sorted(hparams)}: an optimizer of unit rate needs {RATE}; accepted: {RATE}=NUMBER")
+        raise BadInput(f"hparams has {sorted(hparams)}: accepted is one with {RATE}, for an optimizer of unit rate")
     if RATE in hparams and not any(traced):
         raise BadInput(
-            f"hparams has {RATE}={hparams[RATE]} and the optimizer its own rate, so updates would be multiplied by both; "
+            f"hparams has {RATE}={hparams[RATE]} and the optimizer its own rate, so both would multiply updates; "
             f"accepted: no {RATE}, or an optimizer of training.optimizers, whose rate is 1"
         )
     init_key, run_key = jax.random.split(key)

@@ -1,6 +1,7 @@
 """One step body for every way of running it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,7 @@ Rows = Mapping[str, AnyArray]
 Run = Callable[[TrainState, Mapping[str, AnyArray], Rows], tuple[TrainState, Sums]]
 
 
-def train_step(
-    loss_fn: LossFn, tx: optax.GradientTransformation, *, axis_name: str | None = None
-) -> Step:
+def train_step(loss_fn: LossFn, tx: optax.GradientTransformation, *, axis_name: str | None = None) -> Step:
     """Build the step of one update that moves every network: `step_of` with a loss function and an optimizer."""
     return step_of(updates_of(tx, loss_fn), axis_name=axis_name)
 
@@ -83,8 +82,9 @@ def _moved(
     metrics = reduce(per_example, mask, axis_name=axis_name)
     metrics["grad_norm"] = (optax.tree.norm(grads), jnp.ones(()))
     opt_states = (*state.opt_state[:number], opt_state, *state.opt_state[number + 1 :])
+    moved: Any = optax.apply_updates(mine, updates)
     new = state.replace(
-        params={**state.params, **optax.apply_updates(mine, updates)},  # pyright: ignore[reportCallIssue]
+        params={**state.params, **moved},
         model_state={**state.model_state, **seen},
         opt_state=opt_states,
         memory={**state.memory, **aux.memory},

@@ -10,6 +10,7 @@ from kdjax.attacks import victims
 from kdjax.data.load import load
 from kdjax.models.create import create
 from kdjax.recipes.supervised import supervised
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state, variables
 from kdjax.training.step import train_step
 from kdjax.types import Outputs
@@ -21,9 +22,9 @@ def trained(name, hidden, *, steps=200):
     image, label = (jnp.asarray(source.arrays[c]) for c in ("image", "label"))
     image = image / 255.0 if image.dtype == jnp.uint8 else image
     model = create(name, num_classes=10, image_shape=(8, 8, 1), hidden=hidden)
-    tx = optax.adam(1.0)
+    tx = unit_rate(optax.adam(1.0))
     state = create_state(model, tx, jax.random.key(0), hparams={"learning_rate": 5e-3})
-    step = jax.jit(train_step(supervised(model.apply), tx))
+    step = jax.jit(train_step(supervised(model), tx))
     batch = {"image": image, "label": label.astype(jnp.int32), "mask": jnp.ones(len(label))}
     for _ in range(steps):
         state, _ = step(state, batch)

@@ -13,6 +13,7 @@ from kdjax.losses import response
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.teachers.live import live
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state
 from kdjax.training.step import train_step
 from kdjax.types import BadInput, Model, Outputs
@@ -89,9 +90,9 @@ def test_student_and_teacher_see_one_view_which_can_be_made_again(key):
     student, teacher = Watched(), Watched()
     frozen = {"params": teacher.model.init(key)[0]}
     hparams = {"learning_rate": 0.1, "temperature": 4.0, "alpha": 0.9}
-    tx = optax.sgd(1.0)
+    tx = unit_rate(optax.sgd(1.0))
     state = create_state(student.model, tx, key, hparams=hparams, frozen=frozen)
-    recipe = distill(student.model.apply, live(teacher.model.apply), response.kl, augment=augment.crop_and_flip)
+    recipe = distill(student.model, live(teacher.model.apply), response.kl, augment=augment.crop_and_flip)
 
     def step(state, index, epoch):
         rows = {"image": image[index], "label": jnp.zeros(len(index), jnp.int32)}
@@ -120,7 +121,7 @@ def test_views_do_not_take_the_models_randomness(key):
         drawn.append(jax.random.key_data(key))
         return Outputs(jnp.zeros((2, 3)) + variables["params"]), {}
 
-    state = create_state(Model(lambda key: (jnp.zeros(()), {}), apply), optax.sgd(1.0), key, hparams={})
+    state = create_state(Model(lambda key: (jnp.zeros(()), {}), apply), unit_rate(optax.sgd(1.0)), key, hparams={})
     for view in (None, augment.random_flip):
         supervised(apply, augment=view)(state.params, state, {**batch, **numbers}, key)
     np.testing.assert_array_equal(*drawn)

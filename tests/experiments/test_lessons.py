@@ -18,6 +18,7 @@ from kdjax.models.create import create
 from kdjax.study import command, figures, networks
 from kdjax.study.data import open_study
 from kdjax.teachers.stored import cached
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state
 from kdjax.types import BadInput
 
@@ -77,7 +78,9 @@ def test_a_swept_student_with_its_own_labels_learns_what_distill_teaches_of_seve
     teacher = create("mlp", **study.shape, hidden=(6,))
     assert [m.hparams["weight.response.dist"] for m in members] == [0, 0, 9, 9]
     for member in members:
-        state = create_state(lesson.model, optax.sgd(1.0), jax.random.key(member.seed), hparams=member.hparams)
+        state = create_state(
+            lesson.model, unit_rate(optax.sgd(1.0)), jax.random.key(member.seed), hparams=member.hparams
+        )
         found, _ = taught.loss_fn(state.params, state, batch, state.key)
         weight = member.hparams["weight.response.dist"]
         loss = {"loss": f"response.dkd:0.8,response.dist:{weight:g}", "loss_args": "response.dkd.beta=2"}

@@ -1,9 +1,9 @@
 """Losses as a flag writes them, and layer maps."""
 
 import pytest
-
 from kdjax.losses.layer_maps import layer_map, stages
 from kdjax.losses.terms import Term, arguments, bound, on_layers, parse
+
 from kdjax.types import BadInput
 
 

@@ -12,6 +12,7 @@ from kdjax.models.create import create
 from kdjax.recipes._batch import spread_rows
 from kdjax.recipes.supervised import supervised
 from kdjax.training import parallel
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state, variables
 from kdjax.training.step import many_steps, train_step
 from kdjax.types import BadInput
@@ -33,7 +34,7 @@ def rows(key):
 
 
 def make(key, model=MODEL):
-    return create_state(model, optax.sgd(1.0), key, hparams={"learning_rate": 0.1})
+    return create_state(model, unit_rate(optax.sgd(1.0)), key, hparams={"learning_rate": 0.1})
 
 
 def by_hand(model, state, rows, epsilon):
@@ -51,7 +52,7 @@ def same(a, b):
 @pytest.mark.parametrize("share", [0.5, 1.0])
 def test_it_is_fgsm_and_then_the_loss(key, rows, share):
     state = make(key)
-    losses, (_, metrics) = jax.jit(supervised(MODEL.apply, attack=FGSM, attacked=share))(state.params, state, rows, key)
+    losses, (_, metrics, _) = jax.jit(supervised(MODEL, attack=FGSM, attacked=share))(state.params, state, rows, key)
     at = np.array([0, 1, 0, 1, 0, 1, 0, 0]) if share < 1 else np.array([1, 1, 1, 1, 1, 1, 0, 0])
     image = jnp.where(at[:, None, None, None] > 0, by_hand(MODEL, state, rows, 0.1), rows["image"])
     logits = MODEL.apply(variables(state), image, train=True, key=key)[0].logits
@@ -77,10 +78,10 @@ def test_the_attacked_model_is_in_evaluation_mode_and_the_trained_one_is_not(key
 
 
 def test_no_gradient_passes_through_the_attack(key, rows):
-    state, recipe = make(key), supervised(MODEL.apply, attack=FGSM)
+    state, recipe = make(key), supervised(MODEL, attack=FGSM)
     found = jax.grad(lambda p: recipe(p, state, rows, key)[0].sum())(state.params)
     image = jnp.where(jnp.arange(8)[:, None, None, None] < 6, by_hand(MODEL, state, rows, 0.1), rows["image"])
-    clean = supervised(MODEL.apply)
+    clean = supervised(MODEL)
     expected = jax.grad(lambda p: clean(p, state, {**rows, "image": image}, key)[0].sum())(state.params)
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
@@ -88,7 +89,7 @@ def test_no_gradient_passes_through_the_attack(key, rows):
 
 def test_a_loop_of_many_steps_trains_as_well_although_no_gradient_exists_through_it(key, rows):
     state = make(key)
-    step = jax.jit(train_step(supervised(MODEL.apply, attack=named.pgd(0.1, steps=3)), optax.sgd(1.0)))
+    step = jax.jit(train_step(supervised(MODEL, attack=named.pgd(0.1, steps=3)), unit_rate(optax.sgd(1.0))))
     new, metrics = step(state, rows)
     assert not same(new.params, state.params)
     assert metrics["attacked_accuracy"][1] == 6
@@ -96,8 +97,8 @@ def test_a_loop_of_many_steps_trains_as_well_although_no_gradient_exists_through
 
 def test_nobody_attacked_is_clean_training_bit_for_bit(key, rows):
     state = make(key, DROPPED)
-    a, _ = jax.jit(train_step(supervised(DROPPED.apply), optax.sgd(1.0)))(state, rows)
-    b, metrics = jax.jit(train_step(supervised(DROPPED.apply, attack=RANDOM, attacked=0.0), optax.sgd(1.0)))(
+    a, _ = jax.jit(train_step(supervised(DROPPED), unit_rate(optax.sgd(1.0))))(state, rows)
+    b, metrics = jax.jit(train_step(supervised(DROPPED, attack=RANDOM, attacked=0.0), unit_rate(optax.sgd(1.0))))(
         state, rows
     )
     assert same(a.params, b.params)
@@ -122,10 +123,10 @@ def test_every_example_draws_its_own_start_and_every_step_another(key, rows):
 
 def test_jit_and_pmap_attack_the_same_rows(key, rows):
     state, data = make(key), {}
-    recipe = supervised(MODEL.apply, attack=FGSM, attacked=0.5)
+    recipe = supervised(MODEL, attack=FGSM, attacked=0.5)
 
     def build(axis_name):
-        return many_steps(train_step(recipe, optax.sgd(1.0), axis_name=axis_name))
+        return many_steps(train_step(recipe, unit_rate(optax.sgd(1.0)), axis_name=axis_name))
 
     results = []
     for kind in ("jit", "pmap"):
@@ -146,10 +147,10 @@ def test_a_share_is_spread_evenly_and_exact():
 
 def test_another_objective_and_a_bad_share(key, rows):
     state = make(key)
-    recipe = supervised(MODEL.apply, attack=FGSM, objective=objectives.margin)
+    recipe = supervised(MODEL, attack=FGSM, objective=objectives.margin)
     assert np.isfinite(recipe(state.params, state, rows, key)[0]).all()
     with pytest.raises(BadInput, match=r"attacked=1\.5: accepted"):
-        supervised(MODEL.apply, attack=FGSM, attacked=1.5)
+        supervised(MODEL, attack=FGSM, attacked=1.5)
 
 
 def test_fgsm_rs_looks_at_its_start_where_it_was_drawn_and_returns_an_image(key, rows):

@@ -17,6 +17,7 @@ from kdjax.recipes import confidence
 from kdjax.recipes.distill import distill
 from kdjax.teachers.several import together
 from kdjax.teachers.stored import cached, cached_with_features
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state
 from kdjax.types import BadInput, Model
 
@@ -51,7 +52,7 @@ def test_the_loss_is_distillation_and_the_weighted_term(key, rows):
     whole = Model(STUDENT.init, lambda v, x, *, train, key: (live(v, {"image": x}), {}))
     links = {n: connectors.Link("embedding", f"{n}/embedding", connectors.Project()) for n in NAMES}
     student, pairs = connectors.connect(STUDENT, links, image_shape=(4, 4, 1), teacher=(whole, WEIGHTS))
-    state = create_state(student, optax.sgd(1.0), key, hparams=HPARAMS, frozen=WEIGHTS)
+    state = create_state(student, unit_rate(optax.sgd(1.0)), key, hparams=HPARAMS, frozen=WEIGHTS)
     said = live(WEIGHTS, rows)
     columns = {
         **rows, "teacher_logits": jnp.moveaxis(said.logits, 0, 1),
@@ -59,17 +60,15 @@ def test_the_loss_is_distillation_and_the_weighted_term(key, rows):
     }  # fmt: skip
 
     def of(teacher, batch, frozen):
-        recipe = confidence.distill_with_features(
-            student.apply, pairs, teacher, response.kl, names=NAMES, ensemble=FOLLOW
-        )
+        recipe = confidence.distill_with_features(student, pairs, teacher, response.kl, names=NAMES, ensemble=FOLLOW)
         return jax.jit(recipe)(state.params, state.replace(frozen=frozen), batch, key)
 
-    found, (_, metrics) = of(live, rows, WEIGHTS)
+    found, (_, metrics, _) = of(live, rows, WEIGHTS)
     heads = {n: confidence.classifier(w) for n, w in WEIGHTS.items()}
     again, _ = of(cached_with_features(NAMES), columns, heads)
     np.testing.assert_allclose(again, found, rtol=1e-5)
 
-    plain = distill(STUDENT.apply, cached(), response.kl, ensemble=FOLLOW)
+    plain = distill(STUDENT, cached(), response.kl, ensemble=FOLLOW)
     own = state.replace(params=state.params["student"], model_state={})
     rest, _ = jax.jit(plain)(own.params, own, columns, key)
     # The term by itself, in float64.
@@ -118,7 +117,7 @@ def test_teachers_run_in_every_step_teach_what_their_stored_answers_do(key, type
     for live in (False, True):
         staff = arms.Staff(predict, experts, weights, live=live)
         lesson = staff.teach(student, source, staff.answers(source), arms.parse_arm(arm))
-        state = create_state(lesson.model, optax.sgd(1.0), key, hparams={**HPARAMS, **lesson.hparams})
+        state = create_state(lesson.model, unit_rate(optax.sgd(1.0)), key, hparams={**HPARAMS, **lesson.hparams})
         batch = {**lesson.source.arrays, "mask": np.ones(3, np.float32)}
         losses.append(jax.jit(lesson.recipe)(state.params, state.replace(frozen=lesson.frozen), batch, key)[0])
     np.testing.assert_allclose(*losses, rtol=1e-4)

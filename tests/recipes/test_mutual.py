@@ -11,6 +11,7 @@ from kdjax.models.create import create
 from kdjax.recipes.mutual import alike, mixed, mutual
 from kdjax.recipes.supervised import supervised
 from kdjax.training import parallel
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state, variables
 from kdjax.training.step import one_step, train_step
 from kdjax.types import BadInput, Model, Outputs
@@ -37,7 +38,7 @@ def rows(key):
 
 def make(kind, key, *, weight=0.7, temperature=2.0, tx=None):
     hparams = {"learning_rate": 0.1, "weight": weight, "temperature": temperature}
-    return create_state(COHORTS[kind].model, tx or optax.sgd(1.0), key, hparams=hparams)
+    return create_state(COHORTS[kind].model, tx or unit_rate(optax.sgd(1.0)), key, hparams=hparams)
 
 
 def said(kind, weights, image):
@@ -50,7 +51,7 @@ def said(kind, weights, image):
 
 def test_the_loss_is_the_papers(kind, key, rows):
     state = make(kind, key)
-    losses, (_, metrics) = jax.jit(mutual(COHORTS[kind].model.apply))(state.params, state, rows, key)
+    losses, (_, metrics, _) = jax.jit(mutual(COHORTS[kind].model))(state.params, state, rows, key)
     z = said(kind, variables(state), rows["image"])
     expected = 0
     for p in range(3):
@@ -67,7 +68,7 @@ def test_the_loss_is_the_papers(kind, key, rows):
 def test_a_peer_sends_no_gradient_to_those_that_it_follows(kind, key, rows):
     """Peer 0's slope is that of its own terms, the others' answers being constants."""
     state, cohort = make(kind, key), COHORTS[kind]
-    loss = jax.jit(lambda p: mutual(cohort.model.apply)(p, state, rows, key)[0].sum())
+    loss = jax.jit(lambda p: mutual(cohort.model)(p, state, rows, key)[0].sum())
     grads = jax.grad(loss)(state.params)
     z = said(kind, variables(state), rows["image"])
     keep = rows["mask"] > 0
@@ -85,13 +86,13 @@ def test_a_peer_sends_no_gradient_to_those_that_it_follows(kind, key, rows):
 
 
 def test_peers_that_heed_nobody_train_as_they_would_alone(kind, key, rows):
-    tx = optax.adam(1.0)
+    tx = unit_rate(optax.adam(1.0))
     state = make(kind, key, weight=0.0, tx=tx)
-    step = jax.jit(train_step(mutual(COHORTS[kind].model.apply), tx))
+    step = jax.jit(train_step(mutual(COHORTS[kind].model), tx))
     params = COHORTS[kind].peer(variables(state), 1)["params"]
     lone = Model(lambda key: (params, {}), PEERS[kind][1].apply)
     apart = create_state(lone, tx, key, hparams={"learning_rate": 0.1})
-    lone_step = jax.jit(train_step(supervised(lone.apply), tx))
+    lone_step = jax.jit(train_step(supervised(lone), tx))
     for _ in range(3):
         (state, _), (apart, _) = step(state, rows), lone_step(apart, rows)
     together = COHORTS[kind].peer(variables(state), 1)["params"]
@@ -110,7 +111,7 @@ def test_a_cohort_answers_with_the_mean_probability(kind, key, rows):
 def test_peers_begin_apart_and_mimicry_brings_their_answers_together(key, rows):
     gaps = []
     for weight in (0.0, 20.0):
-        state, step = make("alike", key, weight=weight), jax.jit(train_step(mutual(COHORTS["alike"].model.apply), SGD))
+        state, step = make("alike", key, weight=weight), jax.jit(train_step(mutual(COHORTS["alike"].model), SGD))
         first = jnp.ptp(jnp.stack(said("alike", variables(state), rows["image"])), axis=0).mean()
         for _ in range(20):
             state, _ = step(state, rows)
@@ -119,7 +120,7 @@ def test_peers_begin_apart_and_mimicry_brings_their_answers_together(key, rows):
     assert gaps[1] < 0.5 * gaps[0]
 
 
-SGD = optax.sgd(1.0)
+SGD = unit_rate(optax.sgd(1.0))
 
 
 def test_jit_and_pmap_agree(kind, key, rows):
@@ -127,7 +128,7 @@ def test_jit_and_pmap_agree(kind, key, rows):
     for wrapper in ("jit", "pmap"):
         run = parallel.wrap(
             wrapper,
-            lambda axis: one_step(train_step(mutual(COHORTS[kind].model.apply), SGD, axis_name=axis)),
+            lambda axis: one_step(train_step(mutual(COHORTS[kind].model), SGD, axis_name=axis)),
             parallel.data_mesh(),
         )
         state, metrics = run(make(kind, key), {}, {name: np.asarray(x) for name, x in rows.items()})
@@ -155,7 +156,7 @@ def counting(width):
 def test_state_is_kept_by_peer_and_every_peer_draws_its_own(key, rows, cohort):
     hparams = {"learning_rate": 0.0, "weight": 1.0, "temperature": 1.0}
     state = create_state(cohort.model, SGD, key, hparams=hparams)
-    step = jax.jit(train_step(mutual(cohort.model.apply), SGD))
+    step = jax.jit(train_step(mutual(cohort.model), SGD))
     for _ in range(2):
         state, _ = step(state, rows)
     for p in range(2):

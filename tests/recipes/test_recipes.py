@@ -12,6 +12,7 @@ from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.teachers.live import live
 from kdjax.teachers.stored import cached
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state, variables
 from kdjax.training.step import train_step
 from kdjax.types import Outputs
@@ -33,13 +34,15 @@ def rows(key):
 def make(key, alpha=0.3, temperature=2.0, tx=None):
     params, model_state = TEACHER.init(jax.random.key(9))
     hparams = {"learning_rate": 0.1, "alpha": alpha, "temperature": temperature}
-    return create_state(STUDENT, tx or optax.sgd(1.0), key, hparams=hparams, frozen={"params": params, **model_state})
+    return create_state(
+        STUDENT, tx or unit_rate(optax.sgd(1.0)), key, hparams=hparams, frozen={"params": params, **model_state}
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_the_loss_is_alpha_of_the_teacher_and_the_rest_of_the_labels(key, rows, alpha):
     state = make(key, alpha)
-    losses, (_, metrics) = distill(STUDENT.apply, live(TEACHER.apply), response.kl)(state.params, state, rows, key)
+    losses, (_, metrics, _) = distill(STUDENT, live(TEACHER.apply), response.kl)(state.params, state, rows, key)
     z = STUDENT.apply(variables(state), rows["image"], train=True, key=key)[0].logits
     v = TEACHER.apply(state.frozen, rows["image"], train=False, key=None)[0].logits
     p, q = jax.nn.softmax(v / 2), jax.nn.softmax(z / 2)
@@ -55,8 +58,8 @@ def test_the_loss_is_alpha_of_the_teacher_and_the_rest_of_the_labels(key, rows, 
 def test_a_live_and_a_cached_teacher_are_the_same(key, rows):
     state = make(key)
     said = TEACHER.apply(state.frozen, rows["image"], train=False, key=None)[0].logits
-    a, _ = train_step(distill(STUDENT.apply, live(TEACHER.apply), response.kl), optax.sgd(1.0))(state, rows)
-    b, _ = train_step(distill(STUDENT.apply, cached(), response.kl), optax.sgd(1.0))(
+    a, _ = train_step(distill(STUDENT, live(TEACHER.apply), response.kl), unit_rate(optax.sgd(1.0)))(state, rows)
+    b, _ = train_step(distill(STUDENT, cached(), response.kl), unit_rate(optax.sgd(1.0)))(
         state, {**rows, "teacher_logits": said}
     )
     for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
@@ -71,7 +74,7 @@ def test_the_teacher_is_in_evaluation_mode_and_gets_no_gradient(key, rows):
         return TEACHER.apply(variables, image, train=train, key=key)
 
     state = make(key)
-    recipe = distill(STUDENT.apply, live(watched), response.kl)
+    recipe = distill(STUDENT, live(watched), response.kl)
     grads = jax.grad(lambda frozen: recipe(state.params, state.replace(frozen=frozen), rows, key)[0].sum())(
         state.frozen
     )
@@ -81,27 +84,27 @@ def test_the_teacher_is_in_evaluation_mode_and_gets_no_gradient(key, rows):
 
 def test_the_student_does_get_a_gradient_and_the_teacher_stays_as_it_was(key, rows):
     state = make(key)
-    new, _ = train_step(distill(STUDENT.apply, live(TEACHER.apply), response.kl), optax.sgd(1.0))(state, rows)
+    new, _ = train_step(distill(STUDENT, live(TEACHER.apply), response.kl), unit_rate(optax.sgd(1.0)))(state, rows)
     assert not np.array_equal(new.params["dense1"]["kernel"], state.params["dense1"]["kernel"])
     assert all(x is y for x, y in zip(jax.tree.leaves(new.frozen), jax.tree.leaves(state.frozen), strict=True))
 
 
 def test_a_teacher_is_an_argument_and_not_a_constant_of_the_program(key, rows):
     state = make(key)
-    step = train_step(distill(STUDENT.apply, live(TEACHER.apply), response.kl), optax.sgd(1.0))
+    step = train_step(distill(STUDENT, live(TEACHER.apply), response.kl), unit_rate(optax.sgd(1.0)))
     assert not jax.make_jaxpr(step)(state, rows).consts
 
 
 def test_unlabelled_examples_teach_nothing_without_a_teacher(key, rows):
     state = make(key)
-    grads = jax.grad(lambda p: supervised(STUDENT.apply)(p, state, {**rows, "label": jnp.full(6, -1)}, key)[0].sum())
+    grads = jax.grad(lambda p: supervised(STUDENT)(p, state, {**rows, "label": jnp.full(6, -1)}, key)[0].sum())
     assert all(not np.any(g) for g in jax.tree.leaves(grads(state.params)))
 
 
 @pytest.mark.parametrize("name", combine.names("response"))
 def test_every_loss_that_can_be_named_trains(key, rows, name):
-    state = make(key, alpha=1.0, tx=optax.adam(1.0))
-    step = jax.jit(train_step(distill(STUDENT.apply, live(TEACHER.apply), combine.resolve(name)), optax.adam(1.0)))
+    state = make(key, alpha=1.0, tx=unit_rate(optax.adam(1.0)))
+    step = jax.jit(train_step(distill(STUDENT, live(TEACHER.apply), combine.resolve(name)), unit_rate(optax.adam(1.0))))
     first = None
     for _ in range(60):
         state, metrics = step(state.replace(hparams={**state.hparams, "learning_rate": jnp.float32(0.02)}), rows)
@@ -129,7 +132,7 @@ def test_augmentation_uses_a_key_of_its_own_and_only_in_training(key, rows):
 
 
 def test_traced_hyper_parameters_vmap_as_a_loop_does(key, rows):
-    state, step = make(key), train_step(distill(STUDENT.apply, live(TEACHER.apply), response.kl), optax.sgd(1.0))
+    state, step = make(key), train_step(distill(STUDENT, live(TEACHER.apply), response.kl), unit_rate(optax.sgd(1.0)))
     temperatures = jnp.array([1.0, 4.0, 20.0])
 
     def run(temperature):

@@ -10,6 +10,7 @@ from experiments.regression import LOSSES, network
 from kdjax.recipes import regression
 from kdjax.teachers.live import live
 from kdjax.teachers.stored import cached
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state, variables
 from kdjax.training.step import train_step
 from kdjax.types import BadInput
@@ -34,11 +35,11 @@ def rows(key):
 def state(key):
     params, _ = TEACHER.init(jax.random.key(9))
     hparams = {"learning_rate": 0.1, "alpha": 0.3}
-    return create_state(STUDENT, optax.sgd(1.0), key, hparams=hparams, frozen={"params": params})
+    return create_state(STUDENT, unit_rate(optax.sgd(1.0)), key, hparams=hparams, frozen={"params": params})
 
 
 def recipe(name):
-    return regression.distill(STUDENT.apply, cached(), LOSSES[name], needs_targets=name == "teacher_bounded")
+    return regression.distill(STUDENT, cached(), LOSSES[name], needs_targets=name == "teacher_bounded")
 
 
 def said(state, rows):
@@ -48,7 +49,7 @@ def said(state, rows):
 
 
 def test_from_targets_alone(key, rows, state):
-    losses, (_, metrics) = regression.supervised(STUDENT.apply)(state.params, state, rows, key)
+    losses, (_, metrics, _) = regression.supervised(STUDENT)(state.params, state, rows, key)
     square = (said(state, rows)[:2] - np.asarray(rows["target"])[:2, 0]) ** 2
     np.testing.assert_allclose(losses, [*square, 0, 0, 0, 0], rtol=1e-5)
     assert isinstance(metrics["mse"], tuple)
@@ -57,7 +58,7 @@ def test_from_targets_alone(key, rows, state):
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_alpha_of_the_teacher_and_the_rest_of_the_known_targets(key, rows, state, name):
-    losses, (_, metrics) = recipe(name)(state.params, state, rows, key)
+    losses, (_, metrics, _) = recipe(name)(state.params, state, rows, key)
     z, v, y = said(state, rows), *(np.asarray(rows[name], np.float64)[:, 0] for name in ("teacher_logits", "target"))
     off, size = np.nan_to_num(z - y), np.abs(z - v)
     soft = {
@@ -72,7 +73,7 @@ def test_alpha_of_the_teacher_and_the_rest_of_the_known_targets(key, rows, state
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_what_stands_in_place_of_an_unknown_target_changes_nothing(rows, state, name):
-    step = jax.jit(train_step(recipe(name), optax.sgd(1.0)))
+    step = jax.jit(train_step(recipe(name), unit_rate(optax.sgd(1.0))))
     hidden, sums = step(state, rows)
     filled, _ = step(state, {**rows, "target": rows["target"].at[2:].set(1e6)})
     for a, b, before in zip(*map(jax.tree.leaves, (hidden.params, filled.params, state.params)), strict=True):
@@ -84,14 +85,14 @@ def test_what_stands_in_place_of_an_unknown_target_changes_nothing(rows, state, 
 
 def test_a_known_target_that_is_nan_shows(key, rows, state):
     """It becomes the loss, which the loop refuses, and not a silent zero."""
-    for loss_fn in (regression.supervised(STUDENT.apply), *map(recipe, sorted(LOSSES))):
+    for loss_fn in (regression.supervised(STUDENT), *map(recipe, sorted(LOSSES))):
         losses, _ = loss_fn(state.params, state, {**rows, "target": rows["target"].at[0].set(jnp.nan)}, key)
         np.testing.assert_array_equal(np.isnan(losses), [True] + [False] * 5)
 
 
 def test_a_live_teacher_is_the_cached_one_and_gets_no_gradient(key, rows, state):
     numbers = TEACHER.apply(state.frozen, rows["image"], train=False, key=None)[0].logits
-    alive = regression.distill(STUDENT.apply, live(TEACHER.apply), LOSSES["mse"])
+    alive = regression.distill(STUDENT, live(TEACHER.apply), LOSSES["mse"])
     losses, _ = alive(state.params, state, rows, key)
     again, _ = recipe("mse")(state.params, state, {**rows, "teacher_logits": numbers}, key)
     np.testing.assert_allclose(losses, again, rtol=1e-6)

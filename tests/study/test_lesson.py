@@ -12,6 +12,7 @@ from kdjax.models.connect import connectors
 from kdjax.study import lesson, stages
 from kdjax.teachers.live import live
 from kdjax.training import parallel
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state, variables
 from kdjax.training.step import one_step, train_step
 from kdjax.types import BadInput
@@ -35,7 +36,7 @@ def plan(loss, **flags):
 
 def stepped(made, axis_name=None, key=0):
     """The state before and after one step of SGD."""
-    tx = optax.sgd(1.0)
+    tx = unit_rate(optax.sgd(1.0))
     state = create_state(made.model, tx, jax.random.key(key), hparams={"learning_rate": 0.1, **made.hparams})
     state = state.replace(frozen=WEIGHTS)
     step = train_step(made.recipe(live(TEACHER.apply)), tx, axis_name=axis_name)

@@ -7,16 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from kdjax.recipes.knowledge import Frozen
 
 from kdjax.data.source import Source
 from kdjax.losses.contrastive import Memory
 from kdjax.models import create
-from kdjax.recipes.knowledge import Frozen
 from kdjax.study import lesson
 from kdjax.teachers.live import live
 from kdjax.training import parallel
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.loop import fit
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import MEMORY, create_state, variables
 from kdjax.training.step import one_step, train_step
 from kdjax.types import BadInput
@@ -44,7 +45,7 @@ class Task:
 
     def __init__(self, wrapper="jit", devices=2):
         self.mesh, self.wrapper, self.made = parallel.data_mesh(jax.devices()[:devices]), wrapper, plan()
-        self.tx, self.data, self.traces = optax.adam(1.0), parallel.replicate(DATA, self.mesh), 0
+        self.tx, self.data, self.traces = unit_rate(optax.adam(1.0)), parallel.replicate(DATA, self.mesh), 0
         self.run = parallel.wrap(wrapper, self.body, self.mesh)
 
     def body(self, axis_name):

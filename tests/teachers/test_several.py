@@ -13,6 +13,7 @@ from kdjax.recipes.distill import distill
 from kdjax.teachers.live import live
 from kdjax.teachers.several import stack, stacked, together
 from kdjax.teachers.stored import cached
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state
 from kdjax.types import BadInput, Outputs
 
@@ -43,7 +44,7 @@ def rows(key):
 
 def state_of(key, frozen=None):
     hparams = {"learning_rate": 0.1, "alpha": 0.7, "temperature": 2.0}
-    return create_state(STUDENT, optax.sgd(1.0), key, hparams=hparams, frozen=frozen)
+    return create_state(STUDENT, unit_rate(optax.sgd(1.0)), key, hparams=hparams, frozen=frozen)
 
 
 def loop(rows):
@@ -73,7 +74,7 @@ def test_the_three_ways_cost_the_student_alike(key, rows):
         (together(dict.fromkeys(NAMES, TEACHER.apply)), dict(zip(NAMES, WEIGHTS, strict=True)), rows),
         (cached(), None, {**rows, "teacher_logits": jnp.moveaxis(loop(rows), 0, 1)}),
     ]
-    recipes = [distill(STUDENT.apply, teacher, response.kl, ensemble=follow) for teacher, _, _ in ways]
+    recipes = [distill(STUDENT, teacher, response.kl, ensemble=follow) for teacher, _, _ in ways]
 
     @jax.jit
     def losses(given):
@@ -97,10 +98,8 @@ def test_architectures_mix(rows):
 
 @pytest.mark.parametrize("teachers", [1, 20])
 def test_copies_of_one_teacher_teach_as_it_does_alone(key, rows, teachers):
-    alone = distill(STUDENT.apply, live(TEACHER.apply), response.kl)
-    crowd = distill(
-        STUDENT.apply, stacked(TEACHER.apply), response.kl, ensemble=pools.resolve("mean_probability", "ebkd")
-    )
+    alone = distill(STUDENT, live(TEACHER.apply), response.kl)
+    crowd = distill(STUDENT, stacked(TEACHER.apply), response.kl, ensemble=pools.resolve("mean_probability", "ebkd"))
     state, many = state_of(key, WEIGHTS[0]), state_of(key, stack([WEIGHTS[0]] * teachers))
     want, (_, one) = jax.jit(alone)(state.params, state, rows, key)
     got, (_, several) = jax.jit(crowd)(many.params, many, rows, key)
@@ -111,7 +110,7 @@ def test_copies_of_one_teacher_teach_as_it_does_alone(key, rows, teachers):
 def test_gradients_stop_at_the_teachers_and_at_what_weighs_them(key, rows):
     """The student's slope is that of a fixed target, though the gate looks at the student."""
     follow = pools.resolve("mean_probability", "gradient_space")
-    recipe = distill(STUDENT.apply, stacked(TEACHER.apply), response.kl, ensemble=follow)
+    recipe = distill(STUDENT, stacked(TEACHER.apply), response.kl, ensemble=follow)
     state, real = state_of(key, stack(WEIGHTS)), rows["mask"] > 0
 
     def total(recipe, params, frozen):
@@ -121,7 +120,7 @@ def test_gradients_stop_at_the_teachers_and_at_what_weighs_them(key, rows):
     def slopes(params, frozen):
         z = STUDENT.apply({"params": params}, rows["image"], train=True, key=key)[0].logits
         target = follow(stacked(TEACHER.apply)(frozen, rows).logits, student=z, temperature=2.0)
-        plain = distill(STUDENT.apply, lambda *_: Outputs(target), response.kl)
+        plain = distill(STUDENT, lambda *_: Outputs(target), response.kl)
         found = jax.grad(total, argnums=(1, 2))(recipe, params, frozen)
         return *found, jax.grad(total, argnums=1)(plain, params, frozen)
 
@@ -138,11 +137,9 @@ def test_an_example_without_a_vote_keeps_its_label_and_its_place(key, rows):
 
     def run(threshold):
         follow = pools.resolve("vote", threshold=threshold)  # a traced number
-        return distill(STUDENT.apply, lambda *_: Outputs(said), response.kl, ensemble=follow)(
-            state.params, state, rows, key
-        )
+        return distill(STUDENT, lambda *_: Outputs(said), response.kl, ensemble=follow)(state.params, state, rows, key)
 
-    losses, (_, metrics) = jax.jit(run)(0.9)
+    losses, (_, metrics, _) = jax.jit(run)(0.9)
     soft, weight = metrics["distillation"]
     hard, _ = metrics["cross_entropy"]
     p = float(jax.nn.softmax(sure)[0])
@@ -155,8 +152,8 @@ def test_an_example_without_a_vote_keeps_its_label_and_its_place(key, rows):
 def test_one_and_several_teachers_are_told_apart(key, rows):
     state = state_of(key, stack(WEIGHTS))
     with pytest.raises(BadInput, match=r"shape \(3, 6, 4\): accepted are one teacher's"):
-        distill(STUDENT.apply, stacked(TEACHER.apply), response.kl)(state.params, state, rows, key)
-    one = distill(STUDENT.apply, live(TEACHER.apply), response.kl, ensemble=pools.resolve("mean_logit"))
+        distill(STUDENT, stacked(TEACHER.apply), response.kl)(state.params, state, rows, key)
+    one = distill(STUDENT, live(TEACHER.apply), response.kl, ensemble=pools.resolve("mean_logit"))
     with pytest.raises(BadInput, match=r"shape \(6, 4\): accepted are one teacher's"):
         one(state.params, state.replace(frozen=WEIGHTS[0]), rows, key)
 

@@ -11,6 +11,7 @@ from kdjax.models.create import create
 from kdjax.recipes.distill import distill
 from kdjax.teachers import top_k
 from kdjax.teachers.stored import cached, cached_top_k
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state
 from kdjax.types import BadInput
 
@@ -88,7 +89,7 @@ def test_a_number_out_of_range_is_refused(k):
 def test_a_student_learns_the_same_from_all_k_as_from_the_logits(key):
     student = create("mlp", num_classes=CLASSES, image_shape=(2, 2, 1), hidden=(3,))
     hparams = {"learning_rate": 0.1, "alpha": 0.9, "temperature": 4.0}
-    state = create_state(student, optax.sgd(1.0), key, hparams=hparams)
+    state = create_state(student, unit_rate(optax.sgd(1.0)), key, hparams=hparams)
     rows = {
         "image": jax.random.uniform(key, (ROWS, 2, 2, 1)),
         "label": jnp.arange(ROWS) % CLASSES,
@@ -99,8 +100,8 @@ def test_a_student_learns_the_same_from_all_k_as_from_the_logits(key):
     def learn(teacher, k):
         names = ("teacher_values", "teacher_classes", "teacher_rest")
         short = dict(zip(names, top_k.shorten(jnp.asarray(LOGITS), k), strict=True))
-        loss_fn = distill(student.apply, teacher, response.kl)
-        losses, (_, metrics) = loss_fn(state.params, state, {**rows, **short}, key)
+        loss_fn = distill(student, teacher, response.kl)
+        losses, (_, metrics, _) = loss_fn(state.params, state, {**rows, **short}, key)
         return losses, metrics["agreement"]
 
     losses, agreement = learn(cached(), CLASSES)

@@ -28,7 +28,7 @@ class Task:
             "adam", learning_rate=optimizers.schedule("cosine", total_steps=self.steps * self.epochs)
         )
         self.mesh = parallel.data_mesh()
-        self.loss_fn = supervised(self.model.apply, augment=augment)
+        self.loss_fn = supervised(self.model, augment=augment)
 
         def make(axis_name):
             step = train_step(self.loss_fn, self.tx, axis_name=axis_name)

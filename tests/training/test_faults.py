@@ -16,6 +16,7 @@ import pytest
 
 from kdjax.training import parallel
 from kdjax.training.checkpoint import Checkpointer
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.predict import Predictor
 from kdjax.training.record import Recorder
 from kdjax.training.state import create_state, variables
@@ -194,7 +195,7 @@ def test_whichever_file_is_truncated_the_state_is_a_whole_one(task, tmp_path):
 
 def test_another_structure_is_refused_and_nothing_is_set_aside(task, tmp_path):
     task.fit(tmp_path, epochs=1)
-    other = create_state(task.model, optax.sgd(1.0), jax.random.key(0), hparams={"learning_rate": 0.1})
+    other = create_state(task.model, unit_rate(optax.sgd(1.0)), jax.random.key(0), hparams={"learning_rate": 0.1})
     with Checkpointer(tmp_path) as checkpointer:
         with pytest.raises(BadInput, match="training was saved with another structure"):
             checkpointer.restore(other)

@@ -20,6 +20,7 @@ from kdjax.recipes.supervised import supervised
 from kdjax.study import lesson
 from kdjax.teachers.live import live
 from kdjax.training import parallel
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.stacked import Member, create_states, together
 from kdjax.training.state import create_state, separate
 from kdjax.training.step import many_steps, one_step, train_step
@@ -54,7 +55,7 @@ def close(a, b, rtol=2e-4, atol=2e-5):
 
 def stepped(model, loss_fn, rows, frozen=None, wrapper=None, hparams=None, tx=None):
     """Parameters, state and metrics after one step of SGD."""
-    tx = tx or optax.sgd(1.0)
+    tx = tx or unit_rate(optax.sgd(1.0))
     hparams = {"learning_rate": 0.5, "temperature": 4.0, "alpha": 0.9, "weight": 1.0, **(hparams or {})}
     state = create_state(model, tx, jax.random.key(0), hparams=hparams, frozen=frozen)
     if wrapper is None:
@@ -106,7 +107,7 @@ def test_every_networks_answers_and_running_statistics(name, side):
 def test_an_update_through_batch_norm_on_any_number_of_devices(wrapper, real):
     """With 1 to 4 real rows of 8, the second of two devices holds padding alone."""
     rows = {name: x[:real] for name, x in batch().items()}
-    loss_fn = supervised(TINY.apply)
+    loss_fn = supervised(TINY)
     close(stepped(TINY, loss_fn, rows), stepped(TINY, loss_fn, padded(rows), wrapper=wrapper))
 
 
@@ -119,7 +120,7 @@ def test_every_losses_update():
     terms = [f"{name}:0{at.get(name, '@block2' if name.startswith('feature.') else '')}" for name in names]
     made = lesson.plan(TINY, teacher, SHAPE, loss=",".join(["labels:0", *terms]), steps=10)
     loss_fn = made.recipe(live(teacher.apply))
-    tx = optax.sgd(1.0)
+    tx = unit_rate(optax.sgd(1.0))
     start = {"learning_rate": 0.5, **made.hparams}
     state = create_state(made.model, tx, jax.random.key(0), hparams=start, frozen={"params": weights[0], **weights[1]})
     mesh = parallel.data_mesh()
@@ -137,23 +138,23 @@ def test_every_losses_update():
 
 def regressor(model):
     rows = {**batch(), "target": jnp.asarray(np.random.default_rng(1).normal(size=(REAL, 3)), jnp.float32)}
-    return model, regression.supervised(model.apply), rows
+    return model, regression.supervised(model), rows
 
 
 def peers(model):
     cohort = mutual.alike(model, 2).model
-    return cohort, mutual.mutual(cohort.apply), batch()
+    return cohort, mutual.mutual(cohort), batch()
 
 
 def attacked(model):
-    return model, supervised(model.apply, attack=named.pgd(0.1, steps=2, random_start=False), attacked=0.5), batch()
+    return model, supervised(model, attack=named.pgd(0.1, steps=2, random_start=False), attacked=0.5), batch()
 
 
 def mixed(model):
     frozen = jax.tree.map(jnp.asarray, dict(zip(("params", "batch_stats"), model.init(jax.random.key(3)), strict=True)))
     frozen = {"params": frozen["params"], **frozen["batch_stats"]}
     recipe = distill.distill(
-        model.apply, lambda _, rows: live(model.apply)(frozen, rows), combine.resolve("response.kl"),
+        model, lambda _, rows: live(model.apply)(frozen, rows), combine.resolve("response.kl"),
         augment=augment.in_turn(augment.random_flip, augment.mixup),
     )  # fmt: skip
     return model, recipe, batch()
@@ -167,9 +168,9 @@ def test_every_recipes_update(recipe, wrapper):
 
 
 def test_members_of_a_population():
-    model, tx = TINY, optax.sgd(1.0)
+    model, tx = TINY, unit_rate(optax.sgd(1.0))
     states = create_states(model, tx, [Member(seed, {"learning_rate": 0.5}) for seed in range(2)])
-    run = together(many_steps(train_step(supervised(model.apply), tx)), own_order=False)
+    run = together(many_steps(train_step(supervised(model), tx)), own_order=False)
     new = [
         run(*separate(states), jnp.array([True, True]), {}, {name: x[None] for name, x in rows.items()})[0]
         for rows in (batch(), padded(batch()))
@@ -198,7 +199,7 @@ class UsersNNX(nnx.Module):
 @pytest.mark.parametrize("model", [create.from_linen(Users(), (8, 8, 1)), from_nnx(UsersNNX)], ids=["linen", "nnx"])
 @pytest.mark.parametrize("wrapper", ["jit", "pmap"])
 def test_a_users_own_network(model, wrapper):
-    loss_fn = supervised(model.apply)
+    loss_fn = supervised(model)
     close(stepped(model, loss_fn, batch()), stepped(model, loss_fn, padded(batch()), wrapper=wrapper))
 
 
@@ -212,7 +213,7 @@ class Turned(nn.Module):
 def test_statistics_of_other_rows_than_the_batchs_are_refused():
     model = create.from_linen(Turned(), (8, 8, 1))
     with pytest.raises(BadInput, match="batch's axis first"):
-        stepped(model, supervised(model.apply), padded(batch()))
+        stepped(model, supervised(model), padded(batch()))
 
 
 def test_mixup_mixes_real_images():

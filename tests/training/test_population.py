@@ -19,6 +19,7 @@ from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.teachers.stored import cached
 from kdjax.training import memory, parallel, population, stacked
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.population import Member, Plan
 from kdjax.training.state import create_state
 from kdjax.training.step import many_steps, train_step
@@ -28,9 +29,9 @@ from tests.training.conftest import same
 
 STEPS, BATCH, EPOCHS = 4, 16, 3
 MODEL = create("mlp", num_classes=10, image_shape=(8, 8, 1), hidden=(6,), dropout=0.1)
-TX = optax.adam(1.0)
-RECIPE = distill(MODEL.apply, cached(), response.kl)
-AUGMENTED = distill(MODEL.apply, cached(), response.kl, augment=random_shift)
+TX = unit_rate(optax.adam(1.0))
+RECIPE = distill(MODEL, cached(), response.kl)
+AUGMENTED = distill(MODEL, cached(), response.kl, augment=random_shift)
 TOGETHER = Plan(members_per_call=9, group=9)
 MEMBERS = [
     Member(seed, {"learning_rate": rate, "temperature": t, "alpha": 0.5})
@@ -275,7 +276,7 @@ def test_an_interrupted_study_ends_as_one_that_was_not(data, tmp_path, number, c
 
 
 def test_teachers_train_together_from_labels(data):
-    recipe = supervised(MODEL.apply)
+    recipe = supervised(MODEL)
     teachers = [Member(seed, {"learning_rate": 0.02}) for seed in (3, 4)]
     states, _ = fit(data, teachers, loss_fn=recipe)
     for member, state in zip(teachers, states, strict=True):

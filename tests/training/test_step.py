@@ -10,6 +10,7 @@ from kdjax.data import pipeline
 from kdjax.data.augment import random_shift
 from kdjax.recipes.supervised import supervised
 from kdjax.training import parallel
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state
 from kdjax.training.step import train_step
 from kdjax.types import BadInput, Model, Outputs
@@ -38,8 +39,8 @@ def batch(n: int, real: int):
 
 def test_one_update_equals_the_one_done_by_hand(key):
     model, rows = linear_model(), batch(8, 5)
-    state = create_state(model, optax.sgd(1.0), key, hparams={"learning_rate": 0.5})
-    new, metrics = train_step(supervised(model.apply), optax.sgd(1.0))(state, rows)
+    state = create_state(model, unit_rate(optax.sgd(1.0)), key, hparams={"learning_rate": 0.5})
+    new, metrics = train_step(supervised(model), unit_rate(optax.sgd(1.0)))(state, rows)
     x, y, w = rows["image"][:5].reshape(5, 4), np.eye(3)[rows["label"][:5]], np.asarray(state.params["w"], np.float64)
     q = np.exp(x @ w) / np.exp(x @ w).sum(1, keepdims=True)
     np.testing.assert_allclose(new.params["w"], w - 0.5 * x.T @ (q - y) / 5, atol=1e-6)
@@ -51,8 +52,8 @@ def test_one_update_equals_the_one_done_by_hand(key):
 def test_what_padding_holds_changes_nothing(key):
     model, clean = linear_model(), batch(8, 5)
     dirty = {**clean, "image": clean["image"].at[5:].set(1e6), "label": clean["label"].at[5:].set(2)}
-    state = create_state(model, optax.sgd(1.0), key, hparams={"learning_rate": 0.5})
-    step = train_step(supervised(model.apply), optax.sgd(1.0))
+    state = create_state(model, unit_rate(optax.sgd(1.0)), key, hparams={"learning_rate": 0.5})
+    step = train_step(supervised(model), unit_rate(optax.sgd(1.0)))
     (a, m), (b, n) = step(state, clean), step(state, dirty)
     assert same(a.params, b.params)
     assert same(m, n)
@@ -61,8 +62,8 @@ def test_what_padding_holds_changes_nothing(key):
 def test_one_batch_padded_equals_the_batch_unpadded(key):
     model, padded = linear_model(), batch(8, 5)
     short = {name: x[:5] for name, x in padded.items()}
-    state = create_state(model, optax.adam(1.0), key, hparams={"learning_rate": 0.01})
-    step = jax.jit(train_step(supervised(model.apply), optax.adam(1.0)))
+    state = create_state(model, unit_rate(optax.adam(1.0)), key, hparams={"learning_rate": 0.01})
+    step = jax.jit(train_step(supervised(model), unit_rate(optax.adam(1.0))))
     for x, y in zip(jax.tree.leaves(step(state, padded)), jax.tree.leaves(step(state, short)), strict=True):
         if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7)
@@ -152,9 +153,9 @@ def test_a_second_call_does_not_trace_again(wrapper, scan):
 
 def test_changing_a_hyper_parameter_does_not_compile_again(key):
     model, rows = linear_model(), batch(8, 8)
-    step = jax.jit(train_step(supervised(model.apply), optax.sgd(1.0)))
+    step = jax.jit(train_step(supervised(model), unit_rate(optax.sgd(1.0))))
     for rate in (0.1, 0.2, 0.4):
-        state = create_state(model, optax.sgd(1.0), key, hparams={"learning_rate": rate})
+        state = create_state(model, unit_rate(optax.sgd(1.0)), key, hparams={"learning_rate": rate})
         step(state, rows)
     assert step._cache_size() == 1
 
@@ -187,5 +188,5 @@ def test_an_unknown_wrapper_lists_the_known_ones(task):
 def test_a_state_is_strongly_typed_so_that_its_second_step_does_not_compile_again():
     model = Model(lambda key: ({"w": jnp.zeros(2), "v": jnp.full((2,), 5.0)}, {}), None)  # pyright: ignore
     assert jax.jit(model.init)(jax.random.key(0))[0]["v"].weak_type
-    state = create_state(model, optax.sgd(1.0), jax.random.key(0), hparams={"learning_rate": 0.1})
+    state = create_state(model, unit_rate(optax.sgd(1.0)), jax.random.key(0), hparams={"learning_rate": 0.1})
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(state.params))

@@ -168,7 +168,7 @@ class Connected(NamedTuple):
 
 
 def connect(
-    student: Model, links: Mapping[str, Link], *, image_shape: tuple[int, int, int], teacher: tuple[Model, PyTree]
+    student: Model, links: Mapping[str, Link], *, image_shape: tuple[int, ...], teacher: tuple[Model, PyTree]
 ) -> Connected:
     """Make the connectors of links, whose shapes are those of the layers that they join.
 
