@@ -39,6 +39,7 @@ class Comparison(NamedTuple):
             loss compares answers.
         layers: the fewest and the most layers of each side that it compares at once.
         between: of a map of n pairs it takes n - 1 pairs of neighbours (FSP), or all at once (review).
+        halves: of a map, an earlier pair weighs half of the next, as in released code.
         before_relu: it looks before the ReLU where a network shows that, `NAME_pre`.
         couples: an example's number depends on the others, so it must be given the global batch.
         least: how many examples it compares at least; with fewer it teaches nothing.
@@ -49,6 +50,7 @@ class Comparison(NamedTuple):
     connector: Callable[[bool], Any] | None = None
     layers: tuple[int, int] = (1, 1)
     between: str = ""
+    halves: bool = False
     before_relu: bool = False
     couples: bool = False
     least: int = 1
@@ -95,8 +97,8 @@ COMPARISONS: dict[str, Comparison] = {
         _made(Fusion), layers=(1, MOST), between="all", before_relu=True, complete=_levels
     ),
     "feature.vid": Comparison(_made(Variational)),
-    "feature.ab": Comparison(_made(Normalised), before_relu=True),
-    "feature.ofd": Comparison(_made(lambda: Normalised(margin=True)), before_relu=True),
+    "feature.ab": Comparison(_made(Normalised), halves=True, before_relu=True),
+    "feature.ofd": Comparison(_made(lambda: Normalised(margin=True)), halves=True, before_relu=True),
     "feature.ft": _FACTORS,
     "relation.rkd_distance": _VECTORS,
     "relation.rkd_angle": _VECTORS._replace(least=3),

@@ -11,9 +11,10 @@ from kdjax.spec import Call, Family, Formula
 from kdjax.types import BadInput
 
 MAPS = Family(layer_maps, first=("student", "teacher"))
+STAGES, MIDDLE, FINAL = "stages", "middle", "final"
 ACCEPTED = (
     "a layer, two (the student's, the teacher's), or a map: every(2), offset(2), reverse(2), first, last, "
-    "pairs((1, 2), (2, 4)), with layers by name added: every(2) + embedding"
+    "pairs((1, 2), (2, 4)), stages, middle, final, with layers by name added: every(2) + embedding"
 )
 PAIRS = "pairs"
 
@@ -69,7 +70,8 @@ def mapped(call: Call, shown: Shown) -> tuple[tuple[int, int], ...]:
 
 
 def _is_map(value: object) -> bool:
-    return isinstance(value, Formula) or (isinstance(value, Call) and value.name in (*MAPS.names(), PAIRS))
+    words = (*MAPS.names(), PAIRS, STAGES, MIDDLE, FINAL)
+    return isinstance(value, Formula) or (isinstance(value, Call) and value.name in words)
 
 
 def _names(call: Call, value: object) -> Names:
@@ -88,6 +90,11 @@ def _mapped(call: Call, value: object, shown: Shown) -> tuple[list[tuple[str, st
     for one in calls:
         if not isinstance(one, Call):
             raise call.error(f"read {one!r}; accepted: {ACCEPTED}")
+        if one.name in (STAGES, MIDDLE, FINAL):
+            found = _stages(one, shown, counted)
+            place = {STAGES: slice(None), MIDDLE: slice(len(found) // 2, len(found) // 2 + 1), FINAL: slice(-1, None)}
+            named += found[place[one.name]]
+            continue
         if _is_map(one):
             if numbers:
                 raise call.error(f"read two maps in {value!r}; accepted: one, and layers by name")
@@ -100,6 +107,19 @@ def _mapped(call: Call, value: object, shown: Shown) -> tuple[list[tuple[str, st
             raise call.error(f"{name} is no map and no layer of both networks; accepted layers: {', '.join(both)}")
         named.append((name, name))
     return named, numbers
+
+
+def _stages(one: Call, shown: Shown, counted: Shown) -> list[tuple[str, str]]:
+    """All stages that both networks have; without stages their numbered layers, evenly: g(m) = round(m N / M)."""
+    if one.args or one.kwargs:
+        raise one.error(f"read {one!r}; accepted: {one.name}, which takes no arguments")
+    both = [n for n in shown.student if n in shown.teacher and n.startswith("stage") and n[5:].isdigit()]
+    if both:
+        return [(name, name) for name in both]
+    own, theirs = counted
+    if not own or len(theirs) < len(own):
+        raise one.error(f"{one.name}: the student has {len(own)} layers to count and the teacher {len(theirs)}")
+    return [(name, theirs[round(m * len(theirs) / len(own)) - 1]) for m, name in enumerate(own, start=1)]
 
 
 def _numbers(one: Call, counted: Shown) -> tuple[tuple[int, int], ...]:

@@ -239,10 +239,11 @@ class _Reader:
         found = layers_of(call, term.row, self.shown)
         self.numbers += [pair for pair in found.numbers if pair not in self.numbers]
         self.kinds[f"{place}.weight"] = OF_LAYERS
-        for own, theirs in found.terms:
-            name = _name(call.name, own, theirs)
+        for number, (own, theirs) in enumerate(found.terms, start=1):
+            name, share = _name(call.name, own, theirs), 0.5 ** (len(found.terms) - number)
             left, right = term.student._replace(layers=own), term.teacher._replace(layers=theirs)
-            one = term._replace(name=name, student=left, teacher=right)
+            weight = _times(share, term.weight) if term.row.halves else term.weight
+            one = term._replace(name=name, weight=weight, student=left, teacher=right)
             if term.remembers:
                 memory = memory_of(call, self.examples)
                 self.memories[name] = memory
@@ -310,6 +311,10 @@ def _side(call: Call, value: Any, network: str) -> Side:
 def _name(name: str, own: tuple[str, ...], theirs: tuple[str, ...]) -> str:
     sides = [own] if own == theirs else [own, theirs]
     return f"{name}({', '.join('-'.join(side) for side in sides)})"
+
+
+def _times(factor: float, number: Number) -> Number:
+    return lambda state: factor * number(state)
 
 
 def _all(numbers: Mapping[str, Number]) -> Callable[[TrainState], dict[str, Any]]:

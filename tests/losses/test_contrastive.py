@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.losses import _scores, combine, contrastive
+from kdjax.losses import _scores, contrastive
+from kdjax.recipes.comparisons import memory_of, names
+from kdjax.spec import Call
 from kdjax.types import BadInput
 
 BATCH, DIMS, EXAMPLES, COUNT, SLOTS = 6, 4, 10, 3, 8
@@ -228,13 +230,13 @@ def test_the_queue_holds_the_last_real_rows_in_their_order():
 
 
 def test_every_loss_with_a_memory_has_a_name():
-    assert combine.names("contrastive") == ["contrastive.crd", "contrastive.queue"]
+    assert names("contrastive") == ["contrastive.crd", "contrastive.queue"]
 
 
-@pytest.mark.parametrize("name", combine.names("contrastive"))
+@pytest.mark.parametrize("name", names("contrastive"))
 def test_what_a_train_step_remembers(name, key, embeddings):
     """Laws of every loss with a memory: rows left out leave no trace, no gradient enters, and its shape stays."""
-    one = combine.resolve(name, dims=float(DIMS))(2 * EXAMPLES)
+    one = memory_of(Call(name)(dims=DIMS), 2 * EXAMPLES)
     facts = one.about(np.arange(2 * EXAMPLES) % 3) if one.about else None
     rows = {"facts": facts, "key": key, "index": INDEX, "where": jnp.asarray(WHERE)}
 

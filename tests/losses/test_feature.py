@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.losses import _maps, combine, feature
+from kdjax.losses import _maps, feature
+from kdjax.recipes.comparisons import names
 from kdjax.types import BadInput
 
 RNG = np.random.default_rng(7)
@@ -225,4 +226,4 @@ def test_memory_of_nst(shape):
 
 def test_every_loss_of_the_family_has_a_name():
     losses = ["ab", "attention", "attention_paper", "cosine", "fsp", "ft", "hint", "nst", "ofd", "pkd", "review", "vid"]
-    assert combine.names("feature") == [f"feature.{loss}" for loss in losses]
+    assert names("feature") == [f"feature.{loss}" for loss in losses]

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.losses import combine
+from kdjax.recipes.comparisons import LOSSES, names
 
-NAMES = combine.names("response")
+NAMES = names("response")
 BATCH, CLASSES = 6, 5
 ROWS = np.random.default_rng(0).normal(size=(2, BATCH, CLASSES)) * 2
 LABELS = jnp.array([0, 4, -1, 2, 2, 1])
@@ -25,7 +25,7 @@ NO_MINIMUM = {"response.hard_label"}
 
 
 def default(name, parameter):
-    return inspect.signature(combine.resolve(name)).parameters[parameter].default
+    return inspect.signature(LOSSES.functions[name]).parameters[parameter].default
 
 
 @pytest.fixture(params=NAMES)
@@ -36,7 +36,7 @@ def name(request):
 @pytest.fixture
 def loss(name):
     """The loss with known labels in place, so that only student, teacher and the law's own keyword are left."""
-    return functools.partial(combine.resolve(name), labels=LABELS)
+    return functools.partial(LOSSES.functions[name], labels=LABELS)
 
 
 @pytest.fixture
@@ -87,13 +87,13 @@ def test_jit_changes_nothing(loss, student, teacher):
 
 def test_permuting_the_batch_permutes_the_result(name, loss, student, teacher):
     order = jnp.array([3, 1, 5, 0, 4, 2])
-    permuted = combine.resolve(name)(student[order], teacher[order], labels=LABELS[order])
+    permuted = LOSSES.functions[name](student[order], teacher[order], labels=LABELS[order])
     np.testing.assert_allclose(permuted, loss(student, teacher)[order], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("dtype", "garbage"), [(jnp.bool_, jnp.nan), (jnp.float32, jnp.inf), (jnp.float32, 1e30)])
 def test_rows_left_out_change_nothing(name, student, teacher, dtype, garbage):
-    function = combine.resolve(name)
+    function = LOSSES.functions[name]
     kept = jnp.array([0, 2, 3, 5])
     out = jnp.array([1, 4])
     where = jnp.array([1, 0, 1, 1, 0, 1]).astype(dtype)
@@ -132,7 +132,7 @@ def test_student_equal_to_teacher_is_a_minimum(name, loss, teacher):
 
 
 def test_float32_agrees_with_float64(name, student, teacher):
-    function = combine.resolve(name)
+    function = LOSSES.functions[name]
     single = function(student, teacher, labels=LABELS)
     slopes = gradients(functools.partial(function, labels=LABELS), student, teacher)
     with jax.enable_x64(True):
@@ -183,13 +183,13 @@ def test_a_batch_of_one_is_a_row_of_the_batch(name, loss, student, teacher):
 @pytest.mark.parametrize("shape", [(BATCH, CLASSES + 1), (BATCH, 1), (1, CLASSES), (CLASSES,)])
 def test_a_message_names_both_shapes(name, student, shape):
     # Unwrapped: in these tests jaxtyping refuses first, but a user has no checker.
-    function = inspect.unwrap(combine.resolve(name).func)
+    function = inspect.unwrap(LOSSES.functions[name])
     with pytest.raises(ValueError, match=r"student has shape \(6, 5\) and teacher") as info:
         function(student, jnp.zeros(shape), labels=LABELS)
     assert str(shape) in str(info.value)
 
 
 def test_a_mask_of_another_length_is_refused(name, student, teacher):
-    function = inspect.unwrap(combine.resolve(name).func)
+    function = inspect.unwrap(LOSSES.functions[name])
     with pytest.raises(ValueError, match=r"\(6, 5\) and where \(3,\)"):
         function(student, teacher, labels=LABELS, where=jnp.ones(3, bool))

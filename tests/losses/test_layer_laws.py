@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.losses import combine
+from kdjax.recipes.comparisons import LOSSES, names
 
-NAMES = combine.names("feature") + combine.names("relation")
+NAMES = names("feature") + names("relation")
 BATCH, CHANNELS = 6, 3
 SIZES = {"batch": (BATCH,), "...": (4, 5, CHANNELS), "*rest": (4, 5), "channels": (CHANNELS,), "lower": (4,)}
 # Arguments that a loss cannot do without. What else a new loss needs is added here.
@@ -24,9 +24,9 @@ ORDERED = {"relation.cc_neighbours"}
 
 def function(name):
     """The loss with what it needs in place, so that only student, teacher and `where` are left."""
-    parameters = inspect.signature(combine.resolve(name)).parameters.values()
+    parameters = inspect.signature(LOSSES.functions[name]).parameters.values()
     needed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    return functools.partial(combine.resolve(name), **{n: NEEDED[n] for n in needed})
+    return functools.partial(LOSSES.functions[name], **{n: NEEDED[n] for n in needed})
 
 
 def unwrapped(name):
@@ -37,7 +37,7 @@ def unwrapped(name):
 
 def shape(name):
     """Maps for features, vectors for relations, unless the loss's annotation asks for other axes."""
-    words = inspect.signature(combine.resolve(name)).parameters["student"].annotation.dim_str.split()
+    words = inspect.signature(LOSSES.functions[name]).parameters["student"].annotation.dim_str.split()
     if name.startswith("relation."):
         return (BATCH, 5)
     return sum((SIZES.get(word, (CHANNELS,)) for word in words), ())

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.losses import combine, relation
+from kdjax.losses import relation
+from kdjax.recipes.comparisons import LOSSES, names
 from kdjax.types import BadInput
 
 RNG = np.random.default_rng(3)
@@ -176,10 +177,10 @@ def test_slopes_by_finite_differences(loss):
         np.testing.assert_allclose(slope, measured, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", combine.names("relation"))
+@pytest.mark.parametrize("name", names("relation"))
 def test_a_padded_batch_means_what_it_would_without(name):
     """Padding at the end, at the start and between, of zeros and of copies of real rows."""
-    loss = jax.jit(combine.resolve(name))
+    loss = jax.jit(LOSSES.functions[name])
     expected = loss(*arrays(STUDENT, TEACHER[:, :4])).mean()
     for rows in ([0, 1, 2, 3, 4, -1, -1], [-1, 0, 1, 2, -1, 3, 4], [-1, -1, 0, 1, 2, 3, 4]):
         taken = np.array(rows)
@@ -248,4 +249,4 @@ def test_memory_of_pairs(loss):
 
 def test_every_loss_of_the_family_has_a_name():
     losses = ["cc_kernel", "cc_neighbours", "pkt", "rkd_angle", "rkd_distance", "sp"]
-    assert combine.names("relation") == [f"relation.{loss}" for loss in losses]
+    assert names("relation") == [f"relation.{loss}" for loss in losses]
