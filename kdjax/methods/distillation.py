@@ -20,12 +20,16 @@ from kdjax.methods.formulas import (
     relation,
     response,
     stages,
-    stem,
 )  # fmt: skip
 from kdjax.spec import warmup
 
 _WARM = 20 / 240
 """The released recipes' warm-up, 20 of 240 epochs."""
+
+
+def _rest(alpha: float) -> float:
+    """1 - alpha, as it is written."""
+    return round(1 - alpha, 12)
 
 
 def kd(alpha: float = 0.9, temperature: Number = 4.0) -> Method:
@@ -34,7 +38,7 @@ def kd(alpha: float = 0.9, temperature: Number = 4.0) -> Method:
     Reference: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, NIPS 2014 Deep Learning Workshop;
     weights of the CIFAR-100 protocol.
     """
-    return Method(alpha * response.kl(temperature=temperature) + (1 - alpha) * labels)
+    return Method(alpha * response.kl(temperature=temperature) + _rest(alpha) * labels)
 
 
 def patient(temperature: float = 1.0) -> Method:
@@ -50,7 +54,7 @@ def soft_labels(alpha: float = 0.9, temperature: Number = 4.0) -> Method:
 
     Reference: Hinton, Vinyals, Dean, 2014, section 2.
     """
-    return Method(alpha * response.soft_cross_entropy(temperature=temperature) + (1 - alpha) * labels)
+    return Method(alpha * response.soft_cross_entropy(temperature=temperature) + _rest(alpha) * labels)
 
 
 def reverse_kl(alpha: float = 0.9, temperature: Number = 4.0) -> Method:
@@ -58,7 +62,7 @@ def reverse_kl(alpha: float = 0.9, temperature: Number = 4.0) -> Method:
 
     Reference: Gu, Dong, Wei, Huang, MiniLLM: Knowledge Distillation of Large Language Models, ICLR 2024, section 2.
     """
-    return Method(alpha * response.reverse_kl(temperature=temperature) + (1 - alpha) * labels)
+    return Method(alpha * response.reverse_kl(temperature=temperature) + _rest(alpha) * labels)
 
 
 def jensen_shannon(alpha: float = 0.9, temperature: Number = 4.0) -> Method:
@@ -66,7 +70,7 @@ def jensen_shannon(alpha: float = 0.9, temperature: Number = 4.0) -> Method:
 
     Reference: Agarwal et al., On-Policy Distillation of Language Models, ICLR 2024, section 3.
     """
-    return Method(alpha * response.jensen_shannon(temperature=temperature) + (1 - alpha) * labels)
+    return Method(alpha * response.jensen_shannon(temperature=temperature) + _rest(alpha) * labels)
 
 
 def logit_mse(alpha: float = 0.9) -> Method:
@@ -74,7 +78,7 @@ def logit_mse(alpha: float = 0.9) -> Method:
 
     Reference: Ba, Caruana, Do Deep Nets Really Need to be Deep?, NIPS 2014, equation 1.
     """
-    return Method(alpha * response.logit_mse + (1 - alpha) * labels)
+    return Method(alpha * response.logit_mse + _rest(alpha) * labels)
 
 
 def centred_logit_mse(alpha: float = 0.9) -> Method:
@@ -82,7 +86,7 @@ def centred_logit_mse(alpha: float = 0.9) -> Method:
 
     Reference: Hinton, Vinyals, Dean, 2014, section 2.1.
     """
-    return Method(alpha * response.centred_logit_mse + (1 - alpha) * labels)
+    return Method(alpha * response.centred_logit_mse + _rest(alpha) * labels)
 
 
 def hard_labels(alpha: float = 0.5) -> Method:
@@ -91,7 +95,7 @@ def hard_labels(alpha: float = 0.5) -> Method:
     Reference: Touvron et al., Training data-efficient image transformers and distillation through attention, ICML 2021,
     equation 3.
     """
-    return Method(alpha * response.hard_label + (1 - alpha) * labels)
+    return Method(alpha * response.hard_label + _rest(alpha) * labels)
 
 
 def standardized_kd(weight: float = 9.0, temperature: Number = 2.0) -> Method:
@@ -167,7 +171,7 @@ def fsp() -> Method:
 
     Reference: Yim, Joo, Bae, Kim, A Gift from Knowledge Distillation, CVPR 2017; weight of the CIFAR-100 protocol.
     """
-    return Method(1.0 * labels + 50.0 * feature.fsp(stem + stages), first=1 / 8)
+    return Method(1.0 * labels + 50.0 * feature.fsp(stages), first=1 / 8)
 
 
 def vid() -> Method:

@@ -7,7 +7,7 @@ from kdjax.spec import Formula, Names, Schedule
 response, feature, relation, contrastive = map(Names, ("response", "feature", "relation", "contrastive"))
 labels = Names().labels
 stages, middle, final = Names().stages, Names().middle, Names().final
-stem, embedding = Names().stem, Names().embedding
+embedding = Names().embedding
 
 Number = float | Schedule
 
@@ -17,8 +17,8 @@ class Method(NamedTuple):
 
     Attributes:
         expression: what `lesson` takes.
-        first: the share of the run that teaches layers alone, before the rest teaches answers and labels alone; 0 is one
-            stage.
+        first: the share of the run that teaches layers alone, before the rest teaches answers and labels alone; 0: the
+            run has one stage.
     """
 
     expression: Formula

@@ -147,6 +147,8 @@ def _grouped(
     if row.between == "all":
         return (tuple(zip(*named, strict=True)),)  # pyright: ignore[reportReturnType]
     if row.between == "neighbours":
+        if named[:1] == [("stage1", "stage1")] and all("stem" in names for names in shown):
+            named = [("stem", "stem"), *named]  # the first stage too is flowed into
         if len(named) < 2:
             raise call.error(f"{call.name} stands between two layers and is given one pair; accepted: two or more")
         return tuple(((a, c), (b, d)) for (a, b), (c, d) in pairwise(named))
