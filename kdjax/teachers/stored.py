@@ -1,6 +1,5 @@
 """Teachers whose answers were computed once and travel with the data."""
 
-import functools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ from kdjax.teachers.live import Teacher
 from kdjax.types import Batch, Outputs, PyTree
 
 
-@functools.cache
 def cached() -> Teacher:
     """A teacher whose logits were computed once and travel with the data as `teacher_logits [B, K]`.
 
@@ -22,7 +20,6 @@ def cached() -> Teacher:
     return lambda frozen, batch: Outputs(_teachers_first(jnp.asarray(batch["teacher_logits"])))
 
 
-@functools.cache
 def cached_top_k(num_classes: int) -> Teacher:
     """The same where only the k largest logits travel with the data, and the others' sum: see `kdjax.teachers.top_k`.
 
