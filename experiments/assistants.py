@@ -12,19 +12,16 @@ and from the last assistant. Mirzadeh et al., Improved Knowledge Distillation vi
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from kdjax.config import field
-from kdjax.data.source import Examples
 from kdjax.models import create as models
-from kdjax.study import command, compare, train
+from kdjax.study import command, students
+from kdjax.study.compare import Pair, compare, tested
 from kdjax.study.data import open_study
-from kdjax.training.state import variables
-from kdjax.types import BadInput, TrainState
+from kdjax.types import BadInput
 
 
 @dataclass(frozen=True)
-class Config(compare.Flags):
+class Config(students.Flags):
     """Flags of this experiment."""
 
     workdir: str = field(
@@ -45,40 +42,32 @@ def main(config: Config, workdir: Path) -> None:
     if len(config.chain) < 3:
         raise BadInput(f"--chain={','.join(map(str, config.chain))}: accepted are three widths or more, largest first.")
     study = open_study(config, workdir)
-    own = [replace(config, chain=(width,)) for width in config.chain]
-    links = [compare.network(study, link, "chain") for link in own]
-    student, last = links[-1], len(links) - 1
-    results: compare.Results = {}
-    for seed, transfer in enumerate(compare.transfers(study, config)):
-
-        def said(link: int, state: TrainState, transfer: Examples = transfer) -> np.ndarray:
-            return train.predict(study, links[link], variables(state), transfer)
-
-        def record(role: str, link: int, state: TrainState) -> None:
-            results.setdefault(role, []).append(compare.tested(study, links[link], state))
-
-        given = (study, workdir, config)
-        teacher = compare.from_labels(*given, f"teacher/seed-{seed}", links[0], study.train, seed=seed)
-        alone = compare.from_labels(*given, f"alone/seed-{seed}", student, transfer, seed=seed)
-        answers = said(0, teacher)
-        direct = compare.from_answers(*given, f"direct/seed-{seed}", student, transfer, answers, seed=seed)
-        record("teacher", 0, teacher)
-        for link in range(1, last):
-            run = f"assistant-{link}/seed-{seed}"
-            assistant = compare.from_answers(*given, run, links[link], transfer, answers, seed=seed)
-            record(f"assistant {config.chain[link]}", link, assistant)
-            answers = said(link, assistant)
-        assisted = compare.from_answers(*given, f"assisted/seed-{seed}", student, transfer, answers, seed=seed)
-        record("student alone", last, alone)
-        record("student distilled directly", last, direct)
-        record("student distilled by assistant", last, assisted)
-    pairs = [
-        ("student distilled by assistant", "student distilled directly"),
-        ("student distilled by assistant", "student alone"),
-        ("student distilled directly", "student alone"),
+    images = students.transfers(study, config)
+    links = [
+        students.student(study, config, students.network(study, replace(config, chain=(width,)), "chain"), images)
+        for width in config.chain
     ]
+    largest, *middle, small = links
+    # The teacher learns from every label.
+    teacher = replace(largest, images=[study.train] * config.seeds, config=replace(config, labels=0))
+    alone, direct, assisted = (f"student {how}" for how in ("alone", "distilled directly", "distilled by assistant"))
+    chain = ["teacher", *(f"assistant {width}" for width in config.chain[1:-1])]
+    if len(set(chain)) < len(chain):
+        chain = ["teacher", *(f"assistant {width} ({link})" for link, width in enumerate(config.chain[1:-1], 1))]
+    arms = [
+        teacher.from_labels("teacher", "teacher"),
+        small.from_labels(alone, "alone"),
+        small.from_answers(direct, "direct", "teacher"),
+        *(
+            link.from_answers(chain[number], f"assistant-{number}", chain[number - 1])
+            for number, link in enumerate(middle, 1)
+        ),
+        small.from_answers(assisted, "assisted", chain[-1]),
+    ]
+    pairs = [Pair(assisted, direct), Pair(assisted, alone), Pair(direct, alone)]
     title = f"{config.dataset}, {'-'.join(map(str, config.chain))}, T={config.temperature:g}, alpha={config.alpha:g}"
-    compare.report(workdir, study, results, pairs, title=title)
+    rows = {name: tested(study, name) for name in (*chain, alone, direct, assisted)}
+    compare(study, workdir, arms, pairs, title=title, rows=rows)
 
 
 if __name__ == "__main__":

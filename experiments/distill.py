@@ -30,25 +30,22 @@ A teacher that is given answers once for all runs, seeds and sweeps that share -
 """
 
 import logging
-from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 from kdjax.data.source import hide_labels, labelled
-from kdjax.evaluation.classification import classification
 from kdjax.evaluation.fidelity import fidelity
-from kdjax.evaluation.paired import paired_difference
 from kdjax.recipes.supervised import supervised
-from kdjax.study import command, figures, networks, stages, views
+from kdjax.study import command, compare, networks, stages, students, views
 from kdjax.study import teacher as answering
-from kdjax.study import train as training
+from kdjax.study.compare import Arm, Done, Given, Lineage, Pair, Row, Scores
 from kdjax.study.data import Study, open_study, optimizer_of
-from kdjax.study.distillation import Config, planned, size
-from kdjax.study.report import gain, save_results, table
-from kdjax.training.state import variables
+from kdjax.study.distillation import Config, planned
+from kdjax.study.report import gain, table
 from kdjax.types import PyTree
 
 log = logging.getLogger("kdjax.distill")
+TEACHER, ALONE, DISTILLED = "teacher", "student alone", "student distilled"
+PAIRS = (Pair(DISTILLED, ALONE),)
 COLUMNS = ("accuracy", "precision", "recall", "f1", "nll", "ece", "agreement", "teacher_kl", "parameters")
 
 
@@ -78,74 +75,104 @@ def main(config: Config, workdir: Path) -> None:
     for epochs in (config.epochs, config.teacher_epochs, config.hint_epochs or config.epochs):
         optimizer_of(config, steps=steps * epochs)
 
-    train = partial(training.train, study, workdir)
-    # Made once: the next seed finds their programs compiled.
-    taught_by_labels, alone_by_labels = (supervised(m, augment=seen.from_labels) for m in (teacher, student))
-    hinted_by, taught_by = cache(plan.recipe), cache(second.recipe)
     rate = {"learning_rate": config.learning_rate}
-    teaching = {"learning_rate": config.teacher_learning_rate}
-    labels = study.test.labels()
-    results: dict[str, list[dict[str, Any]]] = {"teacher": [], "student alone": [], "student distilled": []}
-    for seed, transfer in enumerate(transfers):
-        run, plain = f"seed-{seed}", partial(train, model=student, seed=seed, epochs=config.epochs)
-        number = seed % len(given) if given else seed
-        if given:
-            answers = given[number]
-        else:
-            epochs = config.teacher_epochs
-            trained = train(f"teacher/{run}", teacher, taught_by_labels, seed=seed, epochs=epochs, hparams=teaching)
-            answers = variables(trained)
-        alone = plain(
-            run=f"alone/{run}",
-            loss_fn=alone_by_labels,
-            hparams=rate,
-            source=labelled(transfer),
-            examples_per_epoch=len(transfer),
-        )
-        answered = answering.answered(plan.outputs(config), study, teacher, answers, transfer, workdir, number)
-        frozen = plan.frozen(answered.frozen, transfer)
-        taught = partial(train, seed=seed, source=answered.source, frozen=frozen)
-        begin, hparams = stages.unchanged, plan.hparams
+    spoken = answering.spoken(plan.outputs(config), teacher, study.train.num_classes)
+
+    def number(seed: int) -> int:
+        return seed % len(given) if given else seed
+
+    def taught(done: Done) -> Given:
+        outputs, weights, transfer = plan.outputs(config), done.weights(TEACHER), transfers[done.seed]
+        answered = answering.answered(outputs, study, teacher, weights, transfer, workdir, number(done.seed))
+        begin = stages.unchanged
         if config.copy_layers:
-            begin, copied = stages.copies(plan, answers)
+            begin, copied = stages.copies(plan, weights)
             log.info("copied from the teacher: %s", ", ".join(copied))
-        if config.hint_epochs:
-            hints = {**rate, **stages.hints_alone(plan)}
-            loss_fn, epochs = hinted_by(answered.teacher), config.hint_epochs
-            first = taught(f"hints/{run}", plan.model, loss_fn, epochs=epochs, hparams=hints, begin=begin)
-            begin, hparams = stages.after(first, begin), stages.answers_alone(second)
-        hparams, loss_fn = {**rate, **hparams}, taught_by(answered.teacher)
-        distilled = taught(
-            f"distilled/{run}", second.model, loss_fn, epochs=config.epochs, hparams=hparams, begin=begin
+        return Given(answered.source, plan.frozen(answered.frozen, transfer), begin)
+
+    def after_hints(done: Done) -> Given:
+        own = taught(done)
+        return own._replace(begin=stages.after(done.state("hints"), own.begin))
+
+    facts = {"layers": [list(pair) for pair in plan.named], "copied": config.copy_layers}
+    source = students.seen(config.labels, ", all images")
+    lineage = Lineage(config.loss, (TEACHER,), source, start="hints" if config.hint_epochs else "", facts=facts)
+    arms = [
+        Arm(
+            TEACHER,
+            teacher,
+            supervised(teacher, augment=seen.from_labels),
+            config.teacher_epochs,
+            {"learning_rate": config.teacher_learning_rate},
+            Lineage("labels", facts={"from": config.teacher or "trained here"}),
+            known=(lambda seed: given[number(seed)]) if given else None,
+        ),
+        Arm(
+            ALONE,
+            student,
+            supervised(student, augment=seen.from_labels),
+            config.epochs,
+            rate,
+            Lineage("labels", source=students.seen(config.labels)),
+            lambda done: Given(labelled(transfers[done.seed])),
+            run="alone",
+            places=len(study.train),
+        ),
+    ]
+    recipe = second.recipe(spoken)
+    hparams = {**rate, **(stages.answers_alone(second) if config.hint_epochs else plan.hparams)}
+    if config.hint_epochs:
+        hints = {**rate, **stages.hints_alone(plan)}
+        first = lineage._replace(start="")
+        arms.append(Arm("hints", plan.model, plan.recipe(spoken), config.hint_epochs, hints, first, taught))
+    begins = after_hints if config.hint_epochs else taught
+    arms.append(
+        Arm(
+            DISTILLED,
+            second.model,
+            recipe,
+            config.epochs,
+            hparams,
+            lineage,
+            begins,
+            run="distilled",
+            answers=student,
+            own=second.own,
         )
-        reference = training.predict(study, teacher, answers, study.test)
-        results["teacher"].append({**classification(reference, labels), "parameters": size(answers)})
-        both = {"student alone": variables(alone), "student distilled": second.own(variables(distilled))}
-        for role, weights in both.items():
-            logits = training.predict(study, student, weights, study.test)
-            scores = {**classification(logits, labels), **fidelity(logits, reference)}
-            results[role].append({**scores, "parameters": size(weights)})
-    report(config, workdir, study, results)
+    )
+    report(config, workdir, study, compare.scored(study, workdir, arms, rows_of(study), PAIRS))
 
 
-def report(config: Config, workdir: Path, study: Study, results: dict[str, list[dict[str, Any]]]) -> None:
+def rows_of(study: Study) -> dict[str, Row]:
+    """Teacher and students on the test images, and how well the students match the teacher."""
+
+    def matched(name: str) -> Row:
+        def of(done: Done) -> Scores:
+            logits = done.test(name)
+            return {
+                **compare.scores(study, logits, done.weights(name)),
+                **fidelity(student=logits, teacher=done.test(TEACHER)),
+            }
+
+        return Row((name, TEACHER), of)
+
+    return {TEACHER: compare.tested(study, TEACHER), ALONE: matched(ALONE), DISTILLED: matched(DISTILLED)}
+
+
+def report(config: Config, workdir: Path, study: Study, found: compare.Compared) -> None:
     """Table, figures, results.json."""
-    text = table(results, COLUMNS)
-    found: dict[str, Any] = dict(results)
-    accuracy = {role: [s["accuracy"] for s in scores] for role, scores in results.items()}
-    if config.seeds > 1:
-        difference = paired_difference(accuracy["student distilled"], accuracy["student alone"])
-        found["distilled minus alone"] = difference
-        text += "\n\n" + gain("distilled minus alone", difference)
+    text, differences = table(found.results, COLUMNS), {}
+    for d in compare.subtracted(found.results, PAIRS).values():
+        differences["distilled minus alone"] = d
+        text += "\n\n" + gain("distilled minus alone", d)
     if (
         config.teacher
         and (teachers := len(list(Path(config.teacher).expanduser().glob("checkpoints/teacher/seed-*")))) < config.seeds
     ):
         text += f"\n{teachers} teachers served {config.seeds} seeds in turn: the spread is that of the students."
     title = f"{config.dataset}, {config.labels or 'all'} labels, T={config.temperature:g}, alpha={config.alpha:g}"
-    figures.curves(study.recorder.rows(), workdir / "curves.png", title=title)
-    figures.comparison(accuracy, workdir / "comparison.png", title=title)
-    save_results(workdir, found, text)
+    compare.draw(study, workdir, found.results, title=title)
+    compare.save(workdir, found, PAIRS, text, differences)
 
 
 if __name__ == "__main__":

@@ -11,21 +11,20 @@ Lipton, Tschannen, Itti, Anandkumar, Born-Again Neural Networks, ICML 2018.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy.special import log_softmax, logsumexp
 
 from kdjax.config import field
-from kdjax.data.source import labelled
-from kdjax.study import command, compare, train
+from kdjax.study import command, students
+from kdjax.study.compare import Done, Pair, Row, Scores, compare, scores, tested
 from kdjax.study.data import open_study
-from kdjax.training.state import variables
 
 
 @dataclass(frozen=True)
-class Config(compare.Flags):
+class Config(students.Flags):
     """Flags of this experiment."""
 
     workdir: str = field(
@@ -41,36 +40,33 @@ class Config(compare.Flags):
 def main(config: Config, workdir: Path) -> None:
     """Generation after generation, and as many networks from labels; for each seed."""
     study = open_study(config, workdir)
-    model = compare.network(study, config)
+    images = students.transfers(study, config)
+    network = students.student(study, config, students.network(study, config), images)
     count = config.generations + 1
-    results: compare.Results = {}
-    for seed, transfer in enumerate(compare.transfers(study, config)):
-        lesson = labelled(transfer)
-        born, alone = [], []
-        for k in range(count):
-            # Apart from every other generation of every seed, so that each start is fresh.
-            own = {"seed": seed * count + k}
-            alone.append(compare.from_labels(study, workdir, config, f"alone-{k}/seed-{seed}", model, transfer, **own))
-            if k == 0:
-                born.append(alone[0])
-                continue
-            answers = train.predict(study, model, variables(born[-1]), lesson)
-            run = f"generation-{k}/seed-{seed}"
-            born.append(compare.from_answers(study, workdir, config, run, model, lesson, answers, **own))
-        for name, states in (("generation", born), ("alone", alone)):
-            said = [train.predict(study, model, variables(s), study.test) for s in states]
-            for k, (state, logits) in enumerate(zip(states, said, strict=True)):
-                results.setdefault(f"{name} {k}", []).append(compare.scores(study, logits, variables(state)))
-            together = compare.scores(study, mean_answer(said), *map(variables, states))
-            results.setdefault(f"ensemble of {name}s" if name == "generation" else "ensemble alone", []).append(
-                together
-            )
-    results.pop("alone 0")  # the same network as generation 0
-    last = config.generations
-    pairs = [(f"generation {k}", f"alone {k}") for k in range(1, count)]
-    pairs += [(f"generation {last}", "generation 0"), ("ensemble of generations", "ensemble alone")]
+    born, alone = ([f"{name} {k}" for k in range(count)] for name in ("generation", "alone"))
+    arms = []
+    for k in range(count):
+        from_labels = network.from_labels(alone[k] if k else born[0], f"alone-{k}")
+        born_again = network.from_answers(born[k], f"generation-{k}", born[k - 1], only_labelled=True)
+        # Apart from every other generation of every seed, so that each start is fresh.
+        arms += [
+            replace(arm, seed=lambda number, k=k: number * count + k)
+            for arm in ([from_labels, born_again] if k else [from_labels])
+        ]
+
+    def together(names: Sequence[str]) -> Row:
+        def of(done: Done) -> Scores:
+            return scores(study, mean_answer([done.test(name) for name in names]), *map(done.weights, names))
+
+        return Row(tuple(names), of)
+
+    alone[0] = born[0]  # the same network
+    rows = {name: tested(study, name) for name in born} | {"ensemble of generations": together(born)}
+    rows |= {name: tested(study, name) for name in alone[1:]} | {"ensemble alone": together(alone)}
+    pairs = [Pair(born[k], alone[k]) for k in range(1, count)]
+    pairs += [Pair(born[-1], born[0]), Pair("ensemble of generations", "ensemble alone")]
     title = f"{config.dataset}, {config.labels or 'all'} labels, T={config.temperature:g}, alpha={config.alpha:g}"
-    compare.report(workdir, study, results, pairs, title=title)
+    compare(study, workdir, arms, pairs, title=title, rows=rows)
 
 
 def mean_answer(logits: Sequence[np.ndarray]) -> np.ndarray:

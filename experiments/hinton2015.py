@@ -11,29 +11,28 @@ test image or label: the bias is raised until the student calls as many of the t
 labels say there are.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from kdjax.config import field
 from kdjax.data.augment import random_shift
-from kdjax.data.source import Examples, drop_classes
-from kdjax.evaluation.classification import classification
-from kdjax.evaluation.paired import paired_difference
+from kdjax.data.source import drop_classes
 from kdjax.losses import response
-from kdjax.models.create import create, parameter_count
+from kdjax.models.create import create
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
-from kdjax.study import command, figures, networks, report, train
+from kdjax.study import command, compare, networks, report
+from kdjax.study.compare import Arm, Done, Given, Lineage, Pair, Row, Scores
 from kdjax.study.data import Common, check_batch, open_study
 from kdjax.teachers.live import live
 from kdjax.teachers.stored import cached
 from kdjax.training import optimizers
-from kdjax.training.state import variables
-from kdjax.types import BadInput, LossFn, PyTree
+from kdjax.types import BadInput, LossFn
 
 COLUMNS = ("errors", "errors on dropped", "accuracy", "nll", "ece", "parameters")
 
@@ -63,16 +62,6 @@ class Config(Common):
     drop: int = field(3, "class kept out of the second transfer set", low=0)
 
 
-class Arm(NamedTuple):
-    """One kind of student: what it is called, how it learns, from what, and for how long."""
-
-    role: str
-    recipe: LossFn
-    source: Examples
-    epochs: int
-    frozen: PyTree = None
-
-
 def matched_bias(logits: np.ndarray, cls: int, share: float) -> float:
     """The constant to add to one class's logits so that it wins on a given share of the examples.
 
@@ -97,76 +86,82 @@ def main(config: Config, workdir: Path) -> None:
     teacher = create("mlp", **big)
     student = create("mlp", **study.shape, hidden=config.hidden)
     networks.save_model(workdir, name="mlp", **big)
-    labels, train_labels = study.test.labels(), study.train.labels()
-    rows: dict[str, list[dict[str, Any]]] = {}
-
-    def score(role: str, logits: np.ndarray, parameters: int) -> None:
-        wrong = (logits.argmax(-1) != labels) & (labels == config.drop)
-        scores = {**classification(logits, labels), "errors on dropped": int(wrong.sum()), "parameters": parameters}
-        rows.setdefault(role, []).append(scores)
-
     jitter = partial(random_shift, pixels=config.shift)
     rate = {"learning_rate": config.learning_rate}
+    # Soft targets only, as in the paper; the students alone read none of these but the rate.
+    hparams = {**rate, "temperature": config.temperature, "alpha": 1.0}
+    big_one, drop = "teacher, jittered", config.drop
+    labels, kept = study.test.labels(), study.train.labels() != drop
+    share = float(np.mean(~kept))
 
     # One teacher for all students, as in the paper: the spread is over students.
-    loss_fn = supervised(teacher, augment=jitter)
-    epochs = config.teacher_epochs
-    state = train.train(study, workdir, "teacher/seed-0", teacher, loss_fn, seed=0, epochs=epochs, hparams=rate)
-    weights = variables(state)
-    score("teacher, jittered", train.predict(study, teacher, weights, study.test), parameter_count(state.params))
+    learns = supervised(teacher, augment=jitter)
+    whole = Lineage("labels", facts={"jittered": True})
+    arms = [Arm(big_one, teacher, learns, config.teacher_epochs, rate, whole, run="teacher", once=True)]
 
-    share = float(np.mean(train_labels == config.drop))
-    answers = train.predict(study, teacher, weights, study.train)
-    full = study.train.with_column("teacher_logits", answers)
-    part = without.with_column("teacher_logits", answers[train_labels != config.drop])
-    soft = distill(student, cached(), response.kl)
-    arms = [
-        Arm("student alone", supervised(student), study.train, config.epochs),
-        Arm("distilled", soft, full, config.epochs),
-        Arm(f"distilled, no {config.drop} in transfer", soft, part, config.epochs),
-    ]
+    def answered(done: Done, part: bool) -> Given:
+        said = done.answers(big_one, study.train)
+        source = without if part else study.train
+        return Given(source.with_column("teacher_logits", said[kept] if part else said))
+
+    def students(
+        suffix: str, epochs: int, alone: LossFn, soft: LossFn, given: Callable[[Done, bool], Given]
+    ) -> list[Arm]:
+        def arm(role: str, loss_fn: LossFn, lineage: Lineage, part: bool | None = None) -> Arm:
+            run = role.replace(", ", "-").replace(" ", "-")
+            own = None if part is None else lambda done: given(done, part)
+            return Arm(role, student, loss_fn, epochs, hparams, lineage, own, run=run)
+
+        soften, facts = "response.kl", {"jittered": bool(suffix)}
+        rest = Lineage(soften, (big_one,), f"all images but those of class {drop}", facts=facts)
+        return [
+            arm(f"student alone{suffix}", alone, Lineage("labels", facts=facts)),
+            arm(f"distilled{suffix}", soft, Lineage(soften, (big_one,), "all images", facts=facts), False),
+            arm(f"distilled{suffix}, no {drop} in transfer", soft, rest, True),
+        ]
+
+    arms += students("", config.epochs, supervised(student), distill(student, cached(), response.kl), answered)
     if epochs := config.jittered_epochs:
         # The student alone too, so that what jitter gives and what the teacher gives can be told apart.
         same_view = distill(student, live(teacher.apply), response.kl, augment=jitter)
-        arms += [
-            Arm("student alone, jittered", supervised(student, augment=jitter), study.train, epochs),
-            Arm("distilled, jittered", same_view, study.train, epochs, weights),
-            Arm(f"distilled, jittered, no {config.drop} in transfer", same_view, without, epochs, weights),
-        ]
-    # Soft targets only, as in the paper; the students alone read none of these but the rate.
-    hparams = {**rate, "temperature": config.temperature, "alpha": 1.0}
-    for seed in range(config.seeds):
-        for arm in arms:
-            run = f"{arm.role.replace(', ', '-').replace(' ', '-')}/seed-{seed}"
-            trained = train.train(
-                study, workdir, run, student, arm.recipe,
-                seed=seed, epochs=arm.epochs, hparams=hparams, source=arm.source, frozen=arm.frozen,
-            )  # fmt: skip
-            of, count = variables(trained), parameter_count(trained.params)
-            logits = train.predict(study, student, of, study.test)
-            score(arm.role, logits, count)
-            if len(arm.source) < len(study.train):
-                seen = train.predict(study, student, of, study.train)
-                raised = logits + matched_bias(seen, config.drop, share) * np.eye(logits.shape[1])[config.drop]
-                score(f"{arm.role}, bias matched", raised, count)
-    text = report.table(rows, COLUMNS)
-    results: dict[str, Any] = dict(rows)
-    if config.seeds > 1:
-        alone, taught = "student alone", "distilled"
-        pairs = [(alone, taught)]
-        if config.jittered_epochs:
-            pairs += [(alone, f"{taught}, jittered"), (f"{alone}, jittered", f"{taught}, jittered")]
-        for a, b in pairs:
-            d = paired_difference(*([float(scores["errors"]) for scores in rows[role]] for role in (a, b)))
-            results[f"{a} minus {b}"] = d
-            text += f"\n\nerrors of {a} minus {b}: {d['mean']:.1f}, 95% interval [{d['low']:.1f}, {d['high']:.1f}]"
-    figures.curves(study.recorder.rows(), workdir / "curves.png", title=f"{config.dataset}, T={config.temperature:g}")
-    figures.comparison(
-        {role: [s["accuracy"] for s in scores] for role, scores in rows.items()},
-        workdir / "comparison.png",
-        title=f"{config.dataset}, T={config.temperature:g}",
-    )
-    report.save_results(workdir, results, text)
+        arms += students(
+            ", jittered",
+            epochs,
+            supervised(student, augment=jitter),
+            same_view,
+            lambda done, part: Given(without if part else study.train, done.weights(big_one)),
+        )
+
+    def score(name: str, raised: bool = False) -> Row:
+        def of(done: Done) -> Scores | None:
+            if name == big_one and done.seed:
+                return None
+            logits = done.test(name)
+            if raised:
+                bias = matched_bias(done.answers(name, study.train), drop, share)
+                logits = logits + bias * np.eye(logits.shape[1])[drop]
+            wrong = (logits.argmax(-1) != labels) & (labels == drop)
+            return {**compare.scores(study, logits, done.weights(name)), "errors on dropped": int(wrong.sum())}
+
+        return Row((name,), of)
+
+    rows: dict[str, Row] = {}
+    for arm in arms:
+        rows[arm.name] = score(arm.name)
+        if arm.name.endswith("in transfer"):
+            rows[f"{arm.name}, bias matched"] = score(arm.name, raised=True)
+    alone, taught = "student alone", "distilled"
+    pairs = [Pair(alone, taught, "errors")]
+    if config.jittered_epochs:
+        jittered = f"{taught}, jittered"
+        pairs += [Pair(alone, jittered, "errors"), Pair(f"{alone}, jittered", jittered, "errors")]
+    found = compare.scored(study, workdir, arms, rows, pairs)
+    text = report.table(found.results, COLUMNS)
+    differences = {pair.name: d for pair, d in compare.subtracted(found.results, pairs).items()}
+    for name, d in differences.items():
+        text += f"\n\nerrors of {name}: {d['mean']:.1f}, 95% interval [{d['low']:.1f}, {d['high']:.1f}]"
+    compare.draw(study, workdir, found.results, title=f"{config.dataset}, T={config.temperature:g}")
+    compare.save(workdir, found, pairs, text, differences)
 
 
 if __name__ == "__main__":

@@ -18,17 +18,17 @@ from pathlib import Path
 from kdjax.config import field
 from kdjax.losses import combine
 from kdjax.recipes.supervised import supervised
-from kdjax.study import command, compare, lesson, train
+from kdjax.study import command, lesson, students
+from kdjax.study.compare import Arm, Given, Lineage, Pair, compare
 from kdjax.study.data import open_study
 from kdjax.teachers.live import live
-from kdjax.training.state import variables
 from kdjax.types import BadInput
 
 ALONE, ANSWERS, LAYERS, BOTH, WRONG = "student alone", "answers", "layers", "answers + layers", "answers + wrong layers"
 
 
 @dataclass(frozen=True)
-class Config(compare.Flags):
+class Config(students.Flags):
     """Flags of this experiment."""
 
     workdir: str = field("runs/layers", "folder of the run", identity=False, smoke="runs/smoke/layers")
@@ -46,63 +46,43 @@ def main(config: Config, workdir: Path) -> None:
     if config.layer_loss not in combine.names("feature"):
         raise BadInput(f"--layer_loss={config.layer_loss}; accepted: {', '.join(combine.names('feature'))}.")
     study = open_study(config, workdir)
-    teacher, student = (compare.network(study, config, hidden) for hidden in ("teacher_hidden", "hidden"))
-    transfers = compare.transfers(study, config)
+    teacher, student = (students.network(study, config, hidden) for hidden in ("teacher_hidden", "hidden"))
+    images = students.transfers(study, config)
     answers, layers = f"response.kl:{config.alpha}", f"{config.layer_loss}:{config.layer_weight}"
-    labels = f"labels:{1 - config.alpha}"
     steps = -(-len(study.train) // config.batch_size) * config.epochs
-    plans = {
-        arm: lesson.plan(
-            student,
-            teacher,
-            study.shape,
-            loss=f"{labels},{loss}",
-            steps=steps,
-            temperature=config.temperature,
-            layers=taught,
+    rate = {"learning_rate": config.learning_rate}
+    whole = Lineage("labels")
+    arms = [
+        Arm("teacher", teacher, supervised(teacher), config.teacher_epochs, rate, whole),
+        students.student(study, config, student, images).from_labels(ALONE, "alone"),
+    ]
+    for arm, losses, taught in (
+        (ANSWERS, answers, ""),
+        (LAYERS, layers, config.layers),
+        (BOTH, f"{answers},{layers}", config.layers),
+        (WRONG, f"{answers},{layers}", config.wrong),
+    ):
+        loss = f"labels:{1 - config.alpha},{losses}"
+        plan = lesson.plan(
+            student, teacher, study.shape, loss=loss, steps=steps, temperature=config.temperature, layers=taught
         )
-        for arm, loss, taught in (
-            (ANSWERS, answers, ""),
-            (LAYERS, layers, config.layers),
-            (BOTH, f"{answers},{layers}", config.layers),
-            (WRONG, f"{answers},{layers}", config.wrong),
-        )
-    }
-    results: compare.Results = {name: [] for name in ("teacher", ALONE, *plans)}
-    for seed, transfer in enumerate(transfers):
-        rate = {"learning_rate": config.learning_rate}
-        trained = train.train(
-            study,
-            workdir,
-            f"teacher/seed-{seed}",
-            teacher,
-            supervised(teacher),
-            seed=seed,
-            epochs=config.teacher_epochs,
-            hparams=rate,
-        )
-        results["teacher"].append(compare.tested(study, teacher, trained))
-        alone = compare.from_labels(study, workdir, config, f"alone/seed-{seed}", student, transfer, seed=seed)
-        results[ALONE].append(compare.tested(study, student, alone))
-        for arm, plan in plans.items():
-            state = train.train(
-                study,
-                workdir,
-                f"{arm.replace(' + ', '-and-').replace(' ', '-')}/seed-{seed}",
+        facts = {"layers": [list(pair) for pair in plan.named]}
+        arms.append(
+            Arm(
+                arm,
                 plan.model,
                 plan.recipe(live(teacher.apply)),
-                seed=seed,
-                epochs=config.epochs,
-                hparams={**rate, **plan.hparams},
-                source=transfer,
-                frozen=variables(trained),
+                config.epochs,
+                {**rate, **plan.hparams},
+                Lineage(loss, ("teacher",), students.seen(config.labels, ", all images"), facts=facts),
+                lambda done: Given(images[done.seed], done.weights("teacher")),
+                run=arm.replace(" + ", "-and-").replace(" ", "-"),
+                answers=student,
+                own=plan.own,
             )
-            weights = plan.own(variables(state))
-            logits = train.predict(study, student, weights, study.test)
-            results[arm].append(compare.scores(study, logits, weights))
-    pairs = [(BOTH, ANSWERS), (BOTH, WRONG), (LAYERS, ALONE), (ANSWERS, ALONE)]
-    title = f"{config.dataset}, {config.layer_loss}, {config.layers}"
-    compare.report(workdir, study, results, pairs, title=title)
+        )
+    pairs = [Pair(BOTH, ANSWERS), Pair(BOTH, WRONG), Pair(LAYERS, ALONE), Pair(ANSWERS, ALONE)]
+    compare(study, workdir, arms, pairs, title=f"{config.dataset}, {config.layer_loss}, {config.layers}")
 
 
 if __name__ == "__main__":

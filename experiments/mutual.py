@@ -16,13 +16,13 @@ import numpy as np
 from kdjax.config import field
 from kdjax.data.source import labelled
 from kdjax.recipes.mutual import alike, mutual
-from kdjax.study import command, compare, train
+from kdjax.study import command, students, train
+from kdjax.study.compare import Arm, Done, Given, Lineage, Pair, Row, Scores, compare, scores, tested
 from kdjax.study.data import open_study
-from kdjax.training.state import variables
 
 
 @dataclass(frozen=True)
-class Config(compare.Flags):
+class Config(students.Flags):
     """Flags of this experiment."""
 
     workdir: str = field(
@@ -37,40 +37,44 @@ class Config(compare.Flags):
 def main(config: Config, workdir: Path) -> None:
     """A cohort that heeds its peers and one that does not; for each seed."""
     study = open_study(config, workdir)
-    peer = compare.network(study, config)
+    peer, images = students.network(study, config), students.transfers(study, config)
     cohort = alike(peer, config.peers)
-    results: compare.Results = {}
-    for seed, transfer in enumerate(compare.transfers(study, config)):
-        for role, weight in (("alone", 0.0), ("mutual", config.weight)):
-            state = train.train(
-                study,
-                workdir,
-                f"{role}/seed-{seed}",
-                cohort.model,
-                mutual(cohort.model),
-                seed=seed,
-                epochs=config.epochs,
-                hparams={
-                    "learning_rate": config.learning_rate,
-                    "weight": weight,
-                    "temperature": config.temperature,
-                },
-                source=labelled(transfer),
-                examples_per_epoch=len(study.train),
-            )
-            each = [cohort.peer(variables(state), p) for p in range(config.peers)]
-            found = [compare.scores(study, train.predict(study, peer, w, study.test), w) for w in each]
-            mean = {name: float(np.mean([s[name] for s in found])) for name in found[0]}
-            results.setdefault(f"peer, {role}", []).append(mean)
-            results.setdefault(f"ensemble, {role}", []).append(compare.tested(study, cohort.model, state))
+    recipe = mutual(cohort.model)
+    arms = [
+        Arm(
+            f"cohort, {role}",
+            cohort.model,
+            recipe,
+            config.epochs,
+            {"learning_rate": config.learning_rate, "weight": weight, "temperature": config.temperature},
+            Lineage("labels + weight*response.kl(peers)", source=students.seen(config.labels)),
+            lambda done: Given(labelled(images[done.seed])),
+            run=role,
+            places=len(study.train),
+        )
+        for role, weight in (("alone", 0.0), ("mutual", config.weight))
+    ]
+
+    def peers(cohorts: str) -> Row:
+        def of(done: Done) -> Scores:
+            each = [cohort.peer(done.weights(cohorts), p) for p in range(config.peers)]
+            found = [scores(study, train.predict(study, peer, w, study.test), w) for w in each]
+            return {name: float(np.mean([s[name] for s in found])) for name in found[0]}
+
+        return Row((cohorts,), of)
+
+    rows = {}
+    for role in ("alone", "mutual"):
+        rows[f"peer, {role}"] = peers(f"cohort, {role}")
+        rows[f"ensemble, {role}"] = tested(study, f"cohort, {role}")
     pairs = [
-        ("peer, mutual", "peer, alone"),
-        ("ensemble, mutual", "ensemble, alone"),
-        ("peer, mutual", "ensemble, alone"),
+        Pair("peer, mutual", "peer, alone"),
+        Pair("ensemble, mutual", "ensemble, alone"),
+        Pair("peer, mutual", "ensemble, alone"),
     ]
     title = f"{config.dataset}, {config.labels or 'all'} labels, {config.peers} peers, weight {config.weight:g}"
     note = "A peer's numbers are means over the peers of its cohort."
-    compare.report(workdir, study, results, pairs, title=title, note=note)
+    compare(study, workdir, arms, pairs, title=title, rows=rows, note=note)
 
 
 if __name__ == "__main__":

@@ -35,19 +35,17 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from kdjax.config import field
 from kdjax.data.source import Source, labelled
 from kdjax.data.tabular import Scale, diabetes, from_units, hide_targets, scale_of, scaled, to_units
-from kdjax.evaluation.paired import paired_difference
 from kdjax.losses import regression
 from kdjax.models.create import from_linen, parameter_count
 from kdjax.models.mlp import MLP
 from kdjax.recipes.regression import distill, supervised
-from kdjax.study import command, figures
+from kdjax.study import command, compare, figures
 from kdjax.study import report as tables
-from kdjax.study import train as training
+from kdjax.study.compare import Arm, Done, Given, Lineage, Pair, Row, Scores
 from kdjax.study.data import Common, Study, check_batch, optimizer_of
 from kdjax.teachers.stored import cached
 from kdjax.training import optimizers, parallel
 from kdjax.training.record import Recorder
-from kdjax.training.state import variables
 from kdjax.types import BadInput, LossFn, Model
 
 LOSSES: dict[str, Callable[..., Any]] = {
@@ -55,6 +53,10 @@ LOSSES: dict[str, Callable[..., Any]] = {
     for name, function in inspect.getmembers(regression, inspect.isfunction)
     if function.__module__ == regression.__name__
 }
+TEACHER, ALONE, DISTILLED, ALL = "teacher", "student alone", "student distilled", "student, all targets"
+PAIRS = tuple(
+    Pair(DISTILLED, other, score) for other in (ALONE, ALL, "ridge alone", TEACHER) for score in ("RMSE", "MAE", "R²")
+)
 COLUMNS = ("RMSE", "MAE", "R²", "validation RMSE", "parameters")
 Answer = Callable[[Source], np.ndarray]
 """What is said of the rows of a table, in the score's units, `[N, 1]`."""
@@ -108,40 +110,6 @@ def network(hidden: tuple[int, ...], dropout: float = 0.0) -> Model:
     return from_linen(MLP(hidden=hidden, num_classes=1, dropout=dropout), (1, 1, 10), needs_key=dropout > 0)
 
 
-def trained(
-    study: Study,
-    workdir: Path,
-    seed: int,
-    role: str,
-    model: Model,
-    table: tuple[Source, Scale],
-    loss_fn: LossFn,
-    *,
-    epochs: int,
-    weight_decay: float,
-    **hparams: float,
-) -> tuple[Answer, int]:
-    """What a network answers that learned from a table in the units of a scale, and its number of parameters."""
-    source, scale = table
-    state = training.train(
-        replace(study, config=replace(study.config, weight_decay=weight_decay)),
-        workdir,
-        f"{role}/seed-{seed}",
-        model,
-        loss_fn,
-        seed=seed,
-        epochs=epochs,
-        hparams=hparams,
-        source=source,
-        examples_per_epoch=len(study.train),  # as many steps from few rows as from all
-    )
-
-    def answer(asked: Source) -> np.ndarray:
-        return from_units(training.predict(study, model, variables(state), scaled(asked, scale)), scale)
-
-    return answer, parameter_count(state.params)
-
-
 def ridge(source: Source, scale: Scale) -> tuple[Answer, int]:
     """What penalised least squares answers, from the known targets of a table."""
     known = labelled(scaled(source, scale)).arrays
@@ -157,42 +125,67 @@ def ridge(source: Source, scale: Scale) -> tuple[Answer, int]:
 def main(config: Config, workdir: Path) -> None:
     """Teacher, three students and two ridge regressions, for each seed."""
     study, parts = open_table(config, workdir)
-    train, seeds, loss = parts["train"], range(config.seeds), LOSSES[config.loss]
-    transfers = [hide_targets(train, config.labels, seed) if config.labels else train for seed in seeds]
+    train, loss = parts["train"], LOSSES[config.loss]
+    transfers = [hide_targets(train, config.labels, seed) if config.labels else train for seed in range(config.seeds)]
+    whole, scales = scale_of(train), [scale_of(transfer) for transfer in transfers]
     teacher, student = network(config.teacher_hidden, config.teacher_dropout), network(config.student_hidden)
-    plain, rate = supervised(student), config.learning_rate
+    plain, every = supervised(student), scaled(train, whole)
     taught = distill(student, cached(), loss, needs_targets=loss is regression.teacher_bounded)
-    results: dict[str, list[dict[str, float]]] = {}
-    for seed, transfer in enumerate(transfers):
-        whole, own = scale_of(train), scale_of(transfer)
-        every, few = scaled(train, whole), scaled(transfer, own)
-        learn = partial(trained, study, workdir, seed)
-        small = partial(
-            learn, model=student, epochs=config.epochs, weight_decay=config.weight_decay, learning_rate=rate
-        )
-        found = {
-            "teacher": learn(
-                "teacher", teacher, (every, whole), supervised(teacher), epochs=config.teacher_epochs,
-                weight_decay=config.teacher_weight_decay, learning_rate=config.teacher_learning_rate,
-            )
-        }  # fmt: skip
-        lesson = few.with_column("teacher_logits", to_units(found["teacher"][0](train), own))
-        found |= {
-            "student alone": small(
-                "alone", table=(labelled(few), own), loss_fn=plain, epochs=config.alone_epochs,
-                weight_decay=config.alone_weight_decay,
-            ),
-            "student distilled": small("distilled", table=(lesson, own), loss_fn=taught, alpha=config.alpha),
-            "student, all targets": small("all", table=(every, whole), loss_fn=plain),
-            "ridge alone": ridge(transfer, own),
-            "ridge, all targets": ridge(train, whole),
-        }  # fmt: skip
-        for role, (answer, parameters) in found.items():
-            scores = {"parameters": parameters, **errors(answer(parts["test"]), parts["test"])}
+
+    def scale(name: str, seed: int) -> Scale:
+        return whole if name in (TEACHER, ALL) else scales[seed]
+
+    def answer(done: Done, name: str, asked: Source) -> np.ndarray:
+        """What a network says of the rows of a table, in the score's units."""
+        own = scale(name, done.seed)
+        return from_units(done.answers(name, scaled(asked, own)), own)
+
+    def lesson(done: Done) -> Given:
+        few, own = scaled(transfers[done.seed], scales[done.seed]), scales[done.seed]
+        return Given(few.with_column("teacher_logits", to_units(answer(done, TEACHER, train), own)))
+
+    def arm(name: str, run: str, loss_fn: LossFn, lineage: Lineage, given: Any, **own: Any) -> Arm:
+        settings = {"model": student, "epochs": config.epochs, "decay": config.weight_decay, "alpha": None} | own
+        rates = {"learning_rate": settings.get("rate", config.learning_rate)}
+        rates |= {} if settings["alpha"] is None else {"alpha": settings["alpha"]}
+        decayed = replace(study, config=replace(config, weight_decay=settings["decay"]))
+        lineage = lineage._replace(chosen_on="validation", facts={"weight_decay": settings["decay"]})
+        # As many steps from few rows as from all.
+        return Arm(
+            name, settings["model"], loss_fn, settings["epochs"], rates, lineage, given, run=run, places=len(train),
+            study=decayed,
+        )  # fmt: skip
+
+    few = f"{config.labels or 'all'} targets"
+    soft, alpha = Lineage(f"alpha*{config.loss} + (1-alpha)*targets", (TEACHER,), f"{few}, all rows"), config.alpha
+    arms = [
+        arm(TEACHER, "teacher", supervised(teacher), Lineage("targets", source="all targets"),
+            lambda done: Given(every), model=teacher, epochs=config.teacher_epochs,
+            rate=config.teacher_learning_rate, decay=config.teacher_weight_decay),
+        arm(ALONE, "alone", plain, Lineage("targets", source=few),
+            lambda done: Given(labelled(scaled(transfers[done.seed], scales[done.seed]))),
+            epochs=config.alone_epochs, decay=config.alone_weight_decay),
+        arm(DISTILLED, "distilled", taught, soft, lesson, alpha=alpha),
+        arm(ALL, "all", plain, Lineage("targets", source="all targets"), lambda done: Given(every)),
+    ]  # fmt: skip
+
+    def row(names: tuple[str, ...], say: Callable[[Done], tuple[Answer, int]]) -> Row:
+        def of(done: Done) -> Scores:
+            said, parameters = say(done)
+            found = {"parameters": parameters, **errors(said(parts["test"]), parts["test"])}
             if "validation" in parts:
-                scores["validation RMSE"] = errors(answer(parts["validation"]), parts["validation"])["RMSE"]
-            results.setdefault(role, []).append(scores)
-    report(config, workdir, study, results)
+                found["validation RMSE"] = errors(said(parts["validation"]), parts["validation"])["RMSE"]
+            return found
+
+        return Row(names, of)
+
+    def learned(name: str) -> Row:
+        return row((name,), lambda done: (partial(answer, done, name), parameter_count(done.weights(name)["params"])))
+
+    rows = {name: learned(name) for name in (TEACHER, ALONE, DISTILLED, ALL)}
+    rows["ridge alone"] = row((), lambda done: ridge(transfers[done.seed], scales[done.seed]))
+    rows["ridge, all targets"] = row((), lambda done: ridge(train, whole))
+    report(config, workdir, study, compare.scored(study, workdir, arms, rows, PAIRS))
 
 
 def errors(answers: np.ndarray, source: Source) -> dict[str, float]:
@@ -202,21 +195,17 @@ def errors(answers: np.ndarray, source: Source) -> dict[str, float]:
     return {name: float(score(targets, answers)) for name, score in scores.items()}
 
 
-def report(config: Config, workdir: Path, study: Study, results: dict[str, list[dict[str, float]]]) -> None:
+def report(config: Config, workdir: Path, study: Study, compared: compare.Compared) -> None:
     """Table, paired differences, curves, results.json."""
-    text, found = tables.table(results, COLUMNS), dict[str, Any](results)
-    against = ("student alone", "student, all targets", "ridge alone", "teacher")
-    for other in against if config.seeds > 1 else ():
-        name = f"student distilled minus {other}"
-        found[name], said = {}, []
-        for score in ("RMSE", "MAE", "R²"):
-            mine, theirs = ([s[score] for s in results[role]] for role in ("student distilled", other))
-            d = found[name][score] = paired_difference(mine, theirs)
-            said.append(f"{score} {d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]")
+    text, found = tables.table(compared.results, COLUMNS), dict[str, Any]()
+    for pair, d in compare.subtracted(compared.results, PAIRS).items():
+        found.setdefault(pair.name, {})[pair.score] = d
+    for name, by_score in found.items():
+        said = [f"{score} {d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]" for score, d in by_score.items()]
         text += f"\n\n{name}, 95% intervals over {config.seeds} paired seeds: {', '.join(said)}"
     title = f"{config.dataset}, {config.labels or 'all'} targets, {config.loss}, alpha={config.alpha:g}"
     figures.curves(study.recorder.rows(), workdir / "curves.png", title=title)
-    tables.save_results(workdir, found, text)
+    compare.save(workdir, compared, PAIRS, text, found)
 
 
 if __name__ == "__main__":

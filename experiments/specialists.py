@@ -13,9 +13,9 @@ initial parameters and in as many steps. Hinton, Vinyals, Dean, Distilling the K
 section 5.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,15 +27,16 @@ from kdjax.config import field
 from kdjax.data.source import Examples
 from kdjax.ensembles import specialists as rules
 from kdjax.recipes.supervised import supervised
-from kdjax.study import command, compare
-from kdjax.study import train as training
+from kdjax.study import command, students
+from kdjax.study.compare import Arm, Done, Given, Lineage, Pair, Results, Row, Scores, compare, scores, tested
 from kdjax.study.data import Study, open_study
-from kdjax.training.state import variables
 from kdjax.types import BadInput, Model, Outputs, PyTree
+
+Classes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Config(compare.Flags):
+class Config(students.Flags):
     """Flags of this experiment."""
 
     workdir: str = field(
@@ -65,99 +66,105 @@ def main(config: Config, workdir: Path) -> None:
     study = open_study(config, workdir)
     if config.specialists > study.train.num_classes:
         raise BadInput(f"--specialists={config.specialists}: accepted are 1 to {study.train.num_classes}, the classes.")
-    generalist = compare.network(study, config, "generalist_hidden")
-    student = compare.network(study, config)
-    results: compare.Results = {}
-    found: list[list[tuple[int, ...]]] = []
-    for seed, transfer in enumerate(compare.transfers(study, config)):
-        trained = training.train(
-            study, workdir, f"generalist/seed-{seed}", generalist, supervised(generalist), seed=seed,
-            epochs=config.generalist_epochs, hparams={"learning_rate": config.generalist_learning_rate},
-        )  # fmt: skip
-        weights = variables(trained)
-        general = {name: training.predict(study, generalist, weights, s) for name, s in both(study).items()}
-        subsets = rules.confusable(
-            softmax(general["train"] / config.confusion_temperature, axis=-1), config.specialists, seed=seed
-        )
-        found.append(list(subsets))
-        experts = [
-            specialist(study, workdir, config, f"specialist-{m}", generalist, weights, s, seed=seed)
-            for m, s in enumerate(subsets)
-        ]
-        together = {name: committee(study, general[name], experts, subsets, s) for name, s in both(study).items()}
-
-        students = {"alone": compare.from_labels(
-            study, workdir, config, f"alone/seed-{seed}", student, transfer, seed=seed
-        )}  # fmt: skip
-        for role, answers in (("generalist", general["train"]), ("committee", together["train"])):
-            run = f"distilled-{role}/seed-{seed}"
-            students[role] = compare.from_answers(study, workdir, config, run, student, transfer, answers, seed=seed)
-        committee_weights = [weights, *(w for _, w, _ in experts)]
-        rows: dict[str, dict[str, Any]] = {
-            "generalist": compare.scores(study, general["test"], weights),
-            "generalist + specialists": compare.scores(study, together["test"], *committee_weights),
-            "student alone": compare.tested(study, student, students["alone"]),
-            "student distilled from generalist": compare.tested(study, student, students["generalist"]),
-            "student distilled from committee": compare.tested(study, student, students["committee"]),
-        }
-        for role, row in rows.items():
-            results.setdefault(role, []).append(row)
-    roles = list(results)
-    pairs = [(roles[1], roles[0]), (roles[3], roles[2]), (roles[4], roles[2]), (roles[4], roles[3])]
-    note = "Classes of the specialists, by seed: " + "; ".join(
-        " ".join(",".join(map(str, s)) for s in subsets) or "none" for subsets in found
+    model = students.network(study, config, "generalist_hidden")
+    small = students.network(study, config)
+    student = students.student(study, config, small, students.transfers(study, config))
+    generalist = Arm(
+        "generalist",
+        model,
+        supervised(model),
+        config.generalist_epochs,
+        {"learning_rate": config.generalist_learning_rate},
+        Lineage("labels"),
     )
+    names = [f"specialist-{number}" for number in range(config.specialists)]
+    found: dict[int, Sequence[Classes]] = {}
+
+    def committee_of(done: Done, source: Examples) -> np.ndarray:
+        """What generalist and specialists say together, `[N, K]` log-probabilities."""
+        return done.once(("committee", id(source)), lambda: committee(done, found[done.seed], source))
+
+    alone = student.from_labels("student alone", "alone")
+    distilled = student.from_answers("student distilled from generalist", "distilled-generalist", "generalist")
+
+    def arms(done: Done) -> Iterator[Arm]:
+        yield generalist
+        confused = softmax(done.answers("generalist", study.train) / config.confusion_temperature, axis=-1)
+        found[done.seed] = rules.confusable(confused, config.specialists, seed=done.seed)
+        experts = [
+            specialist(study, config, name, model, classes)
+            for name, classes in zip(names, found[done.seed], strict=False)
+        ]
+        yield from experts
+        yield alone
+        yield distilled
+        followed = ("generalist", *(arm.name for arm in experts))
+        yield student.from_answers(
+            "student distilled from committee", "distilled-committee", *followed, answers=committee_of
+        )
+
+    def whole(done: Done) -> Scores:
+        weights = [done.weights(name) for name in ("generalist", *names[: len(found[done.seed])])]
+        return {**scores(study, committee_of(done, study.test), *weights), "classes": found[done.seed]}
+
+    rows = {"generalist": tested(study, "generalist"), "generalist + specialists": Row(("generalist", *names), whole)}
+    roles = [*rows, *(f"student {how}" for how in ("alone", "distilled from generalist", "distilled from committee"))]
+    rows |= {name: tested(study, name) for name in roles[2:]}
+    pairs = [Pair(roles[1], roles[0]), Pair(roles[3], roles[2]), Pair(roles[4], roles[2]), Pair(roles[4], roles[3])]
     title = f"{config.dataset}, {config.labels or 'all'} labels, T={config.temperature:g}, alpha={config.alpha:g}"
-    compare.report(workdir, study, results, pairs, title=title, note=note)
+    compare(study, workdir, arms, pairs, title=title, rows=rows, note=note)
 
 
-def both(study: Study) -> dict[str, Examples]:
-    """The images that are learned from and those that are reported."""
-    return {"train": study.train, "test": study.test}
+def note(results: Results) -> str:
+    """Which classes the specialists of each seed know."""
+    sets = (row["classes"] for row in results["generalist + specialists"])
+    told = (" ".join(",".join(map(str, classes)) for classes in each) or "none" for each in sets)
+    return "Classes of the specialists, by seed: " + "; ".join(told)
 
 
-Expert = tuple[Model, PyTree, float]
-"""A specialist: the model, its variables, and by how much its classes were over-sampled."""
-
-
-def specialist(
-    study: Study, workdir: Path, config: Config, role: str, generalist: Model, weights: PyTree,
-    subset: tuple[int, ...], *, seed: int,
-) -> Expert:  # fmt: skip
+def specialist(study: Study, config: Config, name: str, generalist: Model, classes: Classes) -> Arm:
     """A copy of the generalist, trained on a mix of its classes and others."""
-
-    def init(key: Array) -> tuple[PyTree, PyTree]:
-        return weights["params"], {name: tree for name, tree in weights.items() if name != "params"}
 
     def apply(
         variables: PyTree, image: Array, *, train: bool, key: Array | None, mask: Array | None = None
     ) -> tuple[Outputs, PyTree]:
         outputs, model_state = generalist.apply(variables, image, train=train, key=key, mask=mask)
-        return Outputs(rules.with_dustbin(outputs.logits, subset), outputs.features), model_state
+        return Outputs(rules.with_dustbin(outputs.logits, classes), outputs.features), model_state
 
-    model = Model(init, apply)
-    labels = study.train.labels()
-    chosen, ratio = rules.half_and_half(labels, subset, seed=seed)
-    mix = study.train.select(chosen)
-    mix = mix.with_column("label", rules.specialist_labels(mix.labels(), subset))
-    # Validation images have the labels of all classes, which a specialist does not speak of.
-    state = training.train(
-        replace(study, validation=None), workdir, f"{role}/seed-{seed}", model,
-        supervised(model), seed=seed, epochs=config.specialist_epochs, source=mix,
-        hparams={"learning_rate": config.specialist_learning_rate},
-    )  # fmt: skip
-    return model, variables(state), ratio
+    def given(done: Done) -> Given:
+        mix = study.train.select(rules.half_and_half(study.train.labels(), classes, seed=done.seed)[0])
+        mix = mix.with_column("label", rules.specialist_labels(mix.labels(), classes))
+        weights = jax.tree.map(jnp.array, done.weights("generalist"))  # copies: a state is donated
+        params = weights.pop("params")
+        return Given(mix, begin=lambda state: state.replace(params=params, model_state=weights))
+
+    model = Model(generalist.init, apply)
+    return Arm(
+        name,
+        model,
+        supervised(model),
+        config.specialist_epochs,
+        {"learning_rate": config.specialist_learning_rate},
+        Lineage(
+            "labels of its classes, and of all others as one",
+            ("generalist",),
+            "half its classes, half others",
+            start="generalist",
+        ),
+        given,
+        # Validation images have the labels of all classes, which a specialist does not speak of.
+        study=replace(study, validation=None),
+    )
 
 
-def committee(
-    study: Study, general: np.ndarray, experts: list[Expert], subsets: tuple[tuple[int, ...], ...],
-    source: Examples,
-) -> np.ndarray:  # fmt: skip
+def committee(done: Done, subsets: Sequence[Classes], source: Examples) -> np.ndarray:
     """What generalist and specialists say together, `[N, K]` log-probabilities."""
-    said = [
-        rules.correct_dustbin(jnp.asarray(training.predict(study, model, weights, source)), ratio)
-        for model, weights, ratio in experts
-    ]
+    labels = done.study.train.labels()
+    said = []
+    for number, classes in enumerate(subsets):
+        ratio = rules.half_and_half(labels, classes, seed=done.seed)[1]
+        said.append(rules.correct_dustbin(jnp.asarray(done.answers(f"specialist-{number}", source)), ratio))
+    general = done.answers("generalist", source)
     answer = jax.jit(rules.committee, static_argnames="subsets")(general, said, subsets=subsets)
     if not (worst := float(answer.residual.max())) < 1e-5:
         raise ArithmeticError(f"the committee's answer was not found: residual {worst:.1e}")

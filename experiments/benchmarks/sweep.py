@@ -123,15 +123,16 @@ def independence(config: Config, train: Examples, test: Examples) -> dict[str, d
     study = {"order": order, "epochs": config.epochs, "mesh": mesh}
     one = [Member(0, {"learning_rate": 1e-3})]
     (taught,) = population.train(one, teacher, tx, supervised(teacher), data=columns, **study)
-    columns["teacher_logits"] = stacked.predict(teacher.apply, taught.states, columns["image"], mesh)[0]
+    columns["teacher_logits"] = stacked.Asked(teacher.apply, mesh)(taught.states, columns["image"])[0]
     grid = sweep_worker.grid(config.temperatures, config.alphas, config.seeds)
     members = [Member(s, {"learning_rate": 1e-3, "temperature": t, "alpha": a}) for s, t, a in grid]
     loss_fn, found = distill(student, cached(), response.kl), {}
+    ask = stacked.Asked(student.apply, mesh)
     images, labels = test[np.arange(len(test))]["image"], test.labels()
     for name in ("own order", "shared order"):
         plan = Plan(own_order=name == "own order")
         parts = population.train(members, student, tx, loss_fn, data=columns, plan=plan, **study)
-        logits = np.concatenate([stacked.predict(student.apply, p.states, images, mesh) for p in parts])
+        logits = np.concatenate([ask(p.states, images) for p in parts])
         wrong = (logits.argmax(-1) != labels).reshape(-1, config.seeds, len(labels))
         found[name] = {
             "accuracy": float(1 - wrong.mean()),

@@ -43,7 +43,9 @@ def population_jobs(spec: dict[str, Any], data: dict[str, np.ndarray]) -> Callab
     def job(name: str) -> Callable[[], None]:
         own = name == "own"
         plan = Plan(own_order=own, group=spec["group"])
-        compiled = parallel.jit_members(stacked.together(run, own_order=own, group=plan.grouped()), mesh, own_order=own)
+        compiled = parallel.jit_members(
+            stacked.together(run, own_order=own, group=plan.grouped(mesh)), mesh, own_order=own
+        )
         states = parallel.place_members(stacked.create_states(student, tx, members), mesh)
         active, epoch = np.ones(len(members), bool), 0
 

@@ -41,11 +41,11 @@ from experiments.sweep import figures, lessons, space
 from kdjax.config import field
 from kdjax.data import pipeline
 from kdjax.study import attacks, command, distillation, networks, report
-from kdjax.study import train as training
 from kdjax.study.data import Study, open_study, optimizer_of
 from kdjax.training import population, stacked
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.population import Member, Plan
+from kdjax.training.program import chooses_scan
 from kdjax.training.state import variables
 from kdjax.types import BadInput
 
@@ -96,9 +96,9 @@ def main(config: Config, workdir: Path) -> None:
     lesson = of(config, study, workdir)
     axes, members, points = plan_members(config, lesson)
     tx = optimizer_of(config, steps=-(-len(study.train) // config.batch_size) * lesson.epochs)
-    if not training.chooses_scan("auto", jax.eval_shape(lesson.model.init, jax.random.key(0))[0]):
+    if not chooses_scan("auto", jax.eval_shape(lesson.model.init, jax.random.key(0))[0], study.mesh):
         log.warning("on a CPU a sweep's convolutions run inside a loop, where a step may cost twice what it does alone")
-    taught = lesson.prepare(workdir)
+    taught, ask = lesson.prepare(workdir), stacked.Asked(lesson.apply, study.mesh)
     train = partial(
         population.train,
         members,
@@ -111,12 +111,12 @@ def main(config: Config, workdir: Path) -> None:
         mesh=study.mesh,
         plan=Plan(config.order == "own", config.members_per_call, config.group),
         frozen=taught.frozen,
-        evaluate=lambda states: score(study, lesson, states, "validation"),
+        evaluate=lambda states: score(study, ask, states, "validation"),
         patience=config.patience,
         directory=workdir / "checkpoints" / lesson.role,
         checkpoint_every=config.checkpoint_every,
     )
-    rows = list(rows_of(config, study, lesson, train(), points))
+    rows = list(rows_of(config, study, lesson, ask, train(), points))
     names = [axis.name for axis in axes]
     chooses = "validation_attacked" if config.under else "validation_accuracy"
     found = space.summary(rows, names, chooses=chooses)
@@ -161,10 +161,10 @@ def order(examples: int, batch_size: int, seed: int, epoch: int) -> dict[str, np
     return pipeline.epoch_rows(examples, batch_size, seed=seed, epoch=epoch)
 
 
-def score(study: Study, lesson: lessons.Lesson, states: Any, split: str) -> dict[str, np.ndarray]:
+def score(study: Study, ask: stacked.Asked, states: Any, split: str) -> dict[str, np.ndarray]:
     """Every member's accuracy and NLL on a split."""
     examples = getattr(study, split)
-    logits = stacked.predict(lesson.apply, states, examples.arrays["image"], study.mesh)
+    logits = ask(states, examples.arrays["image"])
     return {f"{split}_{name}": values for name, values in space.scores(logits, examples.labels()).items()}
 
 
@@ -172,13 +172,14 @@ def rows_of(
     config: Config,
     study: Study,
     lesson: lessons.Lesson,
+    ask: stacked.Asked,
     parts: Iterator[population.Trained],
     points: list[dict[str, float]],
 ) -> Iterator[dict[str, Any]]:
     """One row per member, as its part ends."""
     at = 0
     for part in parts:
-        scored = {**score(study, lesson, part.states, "validation"), **score(study, lesson, part.states, "test")}
+        scored = {**score(study, ask, part.states, "validation"), **score(study, ask, part.states, "test")}
         if config.under:
             each = [variables(stacked.member_state(part.states, i)) for i in range(len(part.members))]
             for split in ("validation", "test"):

@@ -1,133 +1,329 @@
-"""Networks that learn from the same images, from labels or from a teacher's cached answers: glue of several studies."""
+"""Arms over seeds: what is trained, what it learns from, what is scored, and what is subtracted from what.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+    compare(study, workdir, [teacher, alone, distilled], [Pair("distilled", "alone")])
+
+An `Arm` says what it learns from as data, its `Lineage`, which is written to results.json. It is not a comment: while
+an arm trains it sees the networks that its lineage names, and no others; a `Row` is scored on those that it names.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kdjax.config import field
-from kdjax.data.source import Examples, hide_labels, labelled
+from kdjax.data.source import Examples
 from kdjax.evaluation.classification import classification
 from kdjax.evaluation.paired import paired_difference
-from kdjax.losses import response
-from kdjax.models import create as models
-from kdjax.recipes.distill import distill
-from kdjax.recipes.supervised import supervised
-from kdjax.study import figures, networks, train
-from kdjax.study.data import Common, Study, optimizer_of
-from kdjax.study.report import gain, save_results, table
-from kdjax.teachers.stored import cached
+from kdjax.models.create import parameter_count
+from kdjax.study import figures, report
+from kdjax.study.data import Study
+from kdjax.study.train import Programs, predict, train
 from kdjax.training.state import variables
-from kdjax.types import Model, PyTree, TrainState
+from kdjax.types import BadInput, LossFn, Model, PyTree, TrainState
 
 COLUMNS = ("accuracy", "f1", "nll", "ece", "parameters")
-Results = dict[str, list[dict[str, Any]]]
+Scores = dict[str, Any]
+Results = dict[str, list[Scores]]
+
+
+class Lineage(NamedTuple):
+    """Where an arm comes from.
+
+    `loss`: what it minimises; `teachers`: the arms whose answers, layers or variables it learns from; `source`: which
+    images and labels, `split`: of which split; `start`: the arm whose parameters it begins at, "" for fresh ones;
+    `chosen_on`: the split that chose among settings or teachers, "none" where nothing was chosen; `facts`: what else
+    tells this arm from another, such as which layers are compared.
+    """
+
+    loss: str
+    teachers: tuple[str, ...] = ()
+    source: str = "all labels"
+    split: str = "train"
+    start: str = ""
+    chosen_on: str = "none"
+    facts: Mapping[str, Any] = {}
+
+
+class Given(NamedTuple):
+    """What an arm trains on at one seed: a source, what the step reads and never writes, and how the state begins."""
+
+    source: Examples
+    frozen: PyTree = None
+    begin: Callable[[TrainState], TrainState] = lambda state: state
 
 
 @dataclass(frozen=True)
-class Flags(Common):
-    """The flags of a study that trains several networks on the same images for as long."""
+class Arm:
+    """One line of a table: a network that is trained once for each seed, all of them by one compiled program.
 
-    model: str = field("mlp", "every network's kind", choices=models.all_names())
-    dropout: float = field(0.0, "every network's dropout rate", low=0.0, high=0.99)
-    norm: str = field("batch", "every network's normalisation, where it has one", choices=models.NORMS)
-    standardize: bool = field(False, networks.STANDARDIZE)
-    labels: int = field(100, "labelled images, balanced over classes; 0 for all", low=0)
-    epochs: int = field(60, "passes of each network over its images", low=1, smoke=2)
-    learning_rate: float = field(3e-3, "peak learning rate", low=0.0)
-    temperature: float = field(4.0, "softens both sides of the distillation loss", low=1e-6, high=1e4)
-    alpha: float = field(0.9, "weight of the teacher; 1 - alpha of the labels", low=0.0, high=1.0)
+    Attributes:
+        name: in tables, pairs and lineages.
+        model: what is trained.
+        loss_fn: a recipe's, the same object for every seed; arms that share one share its program.
+        epochs: passes.
+        hparams: traced scalars, `learning_rate` among them.
+        lineage: where it comes from.
+        given: what it trains on, from the networks that its seed has so far; the study's training images by default.
+        run: its folder among the checkpoints; the name by default.
+        places: of an epoch, if more than examples: as many steps from a few as from many.
+        answers: the network that answers for it, where that is not what is trained; with `own`.
+        own: that network's variables of the trained ones.
+        seed: of its initialisation, order and draws, from the number of the run.
+        once: one network for all seeds, that of seed 0.
+        known: its variables by seed, where it was trained elsewhere.
+        study: data and flags, where they are not the comparison's.
+        watch: examples whose accuracy is written down after every epoch, and chooses nothing.
+    """
 
-
-def network(study: Study, config: Flags, hidden: str = "hidden") -> Model:
-    """A network that fits the data, of the widths that a flag says if it takes any."""
-    return networks.from_flags(config, study.shape, hidden=hidden, train=study.train).model
-
-
-def transfers(study: Study, config: Any) -> list[Examples]:
-    """All training images with the labels that there are, for each seed; and refusals before anything trains."""
-    steps = -(-len(study.train) // config.batch_size)
-    optimizer_of(config, steps=steps * config.epochs)
-    seeds = range(config.seeds)
-    return [hide_labels(study.train, config.labels, seed) if config.labels else study.train for seed in seeds]
-
-
-def from_labels(
-    study: Study, workdir: Path, config: Flags, run: str, model: Model, transfer: Examples, *, seed: int
-) -> TrainState:
-    """Train on the labelled images, in as many steps as there would be on all."""
-    return train.train(
-        study,
-        workdir,
-        run,
-        model,
-        supervised(model),
-        seed=seed,
-        epochs=config.epochs,
-        hparams={"learning_rate": config.learning_rate},
-        source=labelled(transfer),
-        examples_per_epoch=len(study.train),
-    )
+    name: str
+    model: Model
+    loss_fn: LossFn
+    epochs: int
+    hparams: Mapping[str, float]
+    lineage: Lineage
+    given: "Callable[[Done], Given] | None" = None
+    run: str = ""
+    places: int = 0
+    answers: Model | None = None
+    own: Callable[[PyTree], PyTree] = lambda variables: variables
+    seed: Callable[[int], int] = lambda number: number
+    once: bool = False
+    known: Callable[[int], PyTree] | None = None
+    study: Study | None = None
+    watch: Examples | None = None
 
 
-def from_answers(
+@dataclass
+class Trained:
+    """A network: its arm, its own variables and, if it was trained here, the state without its optimizer."""
+
+    arm: Arm
+    weights: PyTree
+    state: TrainState | None = None
+
+
+@dataclass
+class Done:
+    """The networks that one seed has so far. `seen_by` shows those that a lineage or a row names, and no others."""
+
+    study: Study
+    seed: int
+    trained: dict[str, Trained] = field(default_factory=dict)
+    _made: dict[Any, Any] = field(default_factory=dict)
+
+    def seen_by(self, names: Iterable[str]) -> "Done":
+        """The same with fewer networks."""
+        seen = {name: self.trained[name] for name in names if name in self.trained}
+        return Done(self.study, self.seed, seen, self._made)
+
+    def weights(self, name: str) -> PyTree:
+        """A network's variables."""
+        return self.trained[name].weights
+
+    def state(self, name: str) -> TrainState:
+        """The state in which an arm's training ended, for one that begins there."""
+        state = self.trained[name].state
+        assert state is not None, f"{name} was not trained here"
+        return state
+
+    def answers(self, name: str, source: Examples) -> np.ndarray:
+        """A network's logits for every example of a source; asked once a seed."""
+        arm, weights = self.trained[name].arm, self.weights(name)
+        ask = lambda: (source, predict(self.study, arm.answers or arm.model, weights, source))  # noqa: E731
+        return self.once((name, id(source)), ask)[1]  # the source is kept, so that no other has its id
+
+    def test(self, name: str) -> np.ndarray:
+        """A network's logits for the test images."""
+        return self.answers(name, self.study.test)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What is made once a seed."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+class Row(NamedTuple):
+    """A line of the table: the arms whose networks are scored, and the scores of one seed; None for no line there."""
+
+    arms: tuple[str, ...]
+    scores: Callable[[Done], Scores | None]
+
+
+class Pair(NamedTuple):
+    """Which row is compared with which: a score of `first` minus that of `minus`, over the same seeds."""
+
+    first: str
+    minus: str
+    score: str = "accuracy"
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"{self.first} minus {self.minus}"
+
+
+class Compared(NamedTuple):
+    """Every row's scores, seed by seed, and the arms and rows as data."""
+
+    results: Results
+    lineage: dict[str, Any]
+
+
+Arms = Sequence[Arm] | Callable[[Done], Iterator[Arm]]
+"""The arms in the order of training; or made seed by seed, where what is trained depends on what was."""
+
+
+class Trainer:
+    """Trains arms; each has one program for all its seeds."""
+
+    def __init__(self, study: Study, workdir: Path) -> None:
+        self.study, self.workdir, self.programs = study, workdir, Programs()
+
+    def train(self, arm: Arm, done: Done) -> Trained:
+        """Train an arm at a seed, or take it from its checkpoint; it is then among what the seed has done."""
+        if arm.known:
+            found = Trained(arm, arm.known(done.seed))
+        else:
+            study, lineage = arm.study or self.study, arm.lineage
+            names = (*lineage.teachers, *filter(None, (lineage.start,)))
+            given = arm.given(done.seen_by(names)) if arm.given else Given(study.train)
+            state = train(
+                study,
+                self.workdir,
+                f"{arm.run or arm.name}/seed-{done.seed}",
+                arm.model,
+                arm.loss_fn,
+                seed=arm.seed(done.seed),
+                epochs=arm.epochs,
+                hparams=arm.hparams,
+                source=given.source,
+                examples_per_epoch=arm.places or None,
+                frozen=given.frozen,
+                begin=given.begin,
+                watch=arm.watch,
+                programs=self.programs,
+            )
+            found = Trained(arm, arm.own(variables(state)), state.replace(opt_state=(), frozen=None))
+        done.trained[arm.name] = found
+        return found
+
+
+def compare(
     study: Study,
     workdir: Path,
-    config: Flags,
-    run: str,
-    model: Model,
-    transfer: Examples,
-    answers: np.ndarray,
+    arms: Arms,
+    pairs: Sequence[Pair] = (),
     *,
-    seed: int,
-) -> TrainState:
-    """Distil a teacher's logits on the transfer set `[N, K]`, in as many steps as there would be on all images."""
-    return train.train(
-        study,
-        workdir,
-        run,
-        model,
-        distill(model, cached(), response.kl),
-        seed=seed,
-        epochs=config.epochs,
-        hparams={"learning_rate": config.learning_rate, "temperature": config.temperature, "alpha": config.alpha},
-        source=transfer.with_column("teacher_logits", answers),
-        examples_per_epoch=len(study.train),
-    )
+    title: str,
+    rows: Mapping[str, Row] | None = None,
+    columns: Sequence[str] = COLUMNS,
+    note: str | Callable[[Results], str] = "",
+) -> Results:
+    """Train every arm at every seed, score the test split, subtract pairs; leave table, figures and results.json.
+
+    Args:
+        study: data, devices and flags, the number of seeds among them.
+        workdir: of the experiment.
+        arms: what is trained, in this order.
+        pairs: of rows.
+        title: of the figures.
+        rows: of the table; one for each arm by default.
+        columns: of the table.
+        note: below it, perhaps made of the results.
+
+    Raises:
+        BadInput: a pair of what is no row.
+    """
+    compared = scored(study, workdir, arms, rows, pairs)
+    text = report.table(compared.results, columns)
+    differences = subtracted(compared.results, pairs)
+    if differences:
+        text += "\n" + "".join(f"\n{report.gain(pair.name, d)}  " for pair, d in differences.items())
+    below = note(compared.results) if callable(note) else note
+    text += f"\n\n{below}" if below else ""
+    draw(study, workdir, compared.results, title=title)
+    save(workdir, compared, pairs, text, {pair.name: d for pair, d in differences.items()})
+    return compared.results
 
 
-def scores(study: Study, logits: np.ndarray, *weights: PyTree) -> dict[str, Any]:
+def scored(
+    study: Study, workdir: Path, arms: Arms, rows: Mapping[str, Row] | None = None, pairs: Sequence[Pair] = ()
+) -> Compared:
+    """Train every arm at every seed, and score every row: what `compare` reports."""
+    if rows is None:
+        assert not callable(arms)
+        rows = {arm.name: tested(study, arm.name) for arm in arms}
+    for name in (name for pair in pairs for name in pair[:2]):
+        if name not in rows:
+            raise BadInput(f"a pair names {name!r}; accepted: {', '.join(rows)}.")
+    trainer, results = Trainer(study, workdir), {name: [] for name in rows}
+    shared: dict[str, Trained] = {}
+    by_name: dict[str, Any] = {}
+    for number in range(study.config.seeds):
+        done = Done(study, number, dict(shared))
+        for arm in arms(done) if callable(arms) else arms:
+            if arm.name not in shared:
+                found = trainer.train(arm, done)
+                shared |= {arm.name: found} if arm.once else {}
+            by_name.setdefault(arm.name, described(arm, study))
+        for name, row in rows.items():
+            scores = row.scores(done.seen_by(row.arms))
+            results[name] += [scores] if scores is not None else []
+    return Compared(results, {"arms": by_name, "rows": {name: list(row.arms) for name, row in rows.items()}})
+
+
+def scores(study: Study, logits: np.ndarray, *weights: PyTree) -> Scores:
     """What logits on the test images are worth, and how many parameters gave them."""
-    parameters = sum(models.parameter_count(w["params"]) for w in weights)
+    parameters = sum(parameter_count(w["params"]) for w in weights)
     return {**classification(logits, study.test.labels()), "parameters": parameters}
 
 
-def tested(study: Study, model: Model, state: TrainState) -> dict[str, Any]:
-    """The scores of a trained network."""
-    return scores(study, train.predict(study, model, variables(state), study.test), variables(state))
+def tested(study: Study, name: str) -> Row:
+    """The row of one arm's network."""
+    return Row((name,), lambda done: scores(study, done.test(name), done.weights(name)))
 
 
-def report(
-    workdir: Path,
-    study: Study,
-    results: Results,
-    pairs: Sequence[tuple[str, str]],
-    *,
-    title: str,
-    note: str = "",
-) -> None:
-    """Table, paired differences in accuracy, figures, results.json."""
-    accuracy: Mapping[str, list[float]] = {role: [s["accuracy"] for s in found] for role, found in results.items()}
-    text, found = table(results, COLUMNS), dict[str, Any](results)
-    if study.config.seeds > 1:
-        text += "\n"
-        for a, b in pairs:
-            difference = paired_difference(accuracy[a], accuracy[b])
-            found[f"{a} minus {b}"] = difference
-            text += "\n" + gain(f"{a} minus {b}", difference) + "  "
-    text += f"\n\n{note}" if note else ""
+def described(arm: Arm, study: Study) -> dict[str, Any]:
+    """An arm as data."""
+    config, lineage = study.config, arm.lineage
+    split = getattr(config, f"{lineage.split}_split")
+    seeds = [arm.seed(0)] if arm.once else [arm.seed(number) for number in range(config.seeds)]
+    return {
+        **lineage._asdict(),
+        "teachers": list(lineage.teachers),
+        "split": split,
+        "start": lineage.start or "fresh",
+        "facts": dict(lineage.facts),
+        "epochs": arm.epochs,
+        "hparams": dict(arm.hparams),
+        "seeds": seeds,
+    }
+
+
+def subtracted(results: Results, pairs: Sequence[Pair]) -> dict[Pair, dict[str, float]]:
+    """Each pair's paired difference, with its interval; none from a single seed."""
+
+    def column(row: str, score: str) -> list[float]:
+        return [float(s[score]) for s in results[row]]
+
+    return {
+        pair: paired_difference(column(pair.first, pair.score), column(pair.minus, pair.score))
+        for pair in pairs
+        if len(results[pair.first]) > 1
+    }
+
+
+def draw(study: Study, workdir: Path, results: Results, *, title: str) -> None:
+    """Learning curves, and the rows' accuracy beside each other."""
     figures.curves(study.recorder.rows(), workdir / "curves.png", title=title)
+    accuracy = {name: [s["accuracy"] for s in found] for name, found in results.items()}
     figures.comparison(accuracy, workdir / "comparison.png", title=title)
-    save_results(workdir, found, text)
+
+
+def save(workdir: Path, compared: Compared, pairs: Sequence[Pair], text: str, more: Mapping[str, Any]) -> None:
+    """results.json: rows, differences as the experiment names them, and what was trained and subtracted; table.md."""
+    told = [{**pair._asdict(), "difference": subtracted(compared.results, [pair]).get(pair)} for pair in pairs]
+    report.save_results(workdir, {**compared.results, **more, "pairs": told, **compared.lineage}, text)

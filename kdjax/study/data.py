@@ -1,6 +1,8 @@
 """The data, devices and flags of a study: what every experiment opens before it trains."""
 
+import dataclasses
 import logging
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -12,10 +14,13 @@ import optax
 from kdjax.config import field
 from kdjax.data import pipeline, splits
 from kdjax.data.load import load
-from kdjax.data.source import Examples
+from kdjax.data.source import Examples, Source
 from kdjax.training import optimizers, parallel
+from kdjax.training.feed import Feed
+from kdjax.training.predict import Predictor
+from kdjax.training.program import chooses_scan
 from kdjax.training.record import Recorder
-from kdjax.types import BadInput
+from kdjax.types import BadInput, Model, PyTree
 
 log = logging.getLogger("kdjax.train")
 
@@ -68,11 +73,48 @@ class Study:
     test: Examples
     mesh: Any
     recorder: Recorder
+    asked: dict[Any, Predictor] = dataclasses.field(default_factory=dict)
+    """The compiled forward pass of each model that was asked in this study."""
 
     @property
     def shape(self) -> dict[str, Any]:
         """What a model must fit: classes and image shape."""
         return {"num_classes": self.train.num_classes, "image_shape": self.train.image_shape()}
+
+    def forward(self, model: Model) -> Predictor:
+        """The model's forward pass, compiled once in a study."""
+        if model.apply not in self.asked:
+            self.asked[model.apply] = Predictor(model.apply, self.mesh)
+        return self.asked[model.apply]
+
+
+def feed(study: Study, source: Examples, params: PyTree, *, places: int = 0) -> Feed:
+    """How a source's batches reach the step of a network, as the flags say: resident and scanned, resident, streamed.
+
+    Args:
+        study: flags and devices.
+        source: what is learned from.
+        params: of the network, or their shapes: convolutions decide the loop.
+        places: of an epoch; more than there are examples give a small source as many steps as a large one. 0 is one
+            for each example.
+    """
+    config, size, length = study.config, len(source), places or len(source)
+    order = {"length": length, "multiple_of": study.mesh.size}
+    columns = source.arrays if isinstance(source, Source) else {}
+    resident = bool(columns) and sum(a.nbytes for a in columns.values()) <= config.device_data_gb * 1e9
+
+    def stream(each: Iterable[Mapping[str, np.ndarray]]) -> Iterator[Mapping[str, np.ndarray]]:
+        return pipeline.prefetch(pipeline.take(source, **rows) for rows in each)
+
+    return Feed(
+        lambda seed, epoch: pipeline.epoch_rows(size, config.batch_size, seed=seed, epoch=epoch, **order),
+        steps=-(-length // config.batch_size),
+        mesh=study.mesh,
+        columns=columns if resident else {},
+        stream=None if resident else stream,
+        scan=resident and chooses_scan(config.loop, params, study.mesh),
+        steps_per_call=config.steps_per_call,
+    )
 
 
 def open_study(config: Data, workdir: Path) -> Study:

@@ -10,7 +10,7 @@ from kdjax.models import create as models
 from kdjax.study import lesson, networks, stages, views
 from kdjax.study.data import Common, Study
 from kdjax.study.schedules import SYNTAX
-from kdjax.types import BadInput, Model, PyTree
+from kdjax.types import BadInput, Model
 
 LAYER_LOSS = "feature.hint:1"
 
@@ -121,8 +121,3 @@ def planned(
     if config.copy_layers:
         stages.copies(plan, jax.eval_shape(lambda: dict(params=teacher.init(jax.random.key(0))[0])))
     return plan
-
-
-def size(weights: PyTree) -> int:
-    """The number of parameters."""
-    return models.parameter_count(weights["params"])

@@ -15,12 +15,6 @@ from matplotlib.figure import Figure
 from kdjax.files import write_whole
 
 
-def colour(role: str) -> str:
-    """The same colour for a role in every figure: teachers, students alone, distilled ones, and the rest."""
-    known = [i for i, word in enumerate(("teacher", "alone", "no-", "jittered", "distilled")) if word in role]
-    return f"C{known[-1] if known else 7}"
-
-
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure, whole or not at all, and close it."""
     drawn = io.BytesIO()
@@ -31,11 +25,11 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
     """Learning curves by role (`role/seed-i`): mean over seeds with a band of one sd; validation where there is one."""
-    roles = sorted({r["run"].split("/")[0] for r in rows})
+    roles = list(dict.fromkeys(r["run"].split("/")[0] for r in rows))
     metrics = [m for m in ("train_loss", "validation_accuracy") if any(m in r for r in rows)]
     fig, axes = plt.subplots(1, len(metrics), figsize=(5.2 * len(metrics), 3.6), squeeze=False, layout="constrained")
     for ax, metric in zip(axes[0], metrics, strict=True):
-        for role in roles:
+        for place, role in enumerate(roles):
             by_epoch: dict[int, list[float]] = {}
             for r in rows:
                 if r["run"].split("/")[0] == role and metric in r:
@@ -43,8 +37,8 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None
             x = sorted(by_epoch)
             mean = np.array([np.mean(by_epoch[e]) for e in x])
             sd = np.array([np.std(by_epoch[e], ddof=1) if len(by_epoch[e]) > 1 else 0 for e in x])
-            ax.plot(x, mean, label=role, color=colour(role), marker="." if len(x) < 8 else None)
-            ax.fill_between(x, mean - sd, mean + sd, color=colour(role), alpha=0.2, linewidth=0)
+            ax.plot(x, mean, label=role, color=f"C{place}", marker="." if len(x) < 8 else None)
+            ax.fill_between(x, mean - sd, mean + sd, color=f"C{place}", alpha=0.2, linewidth=0)
         if metric == "train_loss":  # different losses have different units
             ax.set_yscale("log")
         ax.set(xlabel="epoch", ylabel=metric.replace("_", " "))
@@ -60,7 +54,7 @@ def comparison(scores: Mapping[str, Sequence[float]], path: Path, *, title: str)
     values = [np.asarray(v) * 100 for v in scores.values()]
     for i, v in enumerate(values):
         ax.errorbar(i + 0.18, v.mean(), yerr=v.std(ddof=1) if len(v) > 1 else 0, fmt="s", capsize=4, color="black")
-        ax.plot([i] * len(v), v, "o", alpha=0.7, color=colour(list(scores)[i]))
+        ax.plot([i] * len(v), v, "o", alpha=0.7, color=f"C{i}")
     if len({len(v) for v in values[1:]}) == 1:
         for points in zip(*values[1:], strict=True):
             ax.plot(range(1, len(values)), points, color="grey", alpha=0.4, linewidth=0.8)

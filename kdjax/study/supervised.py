@@ -7,12 +7,11 @@ from pathlib import Path
 
 from kdjax import config as configs
 from kdjax.config import field
-from kdjax.evaluation.classification import classification
 from kdjax.models import create as models
 from kdjax.recipes.supervised import supervised
-from kdjax.study import attacks, figures, networks, report, train, views
+from kdjax.study import attacks, networks, views
+from kdjax.study.compare import Arm, Lineage, compare
 from kdjax.study.data import Common, open_study
-from kdjax.training.state import variables
 from kdjax.types import BadInput
 
 COLUMNS = ("accuracy", "precision", "recall", "f1", "nll", "ece", "errors", "parameters")
@@ -57,29 +56,10 @@ def main(config: Config, workdir: Path) -> None:
         attacked=config.attacked,
         **({"attack": against.repeated(against.make()), "objective": against.objective} if against else {}),
     )
-    scores = []
-    for seed in range(config.seeds):
-        state = train.train(
-            study,
-            workdir,
-            f"teacher/seed-{seed}",
-            model,
-            recipe,
-            seed=seed,
-            epochs=config.epochs,
-            hparams={"learning_rate": config.learning_rate},
-        )
-        logits = train.predict(study, model, variables(state), study.test)
-        scores.append(
-            {
-                **classification(logits, study.test.labels()),
-                "parameters": models.parameter_count(state.params),
-            }
-        )
+    lineage = Lineage("labels", facts={"attack": config.attack, "augment": config.augment})
+    arm = Arm("teacher", model, recipe, config.epochs, {"learning_rate": config.learning_rate}, lineage)
     title = f"{config.dataset}, {networks.title(description)}, {config.epochs} epochs"
-    figures.curves(study.recorder.rows(), workdir / "curves.png", title=title)
-    figures.comparison({"teacher": [s["accuracy"] for s in scores]}, workdir / "comparison.png", title=title)
-    report.save_results(workdir, {"teacher": scores}, report.table({"teacher": scores}, COLUMNS))
+    compare(study, workdir, [arm], title=title, columns=COLUMNS)
 
 
 def small_network(workdir: Path) -> str:

@@ -27,6 +27,13 @@ class Answered(NamedTuple):
     frozen: PyTree = None
 
 
+def spoken(config: Any, teacher: Model, classes: int) -> Teacher:
+    """How a recipe finds a teacher's answers, as the flags ask: the same for every seed."""
+    if config.teacher_outputs == "live":
+        return live(teacher.apply)
+    return cached_top_k(classes) if config.answers_top_k else cached()
+
+
 def answered(
     config: Any, study: Study, teacher: Model, weights: PyTree, source: Examples, workdir: Path, number: int
 ) -> Answered:
@@ -44,8 +51,9 @@ def answered(
     Raises:
         BadInput: what is stored is stale, damaged, or of other images.
     """
+    asked = spoken(config, teacher, source.num_classes)
     if config.teacher_outputs == "live":
-        return Answered(source, live(teacher.apply), weights)
+        return Answered(source, asked, weights)
 
     def compute(first: int) -> Iterator[Mapping[str, np.ndarray]]:
         for image, logits in train.predictions(study, teacher, weights, source, first=first):
@@ -58,7 +66,7 @@ def answered(
         found = columns(train.predict(study, teacher, weights, source), config.answers_top_k)
     for name, column in found.items():
         source = source.with_column(name, column)
-    return Answered(source, cached_top_k(source.num_classes) if config.answers_top_k else cached())
+    return Answered(source, asked)
 
 
 def check(config: Any, study: Study, workdir: Path, given: list[PyTree]) -> None:

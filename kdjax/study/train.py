@@ -3,7 +3,6 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +14,27 @@ from kdjax.data import pipeline
 from kdjax.data.source import Examples, Source
 from kdjax.evaluation.classification import classification
 from kdjax.models.create import parameter_count
-from kdjax.study.data import Common, Study, optimizer_of
+from kdjax.study.data import Common, Study, feed, optimizer_of
 from kdjax.training import parallel
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.loop import fit
-from kdjax.training.predict import Predictor
+from kdjax.training.program import Program
 from kdjax.training.state import create_state, variables
-from kdjax.training.step import Run, many_steps, one_step, train_step
 from kdjax.types import LossFn, Model, PyTree, TrainState
 
 log = logging.getLogger("kdjax.train")
 
 
-def chooses_scan(loop: str, params: PyTree) -> bool:
-    """Scan, unless XLA's CPU backend would run convolutions inside it: there a step is slower than when called alone.
-
-    The rule is fixed rather than timed at start, because the two forms may differ in the last bit and a resumed run
-    must repeat the form it began with; `experiments/benchmarks/speed.py` holds the measurement behind it.
-    """
-    if loop != "auto":
-        return loop == "scan"
-    convolutions = any(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
-    return not (convolutions and jax.default_backend() == "cpu")
-
-
 def predict(study: Study, model: Model, weights: PyTree, source: Examples, *, batch_size: int = 1000) -> np.ndarray:
     """A model's logits for every example of a source, in order."""
-    return Predictor(model.apply, study.mesh)(weights, _eval_batches(study, source, batch_size))
+    return study.forward(model)(weights, _eval_batches(study, source, batch_size))
 
 
 def predictions(
     study: Study, model: Model, weights: PyTree, source: Examples, *, first: int = 0, batch_size: int = 1000
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The same batch by batch from example `first` on, bit for bit: images as they were shown, and logits."""
-    forward, weights = Predictor(model.apply, study.mesh), parallel.replicate(weights, study.mesh)
+    forward, weights = study.forward(model), parallel.replicate(weights, study.mesh)
     for batch in _eval_batches(study, source, batch_size, first):
         wanted = (batch["mask"] > 0) & (batch["index"] >= first)
         yield batch["image"][wanted], forward(weights, [batch])[wanted[batch["mask"] > 0]]
@@ -69,16 +55,23 @@ def _eval_batches(
     return rows if isinstance(source, Source) else pipeline.prefetch(rows)
 
 
-@lru_cache(maxsize=8)
-def _program(config: Common, loss_fn: LossFn, steps: int, scan: bool, mesh: Any) -> Run:
-    """The compiled step or scan of a recipe: the next seed of the same recipe does not trace it again."""
-    tx = optimizer_of(config, steps=steps)
+class Programs:
+    """The programs of one study, each traced once for all the seeds that train it.
 
-    def make(axis_name: str | None) -> Run:
-        step = train_step(loss_fn, tx, axis_name=axis_name)
-        return many_steps(step) if scan else one_step(step)
+    What trains several seeds keeps one, and makes its loss functions once, before any seed; two that learn by the same
+    loss function share a program.
+    """
 
-    return parallel.wrap(config.parallel, make, mesh, batch_axis=1 if scan else 0)
+    def __init__(self) -> None:
+        self._made: dict[tuple[Any, ...], Program] = {}
+
+    def program(self, config: Common, loss_fn: LossFn, *, steps: int, scan: bool, mesh: Any) -> Program:
+        """The program of a recipe for a run of so many steps."""
+        key = (config, loss_fn, steps, scan)
+        if key not in self._made:
+            tx = optimizer_of(config, steps=steps)
+            self._made[key] = Program(loss_fn, tx, mesh, wrapper=config.parallel, scan=scan)
+        return self._made[key]
 
 
 def train(
@@ -96,6 +89,7 @@ def train(
     frozen: PyTree = None,
     begin: Callable[[TrainState], TrainState] = lambda state: state,
     watch: Examples | None = None,
+    programs: Programs | None = None,
 ) -> TrainState:
     """Train `model` to the end, or go on from where the same command was stopped.
 
@@ -112,38 +106,17 @@ def train(
         examples_per_epoch: more places in an epoch than examples, to give a small source as many steps as a large one.
         frozen: for `TrainState.frozen`.
         begin: changes the initial state, as to parameters that were trained or copied before.
+        programs: of a study that trains this loss function for several seeds.
         watch: examples whose accuracy is written down after every epoch as `watched_accuracy`, and chooses nothing.
     """
     config, mesh = study.config, study.mesh
     source = study.train if source is None else source
-    places = examples_per_epoch or len(source)
-    steps = -(-places // config.batch_size)
+    steps = -(-(examples_per_epoch or len(source)) // config.batch_size)
     tx = optimizer_of(config, steps=steps * epochs)
     state = begin(create_state(model, tx, jax.random.key(seed), hparams=hparams))
     state = parallel.place(state.replace(frozen=frozen), mesh, config.parallel)
-
-    columns = source.arrays if isinstance(source, Source) else None
-    resident = columns is not None and sum(a.nbytes for a in columns.values()) <= config.device_data_gb * 1e9
-    scan = resident and chooses_scan(config.loop, state.params)
-    data = parallel.replicate(dict(columns), mesh) if columns is not None and resident else {}
-
-    def chunks(epoch: int, first: int) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
-        order = {"seed": seed, "epoch": epoch, "length": places, "multiple_of": mesh.size}
-        rows = pipeline.epoch_rows(len(source), config.batch_size, **order)
-
-        def cut(part: slice | int) -> dict[str, np.ndarray]:
-            return {name: column[part] for name, column in rows.items()}
-
-        if scan:
-            cuts = -(-steps // config.steps_per_call)
-            size = -(-steps // cuts)
-            for at in range(0, steps, size):
-                if at >= first:
-                    yield min(size, steps - at), cut(slice(at, at + size))
-        elif resident:
-            yield from ((1, cut(s)) for s in range(first, steps))
-        else:
-            yield from pipeline.prefetch((1, pipeline.take(source, **cut(s))) for s in range(first, steps))
+    fed = feed(study, source, state.params, places=examples_per_epoch or 0)
+    program = (programs or Programs()).program(config, loss_fn, steps=steps * epochs, scan=fed.scan, mesh=mesh)
 
     def score(state: TrainState, held_out: Examples) -> dict[str, float]:
         return classification(predict(study, model, variables(state), held_out), held_out.labels())
@@ -172,9 +145,9 @@ def train(
     with Checkpointer(checkpoints, keep=config.keep, best=best) as checkpointer, bar:
         state = fit(
             state,
-            _program(config, loss_fn, steps * epochs, scan, mesh),
-            data=data,
-            chunks=chunks,
+            program.run,
+            data=fed.data(),
+            chunks=fed.chunks(seed),
             epochs=epochs,
             steps_per_epoch=steps,
             checkpointer=checkpointer,

@@ -35,6 +35,11 @@ def data_mesh(devices: Sequence[Device] | None = None) -> Mesh:
     return Mesh(np.asarray(devices or jax.devices()), (AXIS,))
 
 
+def platform(mesh: Mesh) -> str:
+    """What the mesh is made of: cpu, gpu or tpu, whatever this process would use by default."""
+    return mesh.devices.flat[0].platform
+
+
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Put a tree, whole, on every device of the mesh. The copies are new: donating them harms nobody."""
     sharding = NamedSharding(mesh, PartitionSpec())
@@ -69,7 +74,31 @@ def everywhere(tree: PyTree) -> PyTree:
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def jit_step(run: Run, mesh: Mesh, *, batch_axis: int = 0) -> Run:
+class Wrapped:
+    """A step over all devices. Called, it runs; lowered, on arrays or on their shapes alone, it does not.
+
+    Teachers are passed beside the donated state, so that two students may share one teacher's arrays.
+    """
+
+    def __init__(
+        self,
+        compiled: Any,
+        arguments: Callable[[TrainState, PyTree, Any, Any], tuple[Any, ...]],
+        result: Callable[..., tuple[TrainState, Sums]],
+    ) -> None:
+        self._compiled, self._arguments, self._result = compiled, arguments, result
+
+    def __call__(self, state: TrainState, data: Mapping[str, AnyArray], rows: Rows) -> tuple[TrainState, Sums]:
+        frozen = state.frozen
+        new, metrics = self._result(*self._compiled(*self._arguments(state.replace(frozen=None), frozen, data, rows)))
+        return new.replace(frozen=frozen), metrics
+
+    def lower(self, state: TrainState, data: Any, rows: Any) -> Any:
+        """The program before it is compiled: `.compile()` it for its memory, its cost or to keep it."""
+        return self._compiled.lower(*self._arguments(state.replace(frozen=None), state.frozen, data, rows))
+
+
+def jit_step(run: Run, mesh: Mesh, *, batch_axis: int = 0) -> Wrapped:
     """Data-parallel by sharding: the state as `place` puts it, rows split along `batch_axis`. The state is donated."""
     whole = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(*[None] * batch_axis, AXIS))
@@ -84,14 +113,13 @@ def jit_step(run: Run, mesh: Mesh, *, batch_axis: int = 0) -> Run:
         memory = jax.lax.with_sharding_constraint(new.memory, _by_rows(new.memory, mesh))
         return new.replace(frozen=None, memory={}), memory, metrics
 
-    def call(state: TrainState, frozen: PyTree, data: Any, rows: Any) -> tuple[TrainState, Sums]:
-        new, memory, metrics = compiled(state.replace(memory={}), state.memory, frozen, data, rows)
-        return new.replace(memory=memory), metrics
+    def arguments(state: TrainState, frozen: PyTree, data: Any, rows: Any) -> tuple[Any, ...]:
+        return state.replace(memory={}), state.memory, frozen, data, rows
 
-    return _keep_frozen(call, prepare=lambda rows: rows)
+    return Wrapped(compiled, arguments, lambda new, memory, metrics: (new.replace(memory=memory), metrics))
 
 
-def pmap_step(run: Run, devices: Sequence[Device] | None = None, *, batch_axis: int = 0) -> Run:
+def pmap_step(run: Run, devices: Sequence[Device] | None = None, *, batch_axis: int = 0) -> Wrapped:
     """The same by pmap; `run` was built with `axis_name=AXIS`. State and metrics have no device axis."""
     used = list(devices or jax.devices())
 
@@ -108,7 +136,7 @@ def pmap_step(run: Run, devices: Sequence[Device] | None = None, *, batch_axis: 
         return new.replace(frozen=None), metrics
 
     def by_device(x: Any) -> np.ndarray:
-        x = np.asarray(x)
+        x = np.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else np.asarray(x)
         shape = (
             *x.shape[:batch_axis],
             len(used),
@@ -117,19 +145,13 @@ def pmap_step(run: Run, devices: Sequence[Device] | None = None, *, batch_axis: 
         )
         return np.moveaxis(x.reshape(shape), batch_axis, 0)
 
-    return _keep_frozen(compiled, prepare=lambda rows: jax.tree.map(by_device, rows))
+    def arguments(state: TrainState, frozen: PyTree, data: Any, rows: Any) -> tuple[Any, ...]:
+        return state, frozen, data, jax.tree.map(by_device, rows)
+
+    return Wrapped(compiled, arguments, lambda new, metrics: (new, metrics))
 
 
-def _keep_frozen(compiled: Callable[..., Any], prepare: Callable[[Rows], Any]) -> Run:
-    # Teachers are passed beside the donated state, so that two students may share one teacher's arrays.
-    def call(state: TrainState, data: Mapping[str, AnyArray], rows: Rows) -> tuple[TrainState, Sums]:
-        new, metrics = compiled(state.replace(frozen=None), state.frozen, data, prepare(rows))
-        return new.replace(frozen=state.frozen), metrics
-
-    return call
-
-
-def wrap(parallel: str, make: Callable[[str | None], Run], mesh: Mesh, *, batch_axis: int = 0) -> Run:
+def wrap(parallel: str, make: Callable[[str | None], Run], mesh: Mesh, *, batch_axis: int = 0) -> Wrapped:
     """Choose a wrapper by name. `make(axis_name)` builds the body, since pmap's body must name its axis."""
     if parallel == "jit":
         return jit_step(make(None), mesh, batch_axis=batch_axis)

@@ -79,9 +79,9 @@ class Plan:
     members_per_call: int = 0
     group: int = 0
 
-    def grouped(self) -> int:
-        """The members of one `vmap` that this plan means on this backend, 0 for all of a device."""
-        if self.group or jax.default_backend() != "cpu":
+    def grouped(self, mesh: parallel.Mesh) -> int:
+        """The members of one `vmap` that this plan means on these devices, 0 for all of a device."""
+        if self.group or parallel.platform(mesh) != "cpu":
             return self.group
         return 1 if self.own_order else 16
 
@@ -153,7 +153,7 @@ def train(
     size = _part_size(members, plan, mesh, model, tx, step_bytes, directory)
     log.info("%d members, %d at a time over %d devices", len(members), size, mesh.size)
     resident, whole = parallel.replicate(dict(data), mesh), parallel.replicate(frozen, mesh)
-    lifted = together(run, own_order=plan.own_order, group=plan.grouped())
+    lifted = together(run, own_order=plan.own_order, group=plan.grouped(mesh))
     compiled = parallel.jit_members(lifted, mesh, own_order=plan.own_order)
     for at in range(0, len(members), size):
         real = list(members[at : at + size])
@@ -212,7 +212,7 @@ def _part_size(
         free = min(memory.free_bytes(device) for device in mesh.devices.flat)
         limit = memory.members_that_fit(state, step_bytes(), free) * mesh.size
     limit = min(limit or len(members), len(members))
-    unit = mesh.size * max(plan.grouped(), 1)
+    unit = mesh.size * max(plan.grouped(mesh), 1)
     unit = unit if limit >= unit else mesh.size
     parts = -(-len(members) // max(limit // unit * unit, unit))
     size = -(-len(members) // (parts * unit)) * unit

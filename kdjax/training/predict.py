@@ -1,30 +1,25 @@
 """A model's logits for a whole data set, every example once."""
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array
 
 from kdjax.training.parallel import replicate, shard
 from kdjax.training.step import eval_step
-from kdjax.types import AnyArray, ApplyFn, Batch, Diverged, PyTree
-
-
-@functools.cache
-def _compiled(apply: ApplyFn) -> Callable[[PyTree, AnyArray], Array]:
-    # One program per model, however many predictors are made of it.
-    return jax.jit(eval_step(apply))
+from kdjax.types import ApplyFn, Batch, Diverged, PyTree
 
 
 class Predictor:
-    """A compiled forward pass in evaluation mode, batches split over the devices of a mesh."""
+    """A forward pass in evaluation mode, batches split over the devices of a mesh.
+
+    It is compiled once for all variables that it is given: who asks a model often keeps one.
+    """
 
     def __init__(self, apply: ApplyFn, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._step = _compiled(apply)
+        self._step = jax.jit(eval_step(apply))
 
     def __call__(self, variables: PyTree, batches: Iterable[Batch]) -> np.ndarray:
         """Logits of the real rows, in order.

@@ -5,7 +5,6 @@ shapes, and members never read each other's numbers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -102,45 +101,39 @@ def _finite(tree: PyTree) -> Array:
     return jnp.all(jnp.stack(leaves), axis=0)
 
 
-@cache
-def _answers(apply: ApplyFn, mesh: parallel.Mesh, group: int) -> Callable[[PyTree, Any], Any]:
-    forward = eval_step(apply)
-
-    def body(variables: PyTree, image: Array) -> Array:
-        count = len(jax.tree.leaves(variables)[0])
-        return jax.lax.map(lambda v: forward(v, image), variables, batch_size=min(group or count, count))
-
-    return parallel.map_members(body, mesh)
-
-
-def predict(
-    apply: ApplyFn,
-    states: TrainState,
-    image: np.ndarray,
-    mesh: parallel.Mesh,
-    *,
-    batch_size: int = 1000,
-    group: int = 0,
-) -> np.ndarray:
-    """Every member's logits for every image, in evaluation mode.
+class Asked:
+    """Every member's logits for every image, in evaluation mode; compiled once for all states that it is given.
 
     Args:
         apply: the members' network.
-        states: of M members.
-        image: `[N, ...]`, bytes or floats of [0, 1].
         mesh: members are split over its devices.
-        batch_size: images at a time.
         group: members at a time on a device; 0 is all.
-
-    Returns:
-        `[M, N, K]` float32.
     """
-    variables = student(states)
-    count = len(jax.tree.leaves(variables)[0])
-    places = np.resize(np.arange(count), -(-count // mesh.size) * mesh.size)
-    if len(places) > count:
-        variables = parallel.shard(jax.tree.map(lambda x: np.asarray(x)[places], variables), mesh)
-    run, size = _answers(apply, mesh, group), min(batch_size, len(image))
-    padded = np.concatenate([image, np.repeat(image[:1], -len(image) % size, axis=0)])
-    parts = [np.asarray(run(variables, part)) for part in np.split(padded, len(padded) // size)]
-    return np.concatenate(parts, axis=1)[:count, : len(image)]
+
+    def __init__(self, apply: ApplyFn, mesh: parallel.Mesh, *, group: int = 0) -> None:
+        forward = eval_step(apply)
+
+        def body(variables: PyTree, image: Array) -> Array:
+            count = len(jax.tree.leaves(variables)[0])
+            return jax.lax.map(lambda v: forward(v, image), variables, batch_size=min(group or count, count))
+
+        self._mesh, self._run = mesh, parallel.map_members(body, mesh)
+
+    def __call__(self, states: TrainState, image: np.ndarray, *, batch_size: int = 1000) -> np.ndarray:
+        """Args:
+            states: of M members.
+            image: `[N, ...]`, bytes or floats of [0, 1].
+            batch_size: images at a time.
+
+        Returns:
+            `[M, N, K]` float32.
+        """
+        variables = student(states)
+        count = len(jax.tree.leaves(variables)[0])
+        places = np.resize(np.arange(count), -(-count // self._mesh.size) * self._mesh.size)
+        if len(places) > count:
+            variables = parallel.shard(jax.tree.map(lambda x: np.asarray(x)[places], variables), self._mesh)
+        size = min(batch_size, len(image))
+        padded = np.concatenate([image, np.repeat(image[:1], -len(image) % size, axis=0)])
+        parts = [np.asarray(self._run(variables, part)) for part in np.split(padded, len(padded) // size)]
+        return np.concatenate(parts, axis=1)[:count, : len(image)]

@@ -16,8 +16,8 @@ import pytest
 from experiments import distill
 from kdjax.losses import combine
 from kdjax.models import create
-from kdjax.study import train
-from kdjax.training import optimizers
+from kdjax.training import optimizers, parallel
+from kdjax.training.program import chooses_scan
 from kdjax.types import BadInput
 from tests.experiments.scripts import ROOT, SCRIPTS
 from tests.study.studies import study_of
@@ -347,7 +347,7 @@ def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch):
     }
     smoke("train_teacher", tmp_path / "t", "--epochs=1")
     reported: list[dict[str, list[dict[str, float]]]] = []
-    monkeypatch.setattr(distill, "report", lambda *args: reported.append(args[-1]))
+    monkeypatch.setattr(distill, "report", lambda *args: reported.append(args[-1].results))
     for i in range(max(map(len, kinds.values()))):
         typed = {kind: names[i % len(names)] for kind, names in kinds.items()}
         (tmp_path / str(i)).mkdir()
@@ -358,9 +358,9 @@ def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch):
 
 def test_convolutions_are_not_scanned_on_a_cpu_unless_asked():
     kernels = {"mlp": jnp.zeros((3, 2)), "cnn": jnp.zeros((3, 3, 1, 2))}
-    assert [train.chooses_scan("auto", {"w": w}) for w in kernels.values()] == [True, False]
-    assert train.chooses_scan("scan", {"w": kernels["cnn"]})
-    assert not train.chooses_scan("step", {"w": kernels["mlp"]})
+    assert [chooses_scan("auto", {"w": w}, parallel.data_mesh()) for w in kernels.values()] == [True, False]
+    assert chooses_scan("scan", {"w": kernels["cnn"]}, parallel.data_mesh())
+    assert not chooses_scan("step", {"w": kernels["mlp"]}, parallel.data_mesh())
 
 
 def test_the_notebooks_networks_have_the_notebooks_sizes():

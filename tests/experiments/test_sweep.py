@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 from experiments.sweep import __main__ as sweep
 from experiments.sweep import lessons, space
 from experiments.sweep.space import Axis
-from kdjax.study import compare
+from kdjax.study import students
 from kdjax.study.data import open_study
 from kdjax.training.stop import Interrupted
 from kdjax.types import BadInput
@@ -140,12 +140,12 @@ def test_the_axes_of_a_loss_are_its_own_numbers(tmp_path):
         planned(sweep.Config(loss="response.jensen_shannon", sweep="loss.beta:7"), tmp_path)
 
 
-BESIDE = ("compare", "defensive", "domains", "ensemble", "generations", "map", "mutual", "specialists", "hinton2015")
+BESIDE = ("students", "defensive", "domains", "ensemble", "generations", "map", "mutual", "specialists", "hinton2015")
 
 
 @pytest.mark.parametrize("name", BESIDE)
 def test_a_temperature_whose_square_overflows_is_refused_by_its_flag(name):
-    config = compare.Flags if name == "compare" else module(name).Config
+    config = students.Flags if name == "students" else module(name).Config
     found = [f for f in dataclasses.fields(config) if "temperature" in f.name]
     assert found
     for one in found:

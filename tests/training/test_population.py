@@ -287,7 +287,7 @@ def test_teachers_train_together_from_labels(data):
 def test_answers_of_all_members_are_each_ones_own(data, devices):
     mesh = parallel.data_mesh(jax.devices()[:devices])
     states = stacked.create_states(MODEL, TX, MEMBERS[:3])
-    logits = stacked.predict(MODEL.apply, states, data["image"], mesh, batch_size=32, group=2)
+    logits = stacked.Asked(MODEL.apply, mesh, group=2)(states, data["image"], batch_size=32)
     assert logits.shape == (3, 60, 10)
     image = jnp.asarray(data["image"], jnp.float32) / (255 if data["image"].dtype == np.uint8 else 1)
     for i in range(3):
