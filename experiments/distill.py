@@ -3,7 +3,7 @@
     python -m experiments.distill
     python -m experiments.distill --dataset=mnist --train_split=train --validation_split= --labels=0 --epochs=3 \
         --teacher_hidden=1200,1200 --teacher_dropout=0.5 --teacher_epochs=3 --student_hidden=20 --learning_rate=1e-3 \
-        --temperature=7 --alpha=0.8 --workdir=runs/notebook
+        --method='kd(alpha=0.8, temperature=7)' --workdir=runs/notebook
 
 The first is 1,797 real digits and a student that has 60 labels, half a minute on two cores; the second reproduces a
 notebook in which distillation loses, about 4 minutes. Results: see the README's tables.
@@ -13,15 +13,15 @@ images; student distilled sees every training image with the teacher's answers, 
 
 More than one loss, and the student's layers taught by every second one of the teacher's:
 
-    python -m experiments.distill --teacher_hidden=128,128,128,128,128,128 --student_hidden=64,64,64 --layers=every:2 \
-        --loss=response.kl:0.9,feature.hint:1,relation.rkd_distance:1 --schedules=feature.hint=linear:0 \
+    python -m experiments.distill --teacher_hidden=128,128,128,128,128,128 --student_hidden=64,64,64 \
+        --loss='0.9*response.kl + 0.1*labels + linear(1, 0)*feature.hint(every(2)) + relation.rkd_distance' \
         --workdir=runs/layers
 
-The field's recipe for CIFAR, and a method with the weight that its code gives it; experiments/flags has them all:
+The field's recipe for CIFAR, and a method with the weight that its code gives it; `kdjax.methods` has them all:
 
     python -m experiments.train_teacher --flagfile=experiments/flags/cifar.flags --model=resnet56 \
         --workdir=runs/resnet56
-    python -m experiments.distill --flagfile=experiments/flags/cifar.flags --flagfile=experiments/flags/sp.flags \
+    python -m experiments.distill --flagfile=experiments/flags/cifar.flags --method=sp \
         --teacher=runs/resnet56 --student_model=resnet20 --workdir=runs/sp
 
 A teacher that is given answers once for all runs, seeds and sweeps that share --answers_dir:
@@ -30,6 +30,7 @@ A teacher that is given answers once for all runs, seeds and sweeps that share -
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from kdjax.data.source import hide_labels, labelled
@@ -39,7 +40,7 @@ from kdjax.study import command, compare, networks, stages, students, views
 from kdjax.study import teacher as answering
 from kdjax.study.compare import Arm, Done, Given, Lineage, Pair, Row, Scores
 from kdjax.study.data import Study, open_study, optimizer_of
-from kdjax.study.distillation import Config, planned
+from kdjax.study.distillation import Config, hint_epochs, planned, taught_by
 from kdjax.study.report import gain, table
 from kdjax.types import PyTree
 
@@ -66,37 +67,38 @@ def main(config: Config, workdir: Path) -> None:
         hide_labels(study.train, config.labels, seed) if config.labels else study.train for seed in range(config.seeds)
     ]
     steps = -(-len(study.train) // config.batch_size)
-    plan = planned(config, study, student, teacher, steps * (config.hint_epochs or config.epochs))
-    second = (
-        planned(config, study, student, teacher, steps * config.epochs, second=True) if config.hint_epochs else plan
-    )
+    hinted = hint_epochs(config)
+    plan = planned(config, study, student, teacher, steps * (hinted or config.epochs))
+    second = planned(config, study, student, teacher, steps * config.epochs, second=True) if hinted else plan
+    hints = stages.hints_alone(plan) if hinted else {}
     seen = views.from_flag(config.augment, study.shape)
     answering.check(config, study, workdir, given[: config.seeds])
-    for epochs in (config.epochs, config.teacher_epochs, config.hint_epochs or config.epochs):
+    for epochs in (config.epochs, config.teacher_epochs, hinted or config.epochs):
         optimizer_of(config, steps=steps * epochs)
 
     rate = {"learning_rate": config.learning_rate}
-    spoken = answering.spoken(plan.outputs(config), teacher, study.train.num_classes)
+    outputs = replace(config, teacher_outputs="live") if plan.live else config
+    spoken = answering.spoken(outputs, teacher, study.train.num_classes)
 
     def number(seed: int) -> int:
         return seed % len(given) if given else seed
 
     def taught(done: Done) -> Given:
-        outputs, weights, transfer = plan.outputs(config), done.weights(TEACHER), transfers[done.seed]
+        weights, transfer = done.weights(TEACHER), transfers[done.seed]
         answered = answering.answered(outputs, study, teacher, weights, transfer, workdir, number(done.seed))
         begin = stages.unchanged
         if config.copy_layers:
-            begin, copied = stages.copies(plan, weights)
+            begin, copied = stages.copies(config.copy_layers, student, teacher, weights)
             log.info("copied from the teacher: %s", ", ".join(copied))
-        return Given(answered.source, plan.frozen(answered.frozen, transfer), begin)
+        return Given(answered.source, plan.frozen(answered.frozen, transfer.labels()), begin)
 
     def after_hints(done: Done) -> Given:
         own = taught(done)
-        return own._replace(begin=stages.after(done.state("hints"), own.begin))
+        return own._replace(begin=stages.after(plan, done.state("hints"), own.begin))
 
     facts = {"layers": [list(pair) for pair in plan.named], "copied": config.copy_layers}
     source = students.seen(config.labels, ", all images")
-    lineage = Lineage(config.loss, (TEACHER,), source, start="hints" if config.hint_epochs else "", facts=facts)
+    lineage = Lineage(str(plan.expression), (TEACHER,), source, start="hints" if hinted else "", facts=facts)
     arms = [
         Arm(
             TEACHER,
@@ -119,25 +121,20 @@ def main(config: Config, workdir: Path) -> None:
             places=len(study.train),
         ),
     ]
-    recipe = second.recipe(spoken)
-    hparams = {**rate, **(stages.answers_alone(second) if config.hint_epochs else plan.hparams)}
-    if config.hint_epochs:
-        hints = {**rate, **stages.hints_alone(plan)}
+    if hinted:
         first = lineage._replace(start="")
-        arms.append(Arm("hints", plan.model, plan.recipe(spoken), config.hint_epochs, hints, first, taught))
-    begins = after_hints if config.hint_epochs else taught
+        arms.append(Arm("hints", plan.model, plan.taught_by(spoken), hinted, {**rate, **hints}, first, taught))
     arms.append(
         Arm(
             DISTILLED,
             second.model,
-            recipe,
+            second.taught_by(spoken),
             config.epochs,
-            hparams,
+            {**rate, **(stages.answers_alone(second) if hinted else plan.hparams)},
             lineage,
-            begins,
+            after_hints if hinted else taught,
             run="distilled",
             answers=student,
-            own=second.own,
         )
     )
     report(config, workdir, study, compare.scored(study, workdir, arms, rows_of(study), PAIRS))
@@ -170,7 +167,7 @@ def report(config: Config, workdir: Path, study: Study, found: compare.Compared)
         and (teachers := len(list(Path(config.teacher).expanduser().glob("checkpoints/teacher/seed-*")))) < config.seeds
     ):
         text += f"\n{teachers} teachers served {config.seeds} seeds in turn: the spread is that of the students."
-    title = f"{config.dataset}, {config.labels or 'all'} labels, T={config.temperature:g}, alpha={config.alpha:g}"
+    title = f"{config.dataset}, {config.labels or 'all'} labels, {taught_by(config).expression}"
     compare.draw(study, workdir, found.results, title=title)
     compare.save(workdir, found, PAIRS, text, differences)
 

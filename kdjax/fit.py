@@ -1,6 +1,6 @@
 """Train in one call: the whole engine at its defaults, for notebooks and first steps."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -11,13 +11,11 @@ from kdjax.data import pipeline
 from kdjax.data.source import Source
 from kdjax.training import loop, parallel
 from kdjax.training.checkpoint import Checkpointer
+from kdjax.training.feed import Feed
+from kdjax.training.program import Program, chooses_scan
 from kdjax.training.state import create_state, variables
-from kdjax.training.step import many_steps, one_step, step_of
 from kdjax.training.update import Update, updates_of
 from kdjax.types import BadInput, LossFn, Model, Networks, PyTree
-
-STEPS_PER_CALL = 1000
-"""The most steps of one scan."""
 
 
 def fit(
@@ -63,29 +61,20 @@ def fit(
         raise BadInput(f"hparams has {min(unknown)}: accepted are {', '.join([*own, 'learning_rate'])}")
     mesh = parallel.data_mesh()
     state = create_state(model, updates, jax.random.key(seed), hparams={**own, **(hparams or {})}, frozen=frozen)
-    scans = parallel.scans(state.params, mesh)
+    scan = chooses_scan("auto", state.params, mesh)
 
-    def body(axis_name: str | None) -> parallel.Run:
-        step = step_of(updates, axis_name=axis_name)
-        return many_steps(step) if scans else one_step(step)
+    def order(seed: int, epoch: int) -> Mapping[str, np.ndarray]:
+        return pipeline.epoch_rows(len(source), batch_size, seed=seed, epoch=epoch, multiple_of=mesh.size)
 
-    run = parallel.wrap("jit", body, mesh, batch_axis=1 if scans else 0)
     steps = -(-len(source) // batch_size)
-
-    def chunks(epoch: int, first: int) -> Iterator[tuple[int, Mapping[str, np.ndarray]]]:
-        rows = pipeline.epoch_rows(len(source), batch_size, seed=seed, epoch=epoch, multiple_of=mesh.size)
-        size = STEPS_PER_CALL if scans else 1
-        for at in range(first, steps, size):
-            part = slice(at, at + size) if scans else at
-            yield min(size, steps - at), {name: column[part] for name, column in rows.items()}
-
+    feed = Feed(order, steps, mesh, source.arrays, scan=scan)
     checkpointer = Checkpointer(Path(workdir) / "checkpoints") if workdir else None
     try:
         state = loop.fit(
             parallel.place(state, mesh),
-            run,
-            data=parallel.replicate(dict(source.arrays), mesh),
-            chunks=chunks,
+            Program(updates, mesh, scan=scan).run,
+            data=feed.data(),
+            chunks=feed.chunks(seed),
             epochs=epochs,
             steps_per_epoch=steps,
             checkpointer=checkpointer,

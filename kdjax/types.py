@@ -152,6 +152,17 @@ LossFn = Callable[[PyTree, TrainState, Batch, Array], tuple[Array, Aux]]
 """What a recipe returns: `(params, state, batch, key) -> ([B], Aux)`, the parameters by network."""
 
 
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """A `LossFn` that says which hyper-parameters it reads, and what they are where nobody says otherwise."""
+
+    function: LossFn
+    hparams: Mapping[str, float]
+
+    def __call__(self, params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
+        return self.function(params, state, batch, key)
+
+
 @runtime_checkable
 class Objective(Protocol):
     """What an attacker wants small, one number per example; every evaluation also says who is fooled by now.

@@ -15,6 +15,7 @@ from kdjax.ensembles.pools import Ensemble, confidence_aware_features
 from kdjax.recipes.distill import distill
 from kdjax.recipes.learn import CONNECTORS, Pairs
 from kdjax.teachers.live import Teacher
+from kdjax.training.state import need
 from kdjax.types import STUDENT, Aux, BadInput, Batch, Loss, LossFn, Model, Outputs, PyTree, TrainState
 
 WEIGHT = "weight/features"
@@ -91,6 +92,6 @@ def distill_with_features(
             where=mask > 0,
         )
         found = Aux({**aux.model_state, CONNECTORS: moved}, {**aux.metrics, "features": term})
-        return losses + state.hparams[WEIGHT] * term, found
+        return losses + need(state, WEIGHT) * term, found
 
     return loss_fn

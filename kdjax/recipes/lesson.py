@@ -22,9 +22,9 @@ from kdjax.recipes.learn import CONNECTORS, Attacked, Frozen, learn
 from kdjax.recipes.terms import LABELS, TEACHER, Number, Side, Term, fixed, hyper, need
 from kdjax.spec import Call, Formula, Schedule, Set
 from kdjax.teachers.live import Teacher, live
-from kdjax.types import ATTACKED, CLEAN, STUDENT, BadInput, LossFn, Model, Networks, PyTree, TrainState
+from kdjax.types import ATTACKED, CLEAN, STUDENT, BadInput, LossFn, Model, Networks, PyTree, Recipe, TrainState
 
-OF_LAYERS, OF_ANSWERS, OF_LABELS = "layers", "answers", "labels"
+OF_LAYERS, OF_FACTORS, OF_ANSWERS, OF_LABELS = "layers", "factors", "answers", "labels"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Lesson:
         teacher: the teacher's network.
         hparams: the expression's numbers, by place (`spec.numbers`): traced, so that changing one compiles nothing.
         sets: the sets that stand where a number may, by place; `hparams` has one of each.
-        kinds: what each weight weighs, `layers`, `answers` or `labels`, by the place that its numbers begin with.
+        kinds: what each weight weighs, by the place that its numbers begin with: `layers`, `factors` (layers whose
+            connector must learn of the teacher first), `answers` or `labels`.
         layers: the pairs of numbered layers that a map gave, and `named`, all compared layers by name.
         augmented: whether images are augmented in each step.
         memories: the losses that remember, by name.
@@ -66,7 +67,7 @@ class Lesson:
     @property
     def compares_layers(self) -> bool:
         """Whether a loss compares layers, which no stored answer has."""
-        return OF_LAYERS in self.kinds.values()
+        return not {OF_LAYERS, OF_FACTORS}.isdisjoint(self.kinds.values())
 
     @property
     def uses_labels(self) -> bool:
@@ -142,7 +143,7 @@ def lesson(
     shape = student.input_shape
     if not shape or not teacher.input_shape:
         raise BadInput("a network without input_shape: accepted are those of models.create, from_linen and from_nnx")
-    shown = Shown(*(_layer_names(model) for model in (student, teacher)))
+    shown = Shown(*(layer_names(model) for model in (student, teacher)))
     read = _Reader(formula, shown, steps, examples, batch_size, taught)
     connected = None
     if read.links:
@@ -151,7 +152,7 @@ def lesson(
     init = {STUDENT: student.init} | ({CONNECTORS: connected.init} if connected else {})
 
     def taught_by(who: Teacher) -> LossFn:
-        return learn(
+        function = learn(
             student,
             read.terms,
             teacher=who,
@@ -161,6 +162,7 @@ def lesson(
             pairs=connected.pairs if connected else None,
             temperature=read.temperature,
         )
+        return Recipe(function, read.hparams)
 
     looked_at = {side.view for t in read.terms for side in (t.student, t.teacher)}
     made = Lesson(
@@ -238,7 +240,7 @@ class _Reader:
         """Terms on layers: one for each pair, and the connectors between them."""
         found = layers_of(call, term.row, self.shown)
         self.numbers += [pair for pair in found.numbers if pair not in self.numbers]
-        self.kinds[f"{place}.weight"] = OF_LAYERS
+        self.kinds[f"{place}.weight"] = OF_FACTORS if term.row.beside else OF_LAYERS
         for number, (own, theirs) in enumerate(found.terms, start=1):
             name, share = _name(call.name, own, theirs), 0.5 ** (len(found.terms) - number)
             left, right = term.student._replace(layers=own), term.teacher._replace(layers=theirs)
@@ -338,7 +340,8 @@ def _variables(model: Model) -> PyTree:
     return {"params": params, **state}
 
 
-def _layer_names(model: Model) -> list[str]:
+def layer_names(model: Model) -> list[str]:
+    """The names of all that can be compared of a network: its features, and the logits."""
     image = jax.ShapeDtypeStruct((2, *model.input_shape), jnp.float32)
 
     def layers(variables: PyTree, image: Array) -> dict[str, Array]:

@@ -15,6 +15,7 @@ from jaxtyping import Array
 from kdjax.ensembles.pools import mean_probability
 from kdjax.losses import response
 from kdjax.recipes._batch import Augment, augmented, correct, known
+from kdjax.training.state import need
 from kdjax.types import STUDENT, Aux, BadInput, Batch, LossFn, Metrics, Model, Outputs, PyTree, TrainState
 
 
@@ -122,7 +123,7 @@ def mutual(cohort: Model, *, augment: Augment | None = None) -> LossFn:
         variables = {"params": params[STUDENT], **state.model_state[STUDENT]}
         outputs, model_state = cohort.apply(variables, jnp.asarray(batch["image"]), train=True, key=key, mask=mask)
         said, label = jnp.moveaxis(outputs.features["peers"], 1, 0), jnp.asarray(batch["label"])
-        follow = partial(response.kl, temperature=state.hparams["temperature"], where=mask > 0)
+        follow = partial(response.kl, temperature=need(state, "temperature"), where=mask > 0)
         # [P, P, B]: what peer p pays for not saying what peer r says; nothing for r = p.
         pairs = jax.vmap(lambda p: jax.vmap(lambda r: follow(p, r))(jax.lax.stop_gradient(said)))(said)
         mimicry = pairs.sum(1) / (len(said) - 1)
@@ -134,7 +135,7 @@ def mutual(cohort: Model, *, augment: Augment | None = None) -> LossFn:
             "accuracy": (correct(outputs.logits, label), known(label)),
             "agreement": jax.vmap(lambda z: correct(z, together))(said).mean(0),
         }
-        return jnp.sum(hard + state.hparams["weight"] * mimicry, axis=0), Aux({STUDENT: model_state}, metrics)
+        return jnp.sum(hard + need(state, "weight") * mimicry, axis=0), Aux({STUDENT: model_state}, metrics)
 
     return loss_fn
 

@@ -11,6 +11,7 @@ from jaxtyping import Array
 from kdjax.losses import regression
 from kdjax.recipes._batch import known
 from kdjax.teachers.live import Teacher
+from kdjax.training.state import need
 from kdjax.types import STUDENT, Aux, BadInput, Batch, Loss, LossFn, Metrics, Model, PyTree, TrainState
 
 
@@ -64,7 +65,7 @@ def distill(student: Model, teacher: Teacher, loss: Loss, *, needs_targets: bool
 
     def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
         answers, model_state = _answers(student, params, state, batch, key)
-        targets, alpha = _targets(batch, answers), state.hparams["alpha"]
+        targets, alpha = _targets(batch, answers), need(state, "alpha")
         has_target = known(jnp.asarray(batch["label"]))
         asked = has_target if needs_targets else jnp.ones_like(has_target)
         # The one place where the gradient stops.

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from kdjax.recipes.comparisons import Comparison
-from kdjax.types import CLEAN, STUDENT, BadInput, TrainState
+from kdjax.training.state import need as need
+from kdjax.types import CLEAN, STUDENT, TrainState
 
 TEACHER, LABELS = "teacher", "labels"
 LOGITS = ("logits",)
@@ -75,14 +76,3 @@ def hyper(name: str) -> Number:
         return need(state, name)
 
     return number
-
-
-def need(state: TrainState, name: str) -> Any:
-    """A hyper-parameter of the state.
-
-    Raises:
-        BadInput: there is none of this name.
-    """
-    if name not in state.hparams:
-        raise BadInput(f"hparams has {sorted(state.hparams)}: accepted is one with {name}")
-    return state.hparams[name]

@@ -21,7 +21,7 @@ from kdjax.study import figures, report
 from kdjax.study.data import Study
 from kdjax.study.train import Programs, predict, train
 from kdjax.training.state import variables
-from kdjax.types import BadInput, LossFn, Model, PyTree, TrainState
+from kdjax.types import BadInput, LossFn, Model, Networks, PyTree, TrainState
 
 COLUMNS = ("accuracy", "f1", "nll", "ece", "parameters")
 Scores = dict[str, Any]
@@ -60,7 +60,7 @@ class Arm:
 
     Attributes:
         name: in tables, pairs and lineages.
-        model: what is trained.
+        model: what is trained, a network or several that learn together.
         loss_fn: a recipe's, the same object for every seed; arms that share one share its program.
         epochs: passes.
         hparams: traced scalars, `learning_rate` among them.
@@ -78,7 +78,7 @@ class Arm:
     """
 
     name: str
-    model: Model
+    model: Model | Networks
     loss_fn: LossFn
     epochs: int
     hparams: Mapping[str, float]
@@ -131,7 +131,9 @@ class Done:
     def answers(self, name: str, source: Examples) -> np.ndarray:
         """A network's logits for every example of a source; asked once a seed."""
         arm, weights = self.trained[name].arm, self.weights(name)
-        ask = lambda: (source, predict(self.study, arm.answers or arm.model, weights, source))  # noqa: E731
+        model = arm.answers or arm.model
+        assert isinstance(model, Model), f"{name}: networks that are trained together do not answer; one of them does"
+        ask = lambda: (source, predict(self.study, model, weights, source))  # noqa: E731
         return self.once((name, id(source)), ask)[1]  # the source is kept, so that no other has its id
 
     def test(self, name: str) -> np.ndarray:
@@ -205,6 +207,7 @@ class Trainer:
                 begin=given.begin,
                 watch=arm.watch,
                 programs=self.programs,
+                answers=arm.answers,
             )
             found = Trained(arm, arm.own(variables(state)), state.replace(opt_state=(), frozen=None))
         done.trained[arm.name] = found

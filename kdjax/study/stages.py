@@ -5,12 +5,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from kdjax import spec
 from kdjax.models.connect import connectors
 from kdjax.models.connect.factors import LEARNED
-from kdjax.study.lesson import FACTORS, Plan
-from kdjax.types import BadInput, PyTree, TrainState
-
-_ON_LAYERS = ("weight/feature.", "weight/relation.", "weight/contrastive.")
+from kdjax.recipes.layers import Shown, mapped
+from kdjax.recipes.learn import CONNECTORS
+from kdjax.recipes.lesson import OF_ANSWERS, OF_FACTORS, OF_LABELS, OF_LAYERS, Lesson, layer_names
+from kdjax.types import STUDENT, BadInput, Model, PyTree, TrainState
 
 
 def unchanged(state: TrainState) -> TrainState:
@@ -18,80 +19,86 @@ def unchanged(state: TrainState) -> TrainState:
     return state
 
 
+def hints_alone(given: Lesson) -> dict[str, float]:
+    """The hyper-parameters of a first stage that compares layers and nothing else (FitNets, AB, FSP).
+
+    Factor transfer waits: in this stage its paraphraser learns of the teacher alone.
+
+    Raises:
+        BadInput: no loss compares layers.
+    """
+    if not given.compares_layers:
+        raise BadInput("--hint_epochs: no loss compares layers; accepted with one such as 100*feature.hint(block2).")
+    return given.with_weights(OF_LAYERS)
+
+
+def answers_alone(given: Lesson) -> dict[str, float]:
+    """The hyper-parameters of the second stage: all but what compared layers in the first."""
+    return given.with_weights(OF_ANSWERS, OF_LABELS, OF_FACTORS)
+
+
 def after(
-    trained: TrainState, begin: Callable[[TrainState], TrainState] = unchanged
+    given: Lesson, trained: TrainState, begin: Callable[[TrainState], TrainState] = unchanged
 ) -> Callable[[TrainState], TrainState]:
     """The initial state of a second stage, with what learned in the first; optimizer and step begin anew.
 
     Args:
-        trained: the end of the first stage, of a plan and of its `hints_alone`.
+        given: the first stage's lesson.
+        trained: the end of the first stage, with `hints_alone`.
         begin: how the first stage began. The student begins so again if nothing taught it there, as where paraphrasers
             learned of the teacher alone.
     """
-    taught = any(name.startswith(_ON_LAYERS) and value > 0 for name, value in trained.hparams.items())
+    taught = OF_LAYERS in given.kinds.values()
 
     def start(state: TrainState) -> TrainState:
         fresh = begin(state)
         # Copies: what begins a run is donated to it.
-        params, model_state = jax.tree.map(jnp.array, (trained.params, trained.model_state))
-        paraphrasers = fresh.model_state.get(LEARNED, {}).get("adapter", {})
-        held = {name: {"paraphraser": params["adapter"][name]["paraphraser"]} for name in paraphrasers}
+        params, model_state, memory = jax.tree.map(jnp.array, (trained.params, trained.model_state, trained.memory))
+        learned = fresh.model_state[CONNECTORS].get(LEARNED, {})
+        held = {name: {"paraphraser": params[CONNECTORS][name]["paraphraser"]} for name in learned}
         if held:
-            model_state[LEARNED] = {"student": {}, "adapter": held}
-            params["adapter"] |= {name: fresh.params["adapter"][name] for name in held}
+            model_state[CONNECTORS] = {**model_state[CONNECTORS], LEARNED: held}
+            params[CONNECTORS] |= {name: fresh.params[CONNECTORS][name] for name in held}
         if not taught:
-            params["student"] = fresh.params["student"]
-            model_state |= {
-                name: {**tree, "student": fresh.model_state[name]["student"]}
-                for name, tree in model_state.items()
-                if "student" in tree
-            }
-        return state.replace(params=params, model_state=model_state)
+            params[STUDENT], model_state[STUDENT] = fresh.params[STUDENT], fresh.model_state[STUDENT]
+        return state.replace(params=params, model_state=model_state, memory=memory)
 
     return start
 
 
-def copies(given: Plan, teacher: PyTree) -> tuple[Callable[[TrainState], TrainState], list[str]]:
+def copies(
+    text: str, student: Model, teacher: Model, weights: PyTree
+) -> tuple[Callable[[TrainState], TrainState], list[str]]:
     """The initial state with the teacher's layers copied into the student where shapes agree, and which they are.
+
+    Args:
+        text: a layer map, such as `every(2)`.
+        student, teacher: the networks.
+        weights: the teacher's variables, or their shapes.
 
     Raises:
         BadInput: no layer map, or no pair of layers of the same shape.
     """
-
-    def student(tree: PyTree) -> PyTree:
-        return tree["student"] if given.compares_layers else tree
-
-    params = jax.eval_shape(given.model.init, jax.random.key(0))[0]
-    names = connectors.copied(student(params), teacher["params"], given.layers)[1]
+    call = spec.call(text, flag="copy_layers")
+    pairs = mapped(call, Shown(layer_names(student), layer_names(teacher)))
+    params = jax.eval_shape(student.init, jax.random.key(0))[0]
+    names = connectors.copied(params, weights["params"], pairs)[1]
     if not names:
-        raise BadInput("--copy_layers: no pair of --layers has the same shapes; accepted: layers of the same width.")
+        raise BadInput(
+            f"--copy_layers={text}: no pair of layers has the same shapes; accepted: layers of the same width."
+        )
 
     def copy(tree: PyTree, theirs: PyTree) -> PyTree:
-        new, _ = connectors.copied(student(tree), theirs, given.layers)
         # Copies of the copies: the state is donated, and the teacher must survive it.
-        new = jax.tree.map(jnp.array, new)
-        return {**tree, "student": new} if given.compares_layers else new
+        return jax.tree.map(jnp.array, connectors.copied(tree, theirs, pairs)[0])
 
     def begin(state: TrainState) -> TrainState:
+        own, states = state.params[STUDENT], state.model_state[STUDENT]
         # BatchNorm's averages come with its numbers.
-        model_state = {n: copy(tree, teacher[n]) if n in teacher else tree for n, tree in state.model_state.items()}
-        return state.replace(params=copy(state.params, teacher["params"]), model_state=model_state)
+        states = {n: copy(tree, weights[n]) if n in weights else tree for n, tree in states.items()}
+        return state.replace(
+            params={**state.params, STUDENT: copy(own, weights["params"])},
+            model_state={**state.model_state, STUDENT: states},
+        )
 
     return begin, names
-
-
-def hints_alone(given: Plan) -> dict[str, float]:
-    """The hyper-parameters of a first stage that compares layers and nothing else (FitNets, AB, FSP).
-
-    Factor transfer waits: in this stage its paraphraser learns of the teacher alone.
-    """
-    if not given.compares_layers:
-        raise BadInput("--hint_epochs: no loss compares layers; accepted with one such as feature.hint:100@block2.")
-    waiting = {name: 0.0 for name in given.hparams if name.startswith(f"weight/{FACTORS}")}
-    return {**given.hparams, **waiting, "alpha": 0.0, "label_weight": 0.0}
-
-
-def answers_alone(given: Plan) -> dict[str, float]:
-    """The hyper-parameters of the second stage: all but what compared layers in the first."""
-    over = tuple(n for n in given.hparams if n.startswith(_ON_LAYERS) and not n.startswith(f"weight/{FACTORS}"))
-    return {**given.hparams, **dict.fromkeys(over, 0.0)}

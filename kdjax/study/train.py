@@ -20,7 +20,8 @@ from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.loop import fit
 from kdjax.training.program import Program
 from kdjax.training.state import create_state, variables
-from kdjax.types import LossFn, Model, PyTree, TrainState
+from kdjax.training.update import updates_of
+from kdjax.types import BadInput, LossFn, Model, Networks, PyTree, TrainState
 
 log = logging.getLogger("kdjax.train")
 
@@ -70,7 +71,7 @@ class Programs:
         key = (config, loss_fn, steps, scan)
         if key not in self._made:
             tx = optimizer_of(config, steps=steps)
-            self._made[key] = Program(loss_fn, tx, mesh, wrapper=config.parallel, scan=scan)
+            self._made[key] = Program(updates_of(tx, loss_fn), mesh, wrapper=config.parallel, scan=scan)
         return self._made[key]
 
 
@@ -78,7 +79,7 @@ def train(
     study: Study,
     workdir: Path,
     run: str,
-    model: Model,
+    model: Model | Networks,
     loss_fn: LossFn,
     *,
     seed: int,
@@ -90,6 +91,7 @@ def train(
     begin: Callable[[TrainState], TrainState] = lambda state: state,
     watch: Examples | None = None,
     programs: Programs | None = None,
+    answers: Model | None = None,
 ) -> TrainState:
     """Train `model` to the end, or go on from where the same command was stopped.
 
@@ -106,6 +108,7 @@ def train(
         examples_per_epoch: more places in an epoch than examples, to give a small source as many steps as a large one.
         frozen: for `TrainState.frozen`.
         begin: changes the initial state, as to parameters that were trained or copied before.
+        answers: the network that is scored on the validation split, where several are trained together.
         programs: of a study that trains this loss function for several seeds.
         watch: examples whose accuracy is written down after every epoch as `watched_accuracy`, and chooses nothing.
     """
@@ -118,8 +121,12 @@ def train(
     fed = feed(study, source, state.params, places=examples_per_epoch or 0)
     program = (programs or Programs()).program(config, loss_fn, steps=steps * epochs, scan=fed.scan, mesh=mesh)
 
+    scored = model if isinstance(model, Model) else answers
+    if scored is None:
+        raise BadInput(f"answers=None for {', '.join(model.init)}: accepted is the network that is scored")  # pyright: ignore[reportAttributeAccessIssue]
+
     def score(state: TrainState, held_out: Examples) -> dict[str, float]:
-        return classification(predict(study, model, variables(state), held_out), held_out.labels())
+        return classification(predict(study, scored, variables(state), held_out), held_out.labels())
 
     def evaluate(state: TrainState) -> dict[str, float]:
         found: dict[str, float] = {}

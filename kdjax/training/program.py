@@ -1,15 +1,15 @@
 """A training's program as a value: built once from what it computes, run for every seed, lowered without training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import optax
 
 from kdjax.training import parallel
 from kdjax.training.metrics import Sums
-from kdjax.training.step import Rows, Run, many_steps, one_step, train_step
-from kdjax.types import AnyArray, LossFn, PyTree, TrainState
+from kdjax.training.step import Rows, Run, many_steps, one_step, step_of
+from kdjax.training.update import Update
+from kdjax.types import AnyArray, PyTree, TrainState
 
 
 class Program:
@@ -18,8 +18,7 @@ class Program:
     It is traced at its first run and at no other with arrays of the same shapes: whoever trains several seeds keeps it.
 
     Args:
-        loss_fn: a recipe's.
-        tx: an Optax transformation of unit learning rate.
+        updates: of a step; `updates_of(tx, loss_fn)` for one loss function and one optimizer.
         mesh: the devices that a batch is split over.
         wrapper: jit or pmap.
         scan: whether rows have a leading axis of steps, `[S, B]`.
@@ -27,15 +26,14 @@ class Program:
 
     def __init__(
         self,
-        loss_fn: LossFn,
-        tx: optax.GradientTransformation,
+        updates: Sequence[Update],
         mesh: parallel.Mesh,
         *,
         wrapper: str = "jit",
         scan: bool = True,
     ) -> None:
         def make(axis_name: str | None) -> Run:
-            step = train_step(loss_fn, tx, axis_name=axis_name)
+            step = step_of(updates, axis_name=axis_name)
             return many_steps(step) if scan else one_step(step)
 
         self._wrapped = parallel.wrap(wrapper, make, mesh, batch_axis=1 if scan else 0)

@@ -78,6 +78,17 @@ def create_state(
     )
 
 
+def need(state: TrainState, name: str) -> Array:
+    """A hyper-parameter of the state.
+
+    Raises:
+        BadInput: there is none of this name.
+    """
+    if name not in state.hparams:
+        raise BadInput(f"hparams has {sorted(state.hparams)}: accepted is one with {name}")
+    return state.hparams[name]
+
+
 def variables(state: TrainState, network: str = STUDENT) -> PyTree:
     """A network's `{"params": ..., **model_state}`, as its `ApplyFn` takes them."""
     return {"params": state.params[network], **state.model_state[network]}

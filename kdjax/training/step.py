@@ -11,6 +11,7 @@ from jaxtyping import Array
 from kdjax.axis import batch_over
 from kdjax.training.metrics import Sums, reduce
 from kdjax.training.optimizers import UnitRate
+from kdjax.training.state import need
 from kdjax.training.update import Update, updates_of
 from kdjax.types import AnyArray, ApplyFn, Aux, BadInput, Batch, LossFn, Metrics, PyTree, TrainState
 
@@ -77,7 +78,7 @@ def _moved(
     seen = jax.lax.pmean(aux.model_state, axis_name) if axis_name else aux.model_state
     updates, opt_state = update.tx.update(grads, state.opt_state[number], mine)
     if isinstance(update.tx, UnitRate):
-        rate = state.hparams["learning_rate"]
+        rate = need(state, "learning_rate")
         updates = jax.tree.map(lambda u: rate.astype(u.dtype) * u, updates)
     metrics = reduce(per_example, mask, axis_name=axis_name)
     metrics["grad_norm"] = (optax.tree.norm(grads), jnp.ones(()))

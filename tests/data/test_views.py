@@ -121,7 +121,8 @@ def test_views_do_not_take_the_models_randomness(key):
         drawn.append(jax.random.key_data(key))
         return Outputs(jnp.zeros((2, 3)) + variables["params"]), {}
 
-    state = create_state(Model(lambda key: (jnp.zeros(()), {}), apply), unit_rate(optax.sgd(1.0)), key, hparams={})
+    model = Model(lambda key: (jnp.zeros(()), {}), apply)
+    state = create_state(model, optax.sgd(1.0), key)
     for view in (None, augment.random_flip):
-        supervised(apply, augment=view)(state.params, state, {**batch, **numbers}, key)
+        supervised(model, augment=view)(state.params, state, {**batch, **numbers}, key)
     np.testing.assert_array_equal(*drawn)

@@ -70,7 +70,7 @@ def test_the_attacked_model_is_in_evaluation_mode_and_the_trained_one_is_not(key
         return DROPPED.apply(variables, image, train=train, key=key, mask=mask)
 
     state = make(key, DROPPED)
-    supervised(watched, attack=FGSM)(state.params, state, rows, key)
+    supervised(MODEL._replace(apply=watched), attack=FGSM)(state.params, state, rows, key)
     assert [train for train, _ in seen][-1] is True
     assert not any(train for train, _ in seen[:-1])
     expected = by_hand(DROPPED, state, rows, 0.1)[:6]
@@ -114,7 +114,7 @@ def test_every_example_draws_its_own_start_and_every_step_another(key, rows):
         return MODEL.apply(variables, image, train=train, key=key, mask=mask)
 
     state, alike = make(key), {**rows, "image": jnp.full((8, 4, 4, 1), 0.5), "label": jnp.zeros(8, int)}
-    recipe = supervised(watched, attack=named.pgd(0.2, steps=1, step_size=0.0, random_start=True))
+    recipe = supervised(MODEL._replace(apply=watched), attack=named.pgd(0.2, steps=1, step_size=0.0, random_start=True))
     recipe(state.params, state, alike, key)
     recipe(state.params, state, alike, jax.random.key(5))
     assert len({np.asarray(x).tobytes() for x in seen[0][:6]}) == 6

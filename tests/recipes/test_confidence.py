@@ -18,8 +18,8 @@ from kdjax.recipes.distill import distill
 from kdjax.teachers.several import together
 from kdjax.teachers.stored import cached, cached_with_features
 from kdjax.training.optimizers import unit_rate
-from kdjax.training.state import create_state
-from kdjax.types import BadInput, Model
+from kdjax.training.state import create_state, variables
+from kdjax.types import BadInput, Model, Networks
 
 SHAPE = {"num_classes": 4, "image_shape": (4, 4, 1)}
 STUDENT = create("mlp", **SHAPE, hidden=(5,))
@@ -50,9 +50,10 @@ def rows(key):
 def test_the_loss_is_distillation_and_the_weighted_term(key, rows):
     live = together({name: model.apply for name, model in TEACHERS.items()})
     whole = Model(STUDENT.init, lambda v, x, *, train, key: (live(v, {"image": x}), {}))
-    links = {n: connectors.Link("embedding", f"{n}/embedding", connectors.Project()) for n in NAMES}
-    student, pairs = connectors.connect(STUDENT, links, image_shape=(4, 4, 1), teacher=(whole, WEIGHTS))
-    state = create_state(student, unit_rate(optax.sgd(1.0)), key, hparams=HPARAMS, frozen=WEIGHTS)
+    links = {n: connectors.Link(("embedding",), (f"{n}/embedding",), connectors.Project()) for n in NAMES}
+    connected = connectors.connect(STUDENT, links, image_shape=(4, 4, 1), teacher=(whole, WEIGHTS))
+    networks = Networks({"student": STUDENT.init, "connectors": connected.init})
+    state = create_state(networks, unit_rate(optax.sgd(1.0)), key, hparams=HPARAMS, frozen=WEIGHTS)
     said = live(WEIGHTS, rows)
     columns = {
         **rows, "teacher_logits": jnp.moveaxis(said.logits, 0, 1),
@@ -60,7 +61,9 @@ def test_the_loss_is_distillation_and_the_weighted_term(key, rows):
     }  # fmt: skip
 
     def of(teacher, batch, frozen):
-        recipe = confidence.distill_with_features(student, pairs, teacher, response.kl, names=NAMES, ensemble=FOLLOW)
+        recipe = confidence.distill_with_features(
+            STUDENT, connected.pairs, teacher, response.kl, names=NAMES, ensemble=FOLLOW
+        )
         return jax.jit(recipe)(state.params, state.replace(frozen=frozen), batch, key)
 
     found, (_, metrics, _) = of(live, rows, WEIGHTS)
@@ -69,13 +72,12 @@ def test_the_loss_is_distillation_and_the_weighted_term(key, rows):
     np.testing.assert_allclose(again, found, rtol=1e-5)
 
     plain = distill(STUDENT, cached(), response.kl, ensemble=FOLLOW)
-    own = state.replace(params=state.params["student"], model_state={})
-    rest, _ = jax.jit(plain)(own.params, own, columns, key)
+    rest, _ = jax.jit(plain)(state.params, state, columns, key)
     # The term by itself, in float64.
-    mine = STUDENT.apply({"params": own.params}, rows["image"], train=False, key=None)[0].features["embedding"]
+    mine = STUDENT.apply(variables(state), rows["image"], train=False, key=None)[0].features["embedding"]
     label, costs, squares = np.asarray(rows["label"]), [], []
     for name in NAMES:
-        linear = jax.tree.map(lambda x: np.asarray(x, np.float64), state.params["adapter"][name]["linear"])
+        linear = jax.tree.map(lambda x: np.asarray(x, np.float64), state.params["connectors"][name]["linear"])
         last = jax.tree.map(lambda x: np.asarray(x, np.float64), WEIGHTS[name]["params"]["logits"])
         projected = np.asarray(mine, np.float64) @ linear["kernel"] + linear["bias"]
         costs.append(-log_softmax(projected @ last["kernel"] + last["bias"], -1)[np.arange(5), label])

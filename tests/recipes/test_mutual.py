@@ -80,7 +80,7 @@ def test_a_peer_sends_no_gradient_to_those_that_it_follows(kind, key, rows):
         return (response.cross_entropy(mine, rows["label"]) + 0.7 * follow).sum()
 
     expected = jax.grad(alone)(cohort.peer(variables(state), 0)["params"])
-    got = cohort.peer({"params": grads}, 0)["params"]
+    got = cohort.peer({"params": grads["student"]}, 0)["params"]
     for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
@@ -96,7 +96,7 @@ def test_peers_that_heed_nobody_train_as_they_would_alone(kind, key, rows):
     for _ in range(3):
         (state, _), (apart, _) = step(state, rows), lone_step(apart, rows)
     together = COHORTS[kind].peer(variables(state), 1)["params"]
-    for x, y in zip(jax.tree.leaves(together), jax.tree.leaves(apart.params), strict=True):
+    for x, y in zip(jax.tree.leaves(together), jax.tree.leaves(apart.params["student"]), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
@@ -161,8 +161,8 @@ def test_state_is_kept_by_peer_and_every_peer_draws_its_own(key, rows, cohort):
         state, _ = step(state, rows)
     for p in range(2):
         assert float(cohort.peer(variables(state), p)["counts"]["steps"]) == 2
-    same = jax.tree.map(jnp.ones_like, state.params)
-    outputs, _ = cohort.model.apply({"params": same, **state.model_state}, rows["image"], train=True, key=key)
+    same = jax.tree.map(jnp.ones_like, variables(state)["params"])
+    outputs, _ = cohort.model.apply({**variables(state), "params": same}, rows["image"], train=True, key=key)
     peers = outputs.features["peers"]
     assert (peers[:, 0] != peers[:, 1]).any()
 

@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from kdjax.losses import combine, response
+from kdjax.losses import response
 from kdjax.models.create import create
+from kdjax.recipes.comparisons import LOSSES, names
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.teachers.live import live
@@ -85,7 +86,7 @@ def test_the_teacher_is_in_evaluation_mode_and_gets_no_gradient(key, rows):
 def test_the_student_does_get_a_gradient_and_the_teacher_stays_as_it_was(key, rows):
     state = make(key)
     new, _ = train_step(distill(STUDENT, live(TEACHER.apply), response.kl), unit_rate(optax.sgd(1.0)))(state, rows)
-    assert not np.array_equal(new.params["dense1"]["kernel"], state.params["dense1"]["kernel"])
+    assert not np.array_equal(new.params["student"]["dense1"]["kernel"], state.params["student"]["dense1"]["kernel"])
     assert all(x is y for x, y in zip(jax.tree.leaves(new.frozen), jax.tree.leaves(state.frozen), strict=True))
 
 
@@ -101,10 +102,10 @@ def test_unlabelled_examples_teach_nothing_without_a_teacher(key, rows):
     assert all(not np.any(g) for g in jax.tree.leaves(grads(state.params)))
 
 
-@pytest.mark.parametrize("name", combine.names("response"))
+@pytest.mark.parametrize("name", names("response"))
 def test_every_loss_that_can_be_named_trains(key, rows, name):
     state = make(key, alpha=1.0, tx=unit_rate(optax.adam(1.0)))
-    step = jax.jit(train_step(distill(STUDENT, live(TEACHER.apply), combine.resolve(name)), unit_rate(optax.adam(1.0))))
+    step = jax.jit(train_step(distill(STUDENT, live(TEACHER.apply), LOSSES.functions[name]), unit_rate(optax.adam(1.0))))
     first = None
     for _ in range(60):
         state, metrics = step(state.replace(hparams={**state.hparams, "learning_rate": jnp.float32(0.02)}), rows)
@@ -125,7 +126,7 @@ def test_augmentation_uses_a_key_of_its_own_and_only_in_training(key, rows):
         return Outputs(image.reshape(len(image), -1)[:, :4] * variables["params"][None]), {}
 
     state = make(key)
-    losses, _ = supervised(apply, augment=augment)(jnp.ones(4), state, rows, key)
+    losses, _ = supervised(STUDENT._replace(apply=apply), augment=augment)({"student": jnp.ones(4)}, state, rows, key)
     expected = response.cross_entropy(1 - rows["image"].reshape(6, -1)[:, :4], rows["label"])
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
     assert not np.array_equal(jax.random.key_data(seen[0]), jax.random.key_data(seen[1]))

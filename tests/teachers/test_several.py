@@ -10,7 +10,7 @@ from kdjax.ensembles import pools
 from kdjax.losses import response
 from kdjax.models.create import create
 from kdjax.recipes.distill import distill
-from kdjax.teachers.live import live
+from kdjax.teachers.live import Teacher, live
 from kdjax.teachers.several import stack, stacked, together
 from kdjax.teachers.stored import cached
 from kdjax.training.optimizers import unit_rate
@@ -101,8 +101,8 @@ def test_copies_of_one_teacher_teach_as_it_does_alone(key, rows, teachers):
     alone = distill(STUDENT, live(TEACHER.apply), response.kl)
     crowd = distill(STUDENT, stacked(TEACHER.apply), response.kl, ensemble=pools.resolve("mean_probability", "ebkd"))
     state, many = state_of(key, WEIGHTS[0]), state_of(key, stack([WEIGHTS[0]] * teachers))
-    want, (_, one) = jax.jit(alone)(state.params, state, rows, key)
-    got, (_, several) = jax.jit(crowd)(many.params, many, rows, key)
+    want, (_, one, _) = jax.jit(alone)(state.params, state, rows, key)
+    got, (_, several, _) = jax.jit(crowd)(many.params, many, rows, key)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
     assert one.keys() == several.keys()
 
@@ -118,9 +118,9 @@ def test_gradients_stop_at_the_teachers_and_at_what_weighs_them(key, rows):
 
     @jax.jit
     def slopes(params, frozen):
-        z = STUDENT.apply({"params": params}, rows["image"], train=True, key=key)[0].logits
+        z = STUDENT.apply({"params": params["student"]}, rows["image"], train=True, key=key)[0].logits
         target = follow(stacked(TEACHER.apply)(frozen, rows).logits, student=z, temperature=2.0)
-        plain = distill(STUDENT, lambda *_: Outputs(target), response.kl)
+        plain = distill(STUDENT, Teacher(lambda *_: Outputs(target)), response.kl)
         found = jax.grad(total, argnums=(1, 2))(recipe, params, frozen)
         return *found, jax.grad(total, argnums=1)(plain, params, frozen)
 
@@ -133,11 +133,11 @@ def test_gradients_stop_at_the_teachers_and_at_what_weighs_them(key, rows):
 def test_an_example_without_a_vote_keeps_its_label_and_its_place(key, rows):
     sure = jnp.array([9.0, 0, 0, 0])
     said = jnp.zeros((3, 6, 4)).at[:, :2].set(sure[None, None])
-    state = state_of(key)
+    state, answer = state_of(key), Teacher(lambda *_: Outputs(said))
 
     def run(threshold):
         follow = pools.resolve("vote", threshold=threshold)  # a traced number
-        return distill(STUDENT, lambda *_: Outputs(said), response.kl, ensemble=follow)(state.params, state, rows, key)
+        return distill(STUDENT, answer, response.kl, ensemble=follow)(state.params, state, rows, key)
 
     losses, (_, metrics, _) = jax.jit(run)(0.9)
     soft, weight = metrics["distillation"]

@@ -16,7 +16,7 @@ import pytest
 from kdjax.files import NotSaved
 from kdjax.training import checkpoint, record
 from kdjax.training.checkpoint import Checkpointer
-from kdjax.types import TrainState
+from kdjax.types import BadInput, TrainState
 from tests.training.conftest import same
 
 TX = optax.adam(1e-3)
@@ -25,19 +25,20 @@ TX = optax.adam(1e-3)
 def state(seed: int = 0, **changes) -> TrainState:
     """A small state, every part of which another seed gives another value."""
     drawn = jax.random.normal(jax.random.key(seed), (3,))
-    params = {"w": drawn}
+    params = {"student": {"w": drawn}, "connectors": {"linear": drawn - 1}}
     return TrainState(
         step=jnp.int32(7 + seed),
         params=params,
-        model_state={"batch_stats": {"mean": drawn + 1}, "memory": {"crd": drawn + 2}},
-        opt_state=jax.tree.map(lambda x: x + seed + 1, TX.init(params)),
+        model_state={"student": {"batch_stats": {"mean": drawn + 1}}, "connectors": {"margins": {"mean": drawn - 2}}},
+        opt_state=(jax.tree.map(lambda x: x + seed + 1, TX.init(params)),),
         key=jax.random.key(100 + seed),
         hparams={"learning_rate": jnp.float32(0.1 + seed), "temperature": jnp.float32(4 + seed)},
         frozen={"teacher": drawn + 3},
+        memory={"crd": drawn + 2},
     ).replace(**changes)
 
 
-PARTS = ("step", "params", "model_state", "opt_state", "key", "hparams")
+PARTS = ("step", "params", "model_state", "opt_state", "key", "hparams", "memory")
 
 
 def raw(state: TrainState, part: str):
@@ -57,6 +58,19 @@ def test_everything_comes_back_into_a_state_that_has_another_value_everywhere(tm
     assert same(found[0].frozen, other.frozen)  # teachers are not in a checkpoint
 
 
+def test_one_network_of_several_can_be_read_alone(tmp_path):
+    saved, other = state(0), state(1)
+    with Checkpointer(tmp_path) as checkpointer:
+        checkpointer.save(saved)
+        for network in ("student", "connectors"):
+            like = other.params[network], other.model_state[network]
+            read = checkpointer.restore_variables(*like, network=network)
+            assert same(read, {"params": saved.params[network], **saved.model_state[network]})
+        for like, network in (((other.params["student"], {}), "student"), ((other.params["student"], {}), "critic")):
+            with pytest.raises(BadInput, match="another structure"):
+                checkpointer.restore_variables(*like, network=network)
+
+
 NAMES = [
     " leading", "trailing ", "two words", "tab\t", "new\nline", "lr[0.1]", "[]", "a\\b", "\\", "a*b", "*", "a?b",
     "{a,b}", "100%", "%41", "#1", "a:b", "gs:", "file:", "it's", '"quoted"', "$HOME", "a|b", "a&b;c", "!x", "(x)",
@@ -71,8 +85,8 @@ def test_a_checkpoint_under_any_name_reads_back(tmp_path, name):
         checkpointer.save(saved)
     assert [f.name for f in folder.iterdir()] == ["7"]
     with Checkpointer(folder, read_only=True) as checkpointer:
-        read = checkpointer.restore_variables(state(1).params, state(1).model_state)
-    assert same(read, {"params": saved.params, **saved.model_state})
+        read = checkpointer.restore_variables(state(1).params["student"], state(1).model_state["student"])
+    assert same(read, {"params": saved.params["student"], **saved.model_state["student"]})
     recorder = record.Recorder(tmp_path / name)
     recorder.begin("a/seed-0", 0)
     recorder.write("a/seed-0", 1, {"loss": 1.0})
@@ -104,9 +118,9 @@ def test_a_first_checkpoint_that_cannot_be_read_ends_the_run_at_once(tmp_path, m
 def test_only_the_first_checkpoint_of_a_run_is_read_back(tmp_path, monkeypatch):
     read, steps = Checkpointer._read, []
 
-    def counted(self, step, like):
+    def counted(self, step, like, part=""):
         steps.append(step)
-        return read(self, step, like)
+        return read(self, step, like, part)
 
     monkeypatch.setattr(Checkpointer, "_read", counted)
     with Checkpointer(tmp_path, keep=3) as checkpointer:

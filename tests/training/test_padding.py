@@ -10,15 +10,15 @@ from flax import nnx
 
 from kdjax.attacks import named
 from kdjax.data import augment
-from kdjax.losses import combine
+from kdjax.losses import response
 from kdjax.models import create
 from kdjax.models.from_nnx import from_nnx
 from kdjax.models.resnet import ResNet
 from kdjax.models.zoo import FIXED, MODELS
-from kdjax.recipes import distill, mutual, regression
+from kdjax.recipes import comparisons, distill, mutual, regression
+from kdjax.recipes.lesson import lesson
 from kdjax.recipes.supervised import supervised
-from kdjax.study import lesson
-from kdjax.teachers.live import live
+from kdjax.teachers.live import Teacher, live
 from kdjax.training import parallel
 from kdjax.training.optimizers import unit_rate
 from kdjax.training.stacked import Member, create_states, together
@@ -115,18 +115,19 @@ def test_every_losses_update():
     """Loss, gradient and running statistics of the student and of the connectors, each loss with weight 1 in turn."""
     teacher = create.create("cnn", **SHAPE, hidden=(4, 8))
     weights = teacher.init(jax.random.key(7))
-    names = [*combine.names("feature"), *combine.names("relation"), *combine.names("response")]
-    at = {"feature.fsp": "@block1-block2", "feature.review": "@block1-block2"}
-    terms = [f"{name}:0{at.get(name, '@block2' if name.startswith('feature.') else '')}" for name in names]
-    made = lesson.plan(TINY, teacher, SHAPE, loss=",".join(["labels:0", *terms]), steps=10)
-    loss_fn = made.recipe(live(teacher.apply))
+    at = {"feature.fsp": "(block1, block2)", "feature.review": "(block1, block2)"}
+    names = [name for name in comparisons.names() if not comparisons.remembers(name)]
+    calls = [f"{name}({at.get(name, 'block2' if name.startswith('feature.') else '')})" for name in names]
+    made = lesson(" + ".join(["0*labels", *(f"0*{call}" for call in calls)]), TINY, teacher)
     tx = unit_rate(optax.sgd(1.0))
     start = {"learning_rate": 0.5, **made.hparams}
     state = create_state(made.model, tx, jax.random.key(0), hparams=start, frozen={"params": weights[0], **weights[1]})
     mesh = parallel.data_mesh()
-    alone = jax.jit(train_step(loss_fn, tx))
-    by_device = parallel.wrap("pmap", lambda axis: one_step(train_step(loss_fn, tx, axis_name=axis)), mesh)
-    for weight in [name for name in made.hparams if name.startswith("weight/") or name == "alpha"]:
+    alone = jax.jit(train_step(made.loss_fn, tx))
+    by_device = parallel.wrap("pmap", lambda axis: one_step(train_step(made.loss_fn, tx, axis_name=axis)), mesh)
+    places = [name for name in made.hparams if name.endswith(".weight")]
+    assert len(places) == len(names) + 1
+    for weight in places:
         one = state.replace(hparams={**state.hparams, weight: jnp.float32(1)})
         copy = parallel.place(jax.tree.map(jnp.array, one), mesh, "pmap")  # a step under pmap takes what it is given
         host = {name: np.asarray(x) for name, x in padded(batch()).items()}
@@ -154,7 +155,7 @@ def mixed(model):
     frozen = jax.tree.map(jnp.asarray, dict(zip(("params", "batch_stats"), model.init(jax.random.key(3)), strict=True)))
     frozen = {"params": frozen["params"], **frozen["batch_stats"]}
     recipe = distill.distill(
-        model, lambda _, rows: live(model.apply)(frozen, rows), combine.resolve("response.kl"),
+        model, Teacher(lambda _, rows: live(model.apply)(frozen, rows)), response.kl,
         augment=augment.in_turn(augment.random_flip, augment.mixup),
     )  # fmt: skip
     return model, recipe, batch()

@@ -21,7 +21,7 @@ from kdjax.teachers.stored import cached
 from kdjax.training import memory, parallel, population, stacked
 from kdjax.training.optimizers import unit_rate
 from kdjax.training.population import Member, Plan
-from kdjax.training.state import create_state
+from kdjax.training.state import create_state, variables
 from kdjax.training.step import many_steps, train_step
 from kdjax.training.stop import Interrupted
 from kdjax.types import BadInput
@@ -292,7 +292,7 @@ def test_answers_of_all_members_are_each_ones_own(data, devices):
     image = jnp.asarray(data["image"], jnp.float32) / (255 if data["image"].dtype == np.uint8 else 1)
     for i in range(3):
         own = stacked.member_state(states, i)
-        near(logits[i], MODEL.apply({"params": own.params}, image, train=False, key=None)[0].logits)
+        near(logits[i], MODEL.apply(variables(own), image, train=False, key=None)[0].logits)
 
 
 def test_what_cannot_be_trained_is_refused(data, tmp_path):

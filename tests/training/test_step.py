@@ -41,9 +41,9 @@ def test_one_update_equals_the_one_done_by_hand(key):
     model, rows = linear_model(), batch(8, 5)
     state = create_state(model, unit_rate(optax.sgd(1.0)), key, hparams={"learning_rate": 0.5})
     new, metrics = train_step(supervised(model), unit_rate(optax.sgd(1.0)))(state, rows)
-    x, y, w = rows["image"][:5].reshape(5, 4), np.eye(3)[rows["label"][:5]], np.asarray(state.params["w"], np.float64)
+    x, y, w = rows["image"][:5].reshape(5, 4), np.eye(3)[rows["label"][:5]], np.asarray(state.params["student"]["w"], np.float64)
     q = np.exp(x @ w) / np.exp(x @ w).sum(1, keepdims=True)
-    np.testing.assert_allclose(new.params["w"], w - 0.5 * x.T @ (q - y) / 5, atol=1e-6)
+    np.testing.assert_allclose(new.params["student"]["w"], w - 0.5 * x.T @ (q - y) / 5, atol=1e-6)
     loss = -np.log(q[np.arange(5), rows["label"][:5]])
     np.testing.assert_allclose(metrics["loss"], (loss.sum(), 5), rtol=1e-5)
     assert int(new.step) == 1
