@@ -66,7 +66,7 @@ def main(config: Config, workdir: Path) -> None:
     ]
     pairs = [Pair(assisted, direct), Pair(assisted, alone), Pair(direct, alone)]
     title = f"{config.dataset}, {'-'.join(map(str, config.chain))}, T={config.temperature:g}, alpha={config.alpha:g}"
-    rows = {name: tested(study, name) for name in (*chain, alone, direct, assisted)}
+    rows = {name: tested(name) for name in (*chain, alone, direct, assisted)}
     compare(study, workdir, arms, pairs, title=title, rows=rows)
 
 

@@ -153,7 +153,7 @@ def rows_of(study: Study) -> dict[str, Row]:
 
         return Row((name, TEACHER), of)
 
-    return {TEACHER: compare.tested(study, TEACHER), ALONE: matched(ALONE), DISTILLED: matched(DISTILLED)}
+    return {TEACHER: compare.tested(TEACHER), ALONE: matched(ALONE), DISTILLED: matched(DISTILLED)}
 
 
 def report(config: Config, workdir: Path, study: Study, found: compare.Compared) -> None:

@@ -61,8 +61,8 @@ def main(config: Config, workdir: Path) -> None:
         return Row(tuple(names), of)
 
     alone[0] = born[0]  # the same network
-    rows = {name: tested(study, name) for name in born} | {"ensemble of generations": together(born)}
-    rows |= {name: tested(study, name) for name in alone[1:]} | {"ensemble alone": together(alone)}
+    rows = {name: tested(name) for name in born} | {"ensemble of generations": together(born)}
+    rows |= {name: tested(name) for name in alone[1:]} | {"ensemble alone": together(alone)}
     pairs = [Pair(born[k], alone[k]) for k in range(1, count)]
     pairs += [Pair(born[-1], born[0]), Pair("ensemble of generations", "ensemble alone")]
     title = f"{config.dataset}, {config.labels or 'all'} labels, T={config.temperature:g}, alpha={config.alpha:g}"

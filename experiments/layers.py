@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdjax.config import field
-from kdjax.losses import combine
+from kdjax.recipes.comparisons import names
+from kdjax.recipes.lesson import lesson
 from kdjax.recipes.supervised import supervised
-from kdjax.study import command, lesson, students
+from kdjax.study import command, students
 from kdjax.study.compare import Arm, Given, Lineage, Pair, compare
 from kdjax.study.data import open_study
-from kdjax.teachers.live import live
 from kdjax.types import BadInput
 
 ALONE, ANSWERS, LAYERS, BOTH, WRONG = "student alone", "answers", "layers", "answers + layers", "answers + wrong layers"
@@ -35,20 +35,24 @@ class Config(students.Flags):
     teacher_hidden: tuple[int, ...] = field((128,) * 6, "teacher's widths or channels", low=1, smoke=(8,) * 6)
     hidden: tuple[int, ...] = field((64,) * 3, "student's widths or channels", low=1, smoke=(6,) * 3)
     teacher_epochs: int = field(20, "teacher's passes", low=1, smoke=2)
-    layer_loss: str = field("feature.hint", "what compares two layers, of the losses on features")
+    layer_loss: str = field("feature.hint", f"what compares two layers, of {', '.join(names('feature'))}")
     layer_weight: float = field(1.0, "of each pair of layers", low=0.0)
-    layers: str = field("every:2", "the layer map")
-    wrong: str = field("reverse:2", "the layer map in the wrong order")
+    layers: str = field("every(2)", "the layer map")
+    wrong: str = field("reverse(2)", "the layer map in the wrong order")
 
 
 def main(config: Config, workdir: Path) -> None:
     """One teacher a seed, five students of each."""
-    if config.layer_loss not in combine.names("feature"):
-        raise BadInput(f"--layer_loss={config.layer_loss}; accepted: {', '.join(combine.names('feature'))}.")
+    if config.layer_loss not in names("feature"):
+        raise BadInput(f"--layer_loss={config.layer_loss}; accepted: {', '.join(names('feature'))}.")
     study = open_study(config, workdir)
     teacher, student = (students.network(study, config, hidden) for hidden in ("teacher_hidden", "hidden"))
     images = students.transfers(study, config)
-    answers, layers = f"response.kl:{config.alpha}", f"{config.layer_loss}:{config.layer_weight}"
+    answers = f"{config.alpha}*response.kl(temperature={config.temperature})"
+
+    def of(layers: str) -> str:
+        return f"{config.layer_weight}*{config.layer_loss}({layers})"
+
     steps = -(-len(study.train) // config.batch_size) * config.epochs
     rate = {"learning_rate": config.learning_rate}
     whole = Lineage("labels")
@@ -56,29 +60,26 @@ def main(config: Config, workdir: Path) -> None:
         Arm("teacher", teacher, supervised(teacher), config.teacher_epochs, rate, whole),
         students.student(study, config, student, images).from_labels(ALONE, "alone"),
     ]
-    for arm, losses, taught in (
-        (ANSWERS, answers, ""),
-        (LAYERS, layers, config.layers),
-        (BOTH, f"{answers},{layers}", config.layers),
-        (WRONG, f"{answers},{layers}", config.wrong),
+    for arm, losses in (
+        (ANSWERS, answers),
+        (LAYERS, of(config.layers)),
+        (BOTH, f"{answers} + {of(config.layers)}"),
+        (WRONG, f"{answers} + {of(config.wrong)}"),
     ):
-        loss = f"labels:{1 - config.alpha},{losses}"
-        plan = lesson.plan(
-            student, teacher, study.shape, loss=loss, steps=steps, temperature=config.temperature, layers=taught
-        )
+        loss = f"{round(1 - config.alpha, 12)}*labels + {losses}"
+        plan = lesson(loss, student, teacher, steps=steps, batch_size=config.batch_size)
         facts = {"layers": [list(pair) for pair in plan.named]}
         arms.append(
             Arm(
                 arm,
                 plan.model,
-                plan.recipe(live(teacher.apply)),
+                plan.loss_fn,
                 config.epochs,
                 {**rate, **plan.hparams},
                 Lineage(loss, ("teacher",), students.seen(config.labels, ", all images"), facts=facts),
                 lambda done: Given(images[done.seed], done.weights("teacher")),
                 run=arm.replace(" + ", "-and-").replace(" ", "-"),
                 answers=student,
-                own=plan.own,
             )
         )
     pairs = [Pair(BOTH, ANSWERS), Pair(BOTH, WRONG), Pair(LAYERS, ALONE), Pair(ANSWERS, ALONE)]

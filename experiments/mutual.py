@@ -66,7 +66,7 @@ def main(config: Config, workdir: Path) -> None:
     rows = {}
     for role in ("alone", "mutual"):
         rows[f"peer, {role}"] = peers(f"cohort, {role}")
-        rows[f"ensemble, {role}"] = tested(study, f"cohort, {role}")
+        rows[f"ensemble, {role}"] = tested(f"cohort, {role}")
     pairs = [
         Pair("peer, mutual", "peer, alone"),
         Pair("ensemble, mutual", "ensemble, alone"),

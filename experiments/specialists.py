@@ -107,9 +107,9 @@ def main(config: Config, workdir: Path) -> None:
         weights = [done.weights(name) for name in ("generalist", *names[: len(found[done.seed])])]
         return {**scores(study, committee_of(done, study.test), *weights), "classes": found[done.seed]}
 
-    rows = {"generalist": tested(study, "generalist"), "generalist + specialists": Row(("generalist", *names), whole)}
+    rows = {"generalist": tested("generalist"), "generalist + specialists": Row(("generalist", *names), whole)}
     roles = [*rows, *(f"student {how}" for how in ("alone", "distilled from generalist", "distilled from committee"))]
-    rows |= {name: tested(study, name) for name in roles[2:]}
+    rows |= {name: tested(name) for name in roles[2:]}
     pairs = [Pair(roles[1], roles[0]), Pair(roles[3], roles[2]), Pair(roles[4], roles[2]), Pair(roles[4], roles[3])]
     title = f"{config.dataset}, {config.labels or 'all'} labels, T={config.temperature:g}, alpha={config.alpha:g}"
     compare(study, workdir, arms, pairs, title=title, rows=rows, note=note)

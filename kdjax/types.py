@@ -110,7 +110,7 @@ class TrainState:
     model_state: PyTree
     opt_state: PyTree
     key: Array
-    hparams: dict[str, Array]
+    hparams: dict[str, Any]
     frozen: PyTree
     memory: dict[str, PyTree] = field(default_factory=dict)
 

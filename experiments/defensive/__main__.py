@@ -13,8 +13,8 @@ undefended twin, shows what there was to defend.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,20 +23,19 @@ from kdjax.attacks import named, objectives
 from kdjax.attacks.run import run
 from kdjax.attacks.victims import Victim, white_box
 from kdjax.config import field
-from kdjax.losses import combine
+from kdjax.losses import response
 from kdjax.models import create as models
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
-from kdjax.study import command, networks
-from kdjax.study import train as training
+from kdjax.study import command, compare, networks
 from kdjax.study.attacks import Scores, answers, first, table
+from kdjax.study.compare import Arm, Done, Given, Lineage, Row
 from kdjax.study.data import Common, Study, open_study, optimizer_of
 from kdjax.study.figures import curves
-from kdjax.study.report import save_results
+from kdjax.study.train import predict
 from kdjax.teachers.stored import cached
-from kdjax.training.state import variables
-from kdjax.types import PyTree
 
+UNDEFENDED = "undefended"
 NETWORK = (
     "clean", "logit gap", "gradient median", "gradient mean", "zero gradients", "margin gradient", "FGSM epsilon",
     "FGSM epsilon /T",
@@ -46,7 +45,7 @@ ROBUST = (
     "ZOO fooled", "ZOO L2",
 )  # fmt: skip
 SHARES = {"clean", "zero gradients", *ROBUST} - {"ZOO L2"}
-SOFT = combine.resolve("response.soft_cross_entropy")
+SOFT = response.soft_cross_entropy
 LEGEND = """
 Deployed at T = 1. Gradients are of cross-entropy by the image (L2 norm), the margin's beside them. FGSM epsilon: the
 smallest step along the sign of the gradient that fools, median over images that are classified well, 1 where none does;
@@ -132,39 +131,46 @@ def main(config: Config, workdir: Path) -> None:
     optimizer_of(config, steps=steps)
     x, y = first(study.test, config.examples)
     attacks = Attacks(config, study.train.image_shape())
-    rows: dict[str, list[Scores]] = {}
+    rate = {"learning_rate": config.learning_rate}
+    soft = {**rate, "temperature": 1.0, "alpha": 1.0}  # the model has divided already, on both sides
+    tempered = {t: slopes.at_temperature(model, t) for t in dict.fromkeys((1.0, *config.temperatures))}
 
-    def train(role: str, seed: int, temperature: float, said: np.ndarray | None = None) -> PyTree:
-        apply = slopes.at_temperature(model, temperature).apply
-        soft = {"temperature": 1.0, "alpha": 1.0}  # the model has divided already, on both sides
-        given: dict[str, Any] = {"loss_fn": supervised(apply), "hparams": {"learning_rate": config.learning_rate}}
-        if said is not None:
-            given["loss_fn"] = distill(apply, cached(), SOFT)
-            given |= {"source": study.train.with_column("teacher_logits", said), "hparams": given["hparams"] | soft}
-        state = training.train(study, workdir, f"{role}/seed-{seed}", model, seed=seed, epochs=config.epochs, **given)
-        return variables(state)
+    def taught(done: Done, teacher: str, t: float) -> Given:
+        said = predict(study, tempered[t], done.weights(teacher), study.train)
+        return Given(study.train.with_column("teacher_logits", said))
 
-    for seed in range(config.seeds):
-        twin = white_box(model.apply, train("undefended", seed, 1.0))
-        rows.setdefault("undefended", []).append(attacks.scores(twin, twin, 1.0, x, y))
-        for t in config.temperatures:
-            teacher = twin.variables if t == 1 else train(f"teacher-{t:g}", seed, t)
-            said = training.predict(study, slopes.at_temperature(model, t), teacher, study.train)
-            victim = white_box(model.apply, train(f"distilled-{t:g}", seed, t, said))
-            rows.setdefault(f"distilled-{t:g}", []).append(attacks.scores(victim, twin, t, x, y))
-    report(config, workdir, study, rows)
+    def labels(name: str, t: float) -> Arm:
+        recipe, lineage = supervised(tempered[t]), Lineage("labels", facts={"temperature": t})
+        return Arm(name, model, recipe, config.epochs, rate, lineage)
+
+    def attacked(name: str, t: float) -> Row:
+        def of(done: Done) -> Scores:
+            twin, victim = (white_box(model.apply, done.weights(n)) for n in (UNDEFENDED, name))
+            return attacks.scores(victim, twin, t, x, y)
+
+        return Row((UNDEFENDED, name), of)
+
+    arms, rows = [labels(UNDEFENDED, 1.0)], {UNDEFENDED: attacked(UNDEFENDED, 1.0)}
+    for t in config.temperatures:
+        teacher, student = UNDEFENDED if t == 1 else f"teacher-{t:g}", f"distilled-{t:g}"
+        arms += [] if t == 1 else [labels(teacher, t)]
+        lineage = Lineage("response.soft_cross_entropy", (teacher,), "all images", facts={"temperature": t})
+        recipe, given = distill(tempered[t], cached(), SOFT), partial(taught, teacher=teacher, t=t)
+        arms.append(Arm(student, model, recipe, config.epochs, soft, lineage, given))
+        rows[student] = attacked(student, t)
+    report(config, workdir, study, compare.scored(study, workdir, arms, rows))
 
 
-def report(config: Config, workdir: Path, study: Study, rows: dict[str, list[Scores]]) -> None:
+def report(config: Config, workdir: Path, study: Study, found: compare.Compared) -> None:
     """Tables, figure, results.json."""
-    described = networks.from_flags(config, study.shape).description
+    described, rows = networks.from_flags(config, study.shape).description, found.results
     setting = f"{config.dataset}, {networks.title(described)}, epsilon {config.epsilon:g}"
     distilled = {t: rows[f"distilled-{t:g}"] for t in config.temperatures}
     panels = {"accuracy, %": ("clean", *ROBUST[:-2]), "share of images, %": ("zero gradients", "ZOO fooled")}
     figures.draw(distilled, panels, workdir / "defence.png", title=f"{setting}, deployed at T = 1")
     curves(study.recorder.rows(), workdir / "curves.png", title=setting)
     tables = [table(rows, columns, SHARES) for columns in (NETWORK, ROBUST)]
-    save_results(workdir, dict(rows), "\n\n".join([*tables, LEGEND.strip()]))
+    compare.save(workdir, found, (), "\n\n".join([*tables, LEGEND.strip()]), {})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from kdjax.attacks.victims import Victim
 from kdjax.types import Model, Outputs, PyTree
 
 
-@functools.cache
 def at_temperature(model: Model, temperature: float) -> Model:
     """The model with its logits divided by T, so that every loss of it is Papernot's at T, without a factor T^2.
 

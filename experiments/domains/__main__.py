@@ -44,18 +44,15 @@ from kdjax.losses import response
 from kdjax.models import create as models
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
-from kdjax.study import command, networks
-from kdjax.study import train as training
+from kdjax.study import command, compare, networks
+from kdjax.study.compare import Arm, Done, Given, Lineage, Row
 from kdjax.study.data import Common, Study, check_batch, optimizer_of
 from kdjax.study.figures import curves
-from kdjax.study.report import gain, save_results
+from kdjax.study.report import gain
 from kdjax.teachers.stored import cached
 from kdjax.training import parallel
 from kdjax.training.record import Recorder
-from kdjax.training.state import variables
 from kdjax.types import BadInput, LossFn, Model
-
-Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -163,79 +160,135 @@ def network(config: Config, source: Source, hidden: str = "expert_hidden") -> Mo
 def main(config: Config, workdir: Path) -> None:
     """For each seed: experts, gate, big network, and the students."""
     setting = prepare(config, workdir)
-    results: arms.Results = {}
-    for seed in range(config.seeds):
-        for role, scores in one_seed(config, workdir, setting, seed).items():
-            results.setdefault(role, []).append(scores)
-    report(config, workdir, setting, results)
+    trained, rows = arms_of(config, setting), rows_of(config, setting)
+    pairs = arms.pairs(list(rows)) if arms.ORACLE in rows else []
+    report(config, workdir, setting, compare.scored(setting.study, workdir, trained, rows, pairs), pairs)
 
 
-def one_seed(config: Config, workdir: Path, setting: Setting, seed: int) -> dict[str, arms.Scores]:
-    """Train all of a seed's networks and score them."""
-    study, spaces, domains, union, test = setting.study, setting.spaces, setting.domains, setting.union, setting.test
-    images = arms.transfer_set(union.source, config.transfer, seed)
-    shape: dict[str, Any] = {"image_shape": images.image_shape()}
-    train = partial(training.train, study, workdir, seed=seed)
-    score = partial(arms.score, test=test, domains=domains, spaces=spaces)
+def images_of(config: Config, setting: Setting, done: Done) -> Source:
+    """What students see at a seed."""
+    return done.once("images", lambda: arms.transfer_set(setting.union.source, config.transfer, done.seed))
 
-    def answers(run: str, source: Source, net: Model, epochs: int = config.expert_epochs) -> Pair:
-        """Train a network from labels; what it says of the students' images and of the test images."""
-        rate = {"learning_rate": config.expert_learning_rate}
-        state = train(f"{run}/seed-{seed}", net, supervised(net), epochs=epochs, hparams=rate, source=source)
-        said = [training.predict(study, net, variables(state), s) for s in (images, test)]
-        return said[0], said[1]
 
-    parts = [typed.of_domain(union, d) for d in range(len(domains))]
-    experts = [answers(f"expert-{d}", part, network(config, part)) for d, part in enumerate(parts)]
-    big = answers("big", union.source, network(config, union.source, "big_hidden"))
-    guess = (None, None)
+def transfer_of(config: Config, setting: Setting, done: Done) -> Source:
+    """The same with the labels that students have."""
+    images = images_of(config, setting, done)
+    return done.once("transfer", lambda: arms.scarce(images, config.labels, done.seed))
+
+
+def said_by(config: Config, setting: Setting, done: Done, source: Source, gate: str) -> arms.Said:
+    """What the experts say of a source, and the domain classifier where the gate is the learned one."""
+    experts = [done.answers(f"expert of {d.name}", source) for d in setting.domains]
+    return arms.Said(source, experts, done.answers(arms.TELLS, source) if gate == "learned" else None)
+
+
+def follows(setting: Setting, gate: str) -> tuple[str, ...]:
+    """The arms that a gate's answers are made of."""
+    experts = tuple(f"expert of {d.name}" for d in setting.domains)
+    return (*experts, arms.TELLS) if gate == "learned" else experts
+
+
+def arms_of(config: Config, setting: Setting) -> list[Arm]:
+    """Experts, the big network, the learned gate, and the students."""
+    union, spaces, students = setting.union, setting.spaces, "images of all domains"
+    few = f"{config.labels or 'all'} labels of each domain"
+
+    def teacher(name: str, run: str, source: Source, model: Model, epochs: int = config.expert_epochs) -> Arm:
+        rate, lineage = {"learning_rate": config.expert_learning_rate}, Lineage("labels", source=name)
+        return Arm(name, model, supervised(model), epochs, rate, lineage, lambda done: Given(source), run=run)
+
+    parts = [typed.of_domain(union, d) for d in range(len(setting.domains))]
+    found = [
+        teacher(f"expert of {domain.name}", f"expert-{d}", part, network(config, part))
+        for d, (domain, part) in enumerate(zip(setting.domains, parts, strict=True))
+    ]
+    found.append(teacher(arms.TEACHER, "big", union.source, network(config, union.source, "big_hidden")))
+    shape: dict[str, Any] = {"image_shape": union.source.image_shape()}
     if "learned" in setting.gates:
-        asked = replace(union.source, num_classes=len(domains)).with_column("label", union.source.arrays["domain"])
+        asked = replace(union.source, num_classes=len(parts)).with_column("label", union.source.arrays["domain"])
         gate = models.create("mlp", num_classes=asked.num_classes, **shape, hidden=config.gate_hidden)
-        guess = answers("gate", asked, gate, config.gate_epochs)
+        found.append(teacher(arms.TELLS, "gate", asked, gate, config.gate_epochs))
 
     student = models.create("mlp", num_classes=spaces.union, **shape, hidden=config.student_hidden)
-    transfer = arms.scarce(images, config.labels, seed)
-
-    def learn(run: str, recipe: LossFn, source: Source, **soft: float) -> arms.Scores:
-        """Train the student, every time from the same parameters and for as many updates; its scores."""
-        name, rate = f"student-{run}/seed-{seed}", {"learning_rate": config.learning_rate, **soft}
-        own = {"source": source, "epochs": config.epochs, "hparams": rate, "examples_per_epoch": len(images)}
-        return score(training.predict(study, student, variables(train(name, student, recipe, **own)), test))
-
-    def follow(run: str, target: np.ndarray) -> arms.Scores:
-        recipe, source = distill(student, cached(), response.kl), transfer.with_column("teacher_logits", target)
-        return learn(run, recipe, source, temperature=config.temperature, alpha=config.alpha)
-
+    alone, soft = supervised(student), distill(student, cached(), response.kl)
+    images, transfer = partial(images_of, config, setting), partial(transfer_of, config, setting)
+    rate = {"learning_rate": config.learning_rate}
+    tempered = {**rate, "temperature": config.temperature, "alpha": config.alpha}
     scales = {"entropy": config.entropy_scale, "confidence": config.confidence_scale}
-    said, on_test = (
-        arms.Said(source, [pair[part] for pair in experts], guess[part]) for part, source in enumerate((images, test))
+    # As many updates for each: an epoch has as many places as there are images, which is the same for every seed.
+    places = len(arms.transfer_set(union.source, config.transfer, 0))
+
+    def learner(name: str, run: str, loss_fn: LossFn, hparams: Any, lineage: Lineage, given: Any) -> Arm:
+        run = f"student-{run}"
+        return Arm(name, student, loss_fn, config.epochs, hparams, lineage, given, run=run, places=places)
+
+    def target(done: Done, gate: str) -> Given:
+        said = said_by(config, setting, done, images(done), gate)
+        answers, _ = arms.together(gate, said, spaces, scales=scales, temperature=config.temperature)
+        return Given(transfer(done).with_column("teacher_logits", answers))
+
+    def of_big(done: Done) -> Given:
+        return Given(transfer(done).with_column("teacher_logits", done.answers(arms.TEACHER, images(done))))
+
+    found.append(
+        learner(
+            arms.FEW, "labels", alone, rate, Lineage("labels", source=few), lambda done: Given(labelled(transfer(done)))
+        )
     )
-    embedded = np.asarray(embed_all([jnp.asarray(v) for v in on_test.answers], spaces))
-    found = {f"expert of {d.name}": score(logits) for d, logits in zip(domains, embedded, strict=True)}
-    found["big teacher"] = score(big[1])
-    alone = supervised(student)
-    students = {arms.FEW: learn("labels", alone, labelled(transfer))}
     if config.labels:
-        students[arms.ALL] = learn("all-labels", alone, images)
-    students[arms.BIG] = follow("big", big[0])
+        whole = Lineage("labels", source=f"all labels of the {students}")
+        found.append(learner(arms.ALL, "all-labels", alone, rate, whole, lambda done: Given(images(done))))
+    loss = "alpha*response.kl + (1-alpha)*labels"
+    lineage = Lineage(loss, (arms.TEACHER,), f"{students}, {few}")
+    found.append(learner(arms.BIG, "big", soft, tempered, lineage, of_big))
     for gate in setting.gates:
-        pooled, share = arms.together(gate, on_test, spaces, scales=scales, temperature=1.0)
-        asked_right = {} if share is None else {"gate": arms.gate_accuracy(share, test, domains, spaces)}
-        found[f"ensemble, {arms.called(gate)}"] = {**score(pooled), **asked_right}
-        target, _ = arms.together(gate, said, spaces, scales=scales, temperature=config.temperature)
-        students[f"student, {arms.called(gate)}"] = follow(gate, target)
-    return found | students
+        lineage = Lineage(loss, follows(setting, gate), f"{students}, {few}", facts={"gate": gate})
+        name = f"student, {arms.called(gate)}"
+        found.append(learner(name, gate, soft, tempered, lineage, partial(target, gate=gate)))
+    return found
 
 
-def report(config: Config, workdir: Path, setting: Setting, results: arms.Results) -> None:
+def rows_of(config: Config, setting: Setting) -> dict[str, Row]:
+    """Everyone on the test images of all domains."""
+    test, domains, spaces = setting.test, setting.domains, setting.spaces
+    scales = {"entropy": config.entropy_scale, "confidence": config.confidence_scale}
+    score = partial(arms.score, test=test, domains=domains, spaces=spaces)
+
+    def own(name: str) -> Row:
+        return Row((name,), lambda done: score(done.test(name)))
+
+    def expert(number: int) -> Row:
+        def of(done: Done) -> arms.Scores:
+            said = said_by(config, setting, done, test, "")
+            return score(np.asarray(embed_all([jnp.asarray(v) for v in said.answers], spaces))[number])
+
+        return Row(follows(setting, ""), of)
+
+    def ensemble(gate: str) -> Row:
+        def of(done: Done) -> arms.Scores:
+            said = said_by(config, setting, done, test, gate)
+            pooled, share = arms.together(gate, said, spaces, scales=scales, temperature=1.0)
+            asked = {} if share is None else {"gate": arms.gate_accuracy(share, test, domains, spaces)}
+            return {**score(pooled), **asked}
+
+        return Row(follows(setting, gate), of)
+
+    found = {f"expert of {d.name}": expert(number) for number, d in enumerate(domains)}
+    found[arms.TEACHER] = own(arms.TEACHER)
+    found |= {f"ensemble, {arms.called(gate)}": ensemble(gate) for gate in setting.gates}
+    students = [arms.FEW, *([arms.ALL] if config.labels else []), arms.BIG]
+    students += [f"student, {arms.called(gate)}" for gate in setting.gates]
+    return found | {name: own(name) for name in students}
+
+
+def report(config: Config, workdir: Path, setting: Setting, found: compare.Compared, pairs: list[compare.Pair]) -> None:
     """Table, differences, claims, figures, results.json."""
-    domains, spaces = setting.domains, setting.spaces
-    text, found = arms.table(results, domains, spaces), dict[str, Any](results)
+    domains, spaces, results = setting.domains, setting.spaces, found.results
+    text, more = arms.table(results, domains, spaces), dict[str, Any]()
     text += f"\n\n{setting.note}" if setting.note else ""
     if arms.ORACLE in results and config.seeds > 1:
         gains = arms.differences(results, domains)
-        found["differences"] = gains
+        more["differences"] = gains
         text += "\n\n" + "\n\n".join(gain(name, d) for name, d in gains.items())
         text += "\n\n" + "\n\n".join(arms.claims(gains))
     else:
@@ -244,7 +297,7 @@ def report(config: Config, workdir: Path, setting: Setting, results: arms.Result
     title = f"{names}; {config.labels or 'all'} labels, T={config.temperature:g}, alpha={config.alpha:g}"
     figures.draw(workdir, results, domains, spaces, title=title)
     curves(setting.study.recorder.rows(), workdir / "curves.png", title=textwrap.fill(title, 100))
-    save_results(workdir, found, text)
+    compare.save(workdir, found, pairs, text, more)
 
 
 if __name__ == "__main__":

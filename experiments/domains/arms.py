@@ -1,7 +1,7 @@
 """Experts of domains and those who follow them: gates, what they say together, scores, and the claims."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from kdjax.ensembles.label_spaces import LabelSpaces, components, embed_all, ref
 from kdjax.evaluation.classification import classification
 from kdjax.evaluation.paired import paired_difference
 from kdjax.study import report
+from kdjax.study.compare import Pair, Results, Scores, subtracted
 from kdjax.types import BadInput, nearest
 
 GATES: dict[str, Callable[..., jax.Array]] = {
@@ -32,8 +33,7 @@ ORACLE, BIG, FEW, ALL = (
     "student on labels",
     "student on all labels",
 )
-Scores = dict[str, Any]
-Results = dict[str, list[Scores]]
+TEACHER, TELLS = "big teacher", "domain classifier"
 
 
 def called(gate: str) -> str:
@@ -155,14 +155,16 @@ def gate_accuracy(share: np.ndarray, test: Source, domains: Sequence[Domain], sp
     return float(right[np.arange(len(labels)), share.argmax(-1)].mean())
 
 
+def pairs(roles: Sequence[str]) -> list[Pair]:
+    """The oracle student against each rival, on the union."""
+    rivals = [role for role in roles if role != ORACLE and not role.startswith("ensemble")]
+    return [Pair(ORACLE, role, "union") for role in rivals]
+
+
 def differences(results: Results, domains: Sequence[Domain]) -> dict[str, dict[str, float]]:
     """The oracle student minus each rival, on the union, over the same seeds; and minus the experts at home."""
     mine = results[ORACLE]
-    rivals = [role for role in results if role != ORACLE and not role.startswith("ensemble")]
-    found = {
-        f"{ORACLE} minus {role}": paired_difference([s["union"] for s in mine], [s["union"] for s in results[role]])
-        for role in rivals
-    }
+    found = {pair.name: d for pair, d in subtracted(results, pairs(list(results))).items()}
     home = [at_home(results, domains, seed) for seed in range(len(mine))]
     found[f"{ORACLE} minus mean expert at home"] = paired_difference([s["mean"] for s in mine], home)
     return found

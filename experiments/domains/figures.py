@@ -10,10 +10,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.domains.arms import Results, groups
+from experiments.domains.arms import groups
 from kdjax.data.domains import Domain
 from kdjax.ensembles.label_spaces import LabelSpaces
 from kdjax.study import figures
+from kdjax.study.compare import Results
 from kdjax.study.figures import save_figure
 
 

@@ -19,33 +19,30 @@ teachers err alike and can outvote a good one; the student's labels are right.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.ensemble.arms import TEACHERS, Staff, Taught, parse_arms, parse_teachers, taught
+from experiments.ensemble.arms import TEACHERS, Teachers, follow, parse_teachers, parse_ways, taught
 from kdjax.config import field
 from kdjax.data.source import hide_labels, labelled
 from kdjax.ensembles import pools
 from kdjax.evaluation.classification import classification
 from kdjax.evaluation.fidelity import fidelity
-from kdjax.evaluation.paired import paired_difference
 from kdjax.losses import response
 from kdjax.models import create as models
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
-from kdjax.study import command, figures
-from kdjax.study import train as training
+from kdjax.study import command, compare, figures, students
+from kdjax.study.compare import Arm, Done, Given, Lineage, Pair, Row, Scores
 from kdjax.study.data import Common, Study, open_study, optimizer_of
-from kdjax.study.report import gain, save_results, table
+from kdjax.study.report import gain, table
 from kdjax.teachers.stored import cached
-from kdjax.training.state import variables
 from kdjax.types import BadInput
 
-PLAIN = "mean_probability+uniform"
+PLAIN, ALONE, BEST = "mean_probability+uniform", "student alone", "best single teacher"
 COLUMNS = ("accuracy", "f1", "nll", "ece", "agreement", "teacher_kl")
 ARMS = (
     "mean_logit+uniform,mean_probability+entropy:scale=0.3,mean_probability+ebkd,mean_probability+confidence_aware,"
@@ -112,7 +109,7 @@ def main(config: Config, workdir: Path) -> None:
     if study.validation is None:
         raise BadInput("--validation_split= is empty; accepted: a split, which chooses the best single teacher.")
     validation = study.validation
-    arms = parse_arms(config.arms, config.against, experts=experts, classes=study.train.num_classes)
+    ways = parse_ways(config.arms, config.against, experts=experts, classes=study.train.num_classes)
     transfers = [
         hide_labels(study.train, config.labels, seed) if config.labels else study.train for seed in range(config.seeds)
     ]
@@ -121,76 +118,91 @@ def main(config: Config, workdir: Path) -> None:
     for epochs in (config.epochs, config.teachers_epochs):
         optimizer_of(config, steps=steps * epochs)
 
+    def teacher(t: int) -> Arm:
+        def given(done: Done) -> Given:
+            return Given(taught(study.train, share[t], noise[t], 1000 * t + done.seed))
+
+        sees = f"{share[t]:.0%} of the images, {noise[t]:.0%} wrong labels"
+        return Arm(
+            f"teacher {t + 1}: {experts[t].text}, {noise[t]:.0%} wrong labels",
+            experts[t].model,
+            supervised(experts[t].model),
+            config.teachers_epochs,
+            {"learning_rate": config.teachers_learning_rate},
+            Lineage("labels", source=sees),
+            given,
+            run=f"teacher-{t}",
+            places=len(study.train),
+            seed=lambda number: 1000 * t + number,
+        )
+
+    trained = [teacher(t) for t in range(count)]
+    names = tuple(arm.name for arm in trained)
+    teachers = Teachers(experts, names, live=config.teacher_outputs == "live")
     rate = {"learning_rate": config.learning_rate}
     soft = {**rate, "temperature": config.temperature, "alpha": config.alpha}
+    seen = students.seen(config.labels, ", all images")
+
+    def best(done: Done) -> Given:
+        images = transfers[done.seed]
+        chosen, _ = teachers.best(done, validation)
+        return Given(images.with_column("teacher_logits", teachers.answers(done, images)[:, chosen]))
+
+    def learner(name: str, model: Any, recipe: Any, hparams: Any, lineage: Lineage, given: Any, **own: Any) -> Arm:
+        own = {"run": name.replace("/", "-")} | own
+        return Arm(name, model, recipe, config.epochs, hparams, lineage, given, places=len(study.train), **own)
+
+    one = Lineage("alpha*response.kl + (1-alpha)*labels", names, seen, chosen_on="validation")
+    arms = [
+        *trained,
+        learner(ALONE, student, supervised(student), rate, Lineage("labels", source=students.seen(config.labels)),
+                lambda done: Given(labelled(transfers[done.seed])), run="alone"),
+        learner(BEST, student, distill(student, cached(), response.kl), soft, one, best, run="best"),
+    ]  # fmt: skip
+    for name, way in ways.items():
+        how = follow(student, transfers, teachers, way)
+        lineage = Lineage(f"alpha*response.kl({name}) + (1-alpha)*labels", names, seen)
+        hparams = {**soft, **how.hparams}
+        arms.append(learner(name, how.model, how.recipe, hparams, lineage, how.given, answers=student))
+
     truth, even = study.test.labels(), jnp.full((len(study.test), count), 1 / count)
-    results: dict[str, list[dict[str, Any]]] = {}
-    for seed, transfer in enumerate(transfers):
-        train = partial(training.train, study, workdir, seed=seed)
-        trained = [
-            train(
-                f"teacher-{t}/seed-{seed}",
-                expert.model,
-                supervised(expert.model),
-                seed=1000 * t + seed,
-                epochs=config.teachers_epochs,
-                hparams={"learning_rate": config.teachers_learning_rate},
-                source=taught(study.train, share[t], noise[t], 1000 * t + seed),
-                examples_per_epoch=len(study.train),
-            )
-            for t, expert in enumerate(experts)
-        ]
-        live = config.teacher_outputs == "live"
-        staff = Staff(partial(training.predict, study), experts, [variables(state) for state in trained], live=live)
-        right = staff.answers(validation).argmax(-1) == validation.labels()[:, None]
-        said, on_test = staff.answers(transfer), staff.answers(study.test)
-        mean = np.asarray(pools.mean_probability(jnp.moveaxis(jnp.asarray(on_test), 1, 0), even))
-        for t, expert in enumerate(experts):
-            role = f"teacher {t + 1}: {expert.text}, {noise[t]:.0%} wrong labels"
-            results.setdefault(role, []).append(classification(on_test[:, t], truth))
-        results.setdefault("teachers' mean", []).append(classification(mean, truth))
 
-        alone = Taught(student, student, supervised(student), labelled(transfer))
-        best = transfer.with_column("teacher_logits", said[:, int(right.mean(0).argmax())])
-        followed = {
-            "student alone": alone,
-            "best single teacher": Taught(student, student, distill(student, cached(), response.kl), best),
-        }
-        roles = {"student alone": "alone", "best single teacher": "best"}
-        for role in (*followed, *arms):
-            lesson = followed[role] if role in followed else staff.teach(student, transfer, said, arms[role])
-            state = train(
-                f"{roles.get(role, role).replace('/', '-')}/seed-{seed}",
-                lesson.model,
-                lesson.recipe,
-                epochs=config.epochs,
-                hparams={**(rate if lesson is alone else soft), **lesson.hparams},
-                source=lesson.source,
-                examples_per_epoch=len(transfer),
-                frozen=lesson.frozen,
-            )
-            logits = training.predict(study, lesson.student, variables(state), study.test)
-            results.setdefault(role, []).append({**classification(logits, truth), **fidelity(logits, mean)})
-    report(config, workdir, study, results, teachers=count)
+    def mean(done: Done) -> np.ndarray:
+        said = jnp.moveaxis(jnp.asarray(teachers.answers(done, study.test)), 1, 0)
+        return done.once("mean", lambda: np.asarray(pools.mean_probability(said, even)))
+
+    def score(name: str) -> Row:
+        def of(done: Done) -> Scores:
+            chosen, accuracy = teachers.best(done, validation)
+            which = {"teacher": chosen + 1, "validation accuracy of teachers": accuracy} if name == BEST else {}
+            logits = done.test(name)
+            return {**classification(logits, truth), **fidelity(student=logits, teacher=mean(done)), **which}
+
+        return Row((name, *names), of)
+
+    rows = {name: Row((name,), lambda done, name=name: classification(done.test(name), truth)) for name in names}
+    rows["teachers' mean"] = Row(names, lambda done: classification(mean(done), truth))
+    learners = [ALONE, BEST, *ways]
+    rows |= {name: score(name) for name in learners}
+    pairs = [Pair(name, config.against) for name in learners if name != config.against]
+    report(config, workdir, study, compare.scored(study, workdir, arms, rows, pairs), pairs)
 
 
-def report(
-    config: Config, workdir: Path, study: Study, results: dict[str, list[dict[str, Any]]], *, teachers: int
-) -> None:
+def report(config: Config, workdir: Path, study: Study, found: compare.Compared, pairs: list[Pair]) -> None:
     """Table, paired differences to the arm of --against, figures, results.json."""
-    text, found = table(results, COLUMNS), dict[str, Any](results)
-    accuracy = {role: [s["accuracy"] for s in scores] for role, scores in results.items()}
-    if config.seeds > 1:
-        students = list(accuracy)[teachers + 1 :]
-        against = "plain average" if config.against == PLAIN else config.against
-        gains = {r: paired_difference(accuracy[r], accuracy[config.against]) for r in students if r != config.against}
-        found[f"minus {against}"] = gains
-        text += "\n\n" + "\n\n".join(gain(f"{role} minus {against}", d) for role, d in gains.items())
+    text, more = table(found.results, COLUMNS), dict[str, Any]()
+    against = "plain average" if config.against == PLAIN else config.against
+    if gains := {pair.first: d for pair, d in compare.subtracted(found.results, pairs).items()}:
+        more[f"minus {against}"] = gains
+        text += "\n\n" + "\n\n".join(gain(f"{name} minus {against}", d) for name, d in gains.items())
     title = f"{config.dataset}, T={config.temperature:g}, alpha={config.alpha:g}"
     figures.curves(study.recorder.rows(), workdir / "curves.png", title=title)
-    broken = {role.replace("+", "\n+").replace(": ", "\n").replace(", ", "\n"): v for role, v in accuracy.items()}
+    broken = {
+        name.replace("+", "\n+").replace(": ", "\n").replace(", ", "\n"): [s["accuracy"] for s in scores]
+        for name, scores in found.results.items()
+    }
     figures.comparison(broken, workdir / "comparison.png", title=title)
-    save_results(workdir, found, text)
+    compare.save(workdir, found, pairs, text, more)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -17,16 +16,15 @@ from kdjax.models import create as models
 from kdjax.models.connect import connectors
 from kdjax.recipes import confidence
 from kdjax.recipes.distill import distill
+from kdjax.recipes.learn import CONNECTORS
+from kdjax.study.compare import Done, Given
+from kdjax.study.train import predict
 from kdjax.teachers import several
 from kdjax.teachers.live import Teacher
 from kdjax.teachers.stored import cached, cached_with_features
-from kdjax.types import BadInput, LossFn, Model, Outputs, PyTree
+from kdjax.types import STUDENT, BadInput, LossFn, Model, Networks, Outputs, PyTree
 
 TEACHERS = "NAME:WIDTH:WIDTH, joined by commas, such as mlp:128,cnn:8:16,lenet"
-
-
-Predict = Callable[[Model, PyTree, Examples], np.ndarray]
-"""`(network, variables, examples) -> [N, ...]`, what a network says of every example."""
 
 
 class Expert(NamedTuple):
@@ -63,19 +61,19 @@ def _last_features(
     return Outputs(outputs.features["embedding"], outputs.features), state
 
 
-class Arm(NamedTuple):
+class Way(NamedTuple):
     """A way of following all teachers: how one answer is made of theirs, and the weight of CA-MKD's feature term."""
 
     ensemble: pools.Ensemble
     features: float = 0.0
 
 
-def parse_arm(text: str) -> Arm:
-    """`vote+entropy:scale=0.3:threshold=0.5` as an arm; a keyword's value is a number, or several, as in 2/1/1.
+def parse_way(text: str) -> Way:
+    """`vote+entropy:scale=0.3:threshold=0.5` as a way; a keyword's value is a number, or several, as in 2/1/1.
 
     The keyword `features` is the weight of CA-MKD's feature term beside the answers.
 
-    >>> parse_arm("mean_probability+confidence_aware:features=50").features
+    >>> parse_way("mean_probability+confidence_aware:features=50").features
     50.0
     """
     names, *pairs = text.split(":")
@@ -93,20 +91,19 @@ def parse_arm(text: str) -> Arm:
     features = hyper.pop("features", 0.0)
     if isinstance(features, tuple) or features < 0:
         raise BadInput(f"--arms: features={features} in {text!r}; accepted is one number from 0 up.")
-    return Arm(pools.resolve(pool, gate or "uniform", **hyper), features)
+    return Way(pools.resolve(pool, gate or "uniform", **hyper), features)
 
 
-def parse_arms(text: str, against: str, *, experts: Sequence[Expert], classes: int) -> dict[str, Arm]:
+def parse_ways(text: str, against: str, *, experts: Sequence[Expert], classes: int) -> dict[str, Way]:
     """All arms by the names in the table, each called once on shapes alone, so that all is checked now."""
     texts = dict.fromkeys([against, *filter(None, text.replace(" ", "").split(","))])
-    arms = {text: parse_arm(text) for text in texts}
+    ways = {text: parse_way(text) for text in texts}
     said, labels = jnp.zeros((len(experts), 2, classes)), jnp.zeros(2, jnp.int32)
-    for arm in arms.values():
-        jax.eval_shape(lambda v, z, y, arm=arm: arm.ensemble(v, student=z, labels=y), said, said[0], labels)
-    for expert in experts if any(arm.features for arm in arms.values()) else ():
-        params, state = jax.eval_shape(expert.model.init, jax.random.key(0))
-        confidence.classifier({"params": params, **state})
-    return arms
+    for way in ways.values():
+        jax.eval_shape(lambda v, z, y, way=way: way.ensemble(v, student=z, labels=y), said, said[0], labels)
+    for expert in experts if any(way.features for way in ways.values()) else ():
+        confidence.classifier(_shapes(expert.model))
+    return ways
 
 
 def taught(source: Examples, share: float, noise: float, seed: int) -> Examples:
@@ -119,81 +116,112 @@ def taught(source: Examples, share: float, noise: float, seed: int) -> Examples:
     return seen.with_column("label", label)
 
 
-class Taught(NamedTuple):
-    """How a student follows an arm: what is trained, the student on what was trained, the recipe, what to train on,
-    the step's frozen variables, and further hyper-parameters."""
+class Teachers:
+    """Several teachers as arms, and what they say together at a seed; each is asked once.
 
-    model: Model
-    student: Model
-    recipe: LossFn
-    source: Examples
-    frozen: PyTree = None
-    hparams: Mapping[str, float] = MappingProxyType({})
+    Args:
+        experts: the networks.
+        arms: by the name of the arm that trains each.
+        live: whether they run in every step, and are not asked once.
+    """
 
-
-class Staff:
-    """Trained teachers and their answers, each computed once where they are cached."""
-
-    def __init__(
-        self, predict: Predict, experts: Sequence[Expert], weights: Sequence[PyTree], *, live: bool = False
-    ) -> None:
-        self.predict, self.experts, self.weights, self.live = predict, experts, weights, live
+    def __init__(self, experts: Sequence[Expert], arms: Sequence[str], *, live: bool = False) -> None:
+        self.experts, self.arms, self.live = experts, tuple(arms), live
         self.names = [f"teacher{number}" for number in range(1, len(experts) + 1)]
 
-    def answers(self, source: Examples) -> np.ndarray:
+    def answers(self, done: Done, source: Examples) -> np.ndarray:
         """What the teachers say of every example, `[N, T, K]`."""
-        pairs = zip(self.experts, self.weights, strict=True)
-        return np.stack([self.predict(e.model, w, source) for e, w in pairs], 1)
+        ask = lambda: np.stack([done.answers(arm, source) for arm in self.arms], 1)  # noqa: E731
+        return done.once(("teachers", id(source)), ask)
 
-    def teach(self, student: Model, transfer: Examples, said: np.ndarray, arm: Arm) -> Taught:
-        """How a student follows all teachers.
+    def best(self, done: Done, validation: Examples) -> tuple[int, list[float]]:
+        """The number of the teacher with the best accuracy on the validation split, and every one's."""
+        right = self.answers(done, validation).argmax(-1) == validation.labels()[:, None]
+        accuracy = right.mean(0)
+        return int(accuracy.argmax()), [float(a) for a in accuracy]
 
-        Args:
-            student: the network.
-            transfer: its images.
-            said: the teachers' answers to them.
-            arm: in which way.
-        """
-        if not arm.features:
-            source, teacher, frozen = self._source(transfer, said)
-            recipe = distill(student, teacher, response.kl, ensemble=arm.ensemble)
-            return Taught(student, student, recipe, source, frozen)
-        by_name = dict(zip(self.names, self.weights, strict=True))
-        together = several.together({n: e.model.apply for n, e in zip(self.names, self.experts, strict=True)})
-        if self.live:
-            source, teacher, frozen = transfer, together, by_name
-        else:
-            source, teacher = transfer.with_column("teacher_logits", said), cached_with_features(self.names)
-            frozen = {n: confidence.classifier(w) for n, w in by_name.items()}
-            for name, expert in zip(self.names, self.experts, strict=True):
-                column = self.predict(expert.features, by_name[name], transfer)
-                source = source.with_column(f"{name}/embedding", column)
-
-        def whole(
-            variables: PyTree, image: Array, *, train: bool, key: Array | None, mask: Array | None = None
-        ) -> tuple[Outputs, PyTree]:
-            return together(variables, {"image": image}), {}
-
-        links = {n: connectors.Link("embedding", f"{n}/embedding", connectors.Project()) for n in self.names}
-        connected = connectors.connect(
-            student, links, image_shape=transfer.image_shape(), teacher=(Model(student.init, whole), by_name)
-        )
-        recipe = confidence.distill_with_features(
-            connected.model, connected.pairs, teacher, response.kl, names=self.names, ensemble=arm.ensemble
-        )
-        alone = Model(student.init, partial(_without_projections, student))
-        return Taught(connected.model, alone, recipe, source, frozen, {confidence.WEIGHT: arm.features})
-
-    def _source(self, transfer: Examples, said: np.ndarray) -> tuple[Examples, Teacher, PyTree]:
-        if not self.live:
-            return transfer.with_column("teacher_logits", said), cached(), None
-        if len({e.text for e in self.experts}) == 1:
-            return transfer, several.stacked(self.experts[0].model.apply), several.stack(self.weights)
-        applies = {n: e.model.apply for n, e in zip(self.names, self.experts, strict=True)}
-        return transfer, several.together(applies), dict(zip(self.names, self.weights, strict=True))
+    def weights(self, done: Done) -> dict[str, PyTree]:
+        """The teachers' variables by name."""
+        return {name: done.weights(arm) for name, arm in zip(self.names, self.arms, strict=True)}
 
 
-def _without_projections(
-    student: Model, variables: PyTree, image: Array, *, train: bool, key: Array | None, mask: Array | None = None
-) -> Any:
-    return student.apply(connectors.without_adapter(variables), image, train=train, key=key, mask=mask)
+class Followed(NamedTuple):
+    """How a student follows all teachers by one way: what is trained, the recipe, further hyper-parameters, and what it
+    trains on at a seed."""
+
+    model: Model | Networks
+    recipe: LossFn
+    hparams: Mapping[str, float]
+    given: Callable[[Done], Given]
+
+
+def follow(student: Model, transfers: Sequence[Examples], teachers: Teachers, way: Way) -> Followed:
+    """A student of several teachers.
+
+    Args:
+        student: the network.
+        transfers: its images, by seed.
+        teachers: whom it follows.
+        way: in which way.
+    """
+
+    def cached_answers(done: Done) -> Examples:
+        images = transfers[done.seed]
+        return images.with_column("teacher_logits", teachers.answers(done, images))
+
+    applies = {name: e.model.apply for name, e in zip(teachers.names, teachers.experts, strict=True)}
+    if way.features:
+        return _with_features(student, transfers, teachers, way, several.together(applies), cached_answers)
+    if not teachers.live:
+        teacher, given = cached(), lambda done: Given(cached_answers(done))
+    elif len({e.text for e in teachers.experts}) == 1:
+        teacher = several.stacked(teachers.experts[0].model.apply)
+        given = lambda done: Given(transfers[done.seed], several.stack(list(teachers.weights(done).values())))  # noqa: E731
+    else:
+        teacher = several.together(applies)
+        given = lambda done: Given(transfers[done.seed], teachers.weights(done))  # noqa: E731
+    recipe = distill(student, teacher, response.kl, ensemble=way.ensemble)
+    return Followed(student, recipe, {}, given)
+
+
+def _with_features(
+    student: Model,
+    transfers: Sequence[Examples],
+    teachers: Teachers,
+    way: Way,
+    together: Teacher,
+    cached_answers: Callable[[Done], Examples],
+) -> Followed:
+    """CA-MKD: the student's last features, projected, are near each teacher's too."""
+
+    def whole(
+        variables: PyTree, image: Array, *, train: bool, key: Array | None, mask: Array | None = None
+    ) -> tuple[Outputs, PyTree]:
+        return together(variables, {"image": image}), {}
+
+    def given(done: Done) -> Given:
+        by_name = teachers.weights(done)
+        if teachers.live:
+            return Given(transfers[done.seed], by_name)
+        source = cached_answers(done)
+        for name, expert in zip(teachers.names, teachers.experts, strict=True):
+            column = predict(done.study, expert.features, by_name[name], transfers[done.seed])
+            source = source.with_column(f"{name}/embedding", column)
+        return Given(source, {name: confidence.classifier(w) for name, w in by_name.items()})
+
+    shapes = {name: _shapes(e.model) for name, e in zip(teachers.names, teachers.experts, strict=True)}
+    links = {n: connectors.Link(("embedding",), (f"{n}/embedding",), connectors.Project()) for n in teachers.names}
+    connected = connectors.connect(
+        student, links, image_shape=transfers[0].image_shape(), teacher=(Model(student.init, whole), shapes)
+    )
+    teacher = together if teachers.live else cached_with_features(teachers.names)
+    recipe = confidence.distill_with_features(
+        student, connected.pairs, teacher, response.kl, names=teachers.names, ensemble=way.ensemble
+    )
+    both = Networks({STUDENT: student.init, CONNECTORS: connected.init})
+    return Followed(both, recipe, {confidence.WEIGHT: way.features}, given)
+
+
+def _shapes(model: Model) -> PyTree:
+    params, state = jax.eval_shape(model.init, jax.random.key(0))
+    return {"params": params, **state}

@@ -6,7 +6,7 @@
 Cost and result: see the README.
 
 One teacher per seed, trained on all labels. The student alone chooses the learning rate, and each method then chooses a
-factor for its field's weights (`study/methods.py`), both on validation images with the first seeds; then every arm
+factor for its field's weights (`kdjax/methods`), both on validation images with the first seeds; then every arm
 trains on all seeds from the same initial parameters in as many steps, and the test images are scored. Reported is the
 last epoch.
 The column `best epoch` is the best of all epochs *on the test images*, as much of the literature reports it: its
@@ -26,15 +26,15 @@ from experiments.methods import report
 from kdjax.config import field
 from kdjax.data.source import labelled
 from kdjax.evaluation.classification import classification
+from kdjax.recipes.lesson import Lesson
 from kdjax.recipes.supervised import supervised
-from kdjax.study import command, compare, methods, networks, stages
-from kdjax.study import train as training
+from kdjax.study import command, compare, methods, networks, stages, students
+from kdjax.study.compare import Arm, Done, Given, Lineage
 from kdjax.study.data import open_study, optimizer_of
-from kdjax.training.state import variables
-from kdjax.types import BadInput, PyTree
+from kdjax.types import BadInput, LossFn, Model, Networks
 
 log = logging.getLogger("kdjax.compare")
-ALONE = "student alone"
+TEACHER, ALONE = "teacher", "student alone"
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,6 @@ class Config(methods.Flags):
     search_seeds: int = field(2, "of the seeds, the first so many choose", low=1, smoke=1)
 
 
-Runs = Callable[[float, int], tuple[str, PyTree]]
-"""`(choice, seed) -> (the run's name, the student's trained variables)`."""
-
-
 def main(config: Config, workdir: Path) -> None:
     """Choose on validation, then train every arm on every seed."""
     study = open_study(config, workdir)
@@ -68,75 +64,91 @@ def main(config: Config, workdir: Path) -> None:
     teacher, student = (
         networks.from_flags(config, study.shape, role, train=study.train).model for role in ("teacher", "student")
     )
-    images = [labelled(all_images) for all_images in compare.transfers(study, config)]
+    images = [labelled(all_images) for all_images in students.transfers(study, config)]
     arms, unfit = methods.arms(config, study, student, teacher, examples=len(images[0]))
     steps = -(-len(study.train) // config.batch_size)
     for epochs in {config.teacher_epochs, *(stage.epochs for arm in arms.values() for stage in arm.stages)}:
         optimizer_of(config, steps=steps * epochs)
     for name, why in unfit.items():
         log.info("%s does not fit: %s", name, why)
-    train = partial(training.train, study, workdir)
-    fit = partial(train, examples_per_epoch=len(study.train), watch=study.test)
+    trainer, seeds = compare.Trainer(study, workdir), [Done(study, seed) for seed in range(config.seeds)]
+    learns, lineage = supervised(teacher), Lineage("labels")
+    first = Arm(TEACHER, teacher, learns, config.teacher_epochs, {"learning_rate": config.learning_rate}, lineage)
+    for done in seeds:
+        trainer.train(first, done)
+    results = {TEACHER: [compare.score(done, TEACHER) for done in seeds]}
+    by_name = {TEACHER: compare.described(first, study)}
 
-    recipe, teachers = supervised(teacher), []
-    results: compare.Results = {"teacher": [], ALONE: [], **{name: [] for name in arms}}
-    for seed in range(config.seeds):
-        hparams = {"learning_rate": config.learning_rate}
-        run = f"teacher/seed-{seed}"
-        state = train(run, teacher, recipe, seed=seed, epochs=config.teacher_epochs, hparams=hparams)
-        teachers.append(variables(state))
-        results["teacher"].append(compare.tested(study, teacher, state))
-    recipe = supervised(student)
+    def arm(
+        name: str, model: Model | Networks, recipe: LossFn, epochs: int, hparams: Any, lineage: Lineage, **own: Any
+    ) -> Arm:
+        return Arm(name, model, recipe, epochs, hparams, lineage, places=len(study.train), watch=study.test, **own)
 
-    def alone(rate: float, seed: int) -> tuple[str, PyTree]:
-        run = f"alone-{rate:g}/seed-{seed}"
-        hparams = {"learning_rate": rate}
-        state = fit(run, student, recipe, seed=seed, epochs=config.epochs, hparams=hparams, source=images[seed])
-        return run, variables(state)
+    recipe, seen = supervised(student), students.seen(config.labels)
 
-    def taught(arm: methods.Arm, name: str, rate: float, factor: float, seed: int) -> tuple[str, PyTree]:
-        run, begin = f"{methods.slug(name)}-{factor:g}/seed-{seed}", stages.unchanged
-        for number, (stage, hparams) in enumerate(zip(arm.stages, arm.hparams(factor), strict=True)):
-            last = number + 1 == len(arm.stages)
-            state = fit(
-                run if last else f"first-{run}",
-                stage.plan.model,
-                stage.recipe,
-                seed=seed,
-                epochs=stage.epochs,
-                hparams={"learning_rate": rate, **hparams},
-                source=images[seed],
-                frozen=stage.plan.frozen(teachers[seed], images[seed]),
-                begin=begin,
-            )
-            if last:
-                return run, stage.plan.own(variables(state))
-            begin = stages.after(state)
-        raise AssertionError("a method has a stage")
+    def alone(rate: float) -> list[Arm]:
+        hparams, lineage = {"learning_rate": rate}, Lineage("labels", source=seen, chosen_on="validation")
+        given = lambda done: Given(images[done.seed])  # noqa: E731
+        own = {"lineage": lineage, "run": f"alone-{rate:g}", "given": given}
+        return [arm(ALONE, student, recipe, config.epochs, hparams, **own)]
 
-    def tested(runs: Runs, choices: Sequence[float]) -> tuple[float, list[dict[str, Any]]]:
-        """The choice that validation prefers, the first of equals, and its scores on the test images."""
+    def taught(name: str, rate: float, factor: float) -> list[Arm]:
+        """The stages of a method with its weights multiplied by a factor."""
+        found: list[Arm] = []
+        method = arms[name]
+        for stage, hparams in zip(method.stages, method.hparams(factor), strict=True):
+            last, start = stage is method.stages[-1], found[-1].name if found else ""
+            facts = {"layers": [list(pair) for pair in stage.plan.named], "factor": factor}
+            lineage = Lineage(str(method.method.expression), (TEACHER,), seen, "train", start, "validation", facts)
+            run = f"{'' if last else 'first-'}{methods.slug(name)}-{factor:g}"
+            own = {
+                "lineage": lineage,
+                "run": run,
+                "given": partial(given, stage.plan, method.stages[0].plan, start),
+                "answers": student,
+            }
+            hparams = {"learning_rate": rate, **hparams}
+            whole = name if last else f"first stage of {name}"
+            found.append(arm(whole, stage.plan.model, stage.recipe, stage.epochs, hparams, **own))
+        return found
+
+    def given(plan: Lesson, first: Lesson, start: str, done: Done) -> Given:
+        begin = stages.after(first, done.state(start)) if start else stages.unchanged
+        return Given(images[done.seed], plan.frozen(done.weights(TEACHER), images[done.seed].labels()), begin)
+
+    def trained(made: Sequence[Arm], done: Done) -> tuple[Arm, Done]:
+        """A choice's last stage, and what it leaves at a seed; the networks of other choices are let go."""
+        own = Done(study, done.seed, dict(done.trained))
+        for one in made:
+            trainer.train(one, own)
+        return made[-1], own
+
+    def tested(make: Callable[[float], list[Arm]], choices: Sequence[float]) -> float:
+        """The choice that validation prefers, the first of equals; its scores on the test images become a row."""
         held_out: Any = study.validation
         means = []
         for choice in choices:
-            found = (runs(choice, seed)[1] for seed in range(config.search_seeds))
-            answers = [training.predict(study, student, weights, held_out) for weights in found]
-            means.append(np.mean([classification(z, held_out.labels())["accuracy"] for z in answers]))
+            found = (trained(make(choice), done) for done in seeds[: config.search_seeds])
+            answers = [own.answers(last.name, held_out) for last, own in found]
+            means.append(float(np.mean([classification(z, held_out.labels())["accuracy"] for z in answers])))
         best = choices[int(np.argmax(means))]
-        scores = []
-        for seed in range(config.seeds):
-            run, weights = runs(best, seed)
-            logits = training.predict(study, student, weights, study.test)
+        name = make(best)[-1].name
+        results[name] = []
+        for done in seeds:
+            last, own = trained(make(best), done)
+            run = f"{last.run}/seed-{done.seed}"
             watched = [row["watched_accuracy"] for row in study.recorder.rows() if row["run"] == run]
-            scores.append({**compare.scores(study, logits, weights), "best_epoch": max(watched), "choice": best})
-        return best, scores
+            results[name].append({**compare.score(own, name), "best_epoch": max(watched), "choice": best})
+        by_name.update({one.name: compare.described(one, study) for one in make(best)})
+        by_name[name]["choices"] = {f"{choice:g}": mean for choice, mean in zip(choices, means, strict=True)}
+        return best
 
-    rate, results[ALONE] = tested(alone, config.learning_rates)
-    for name, arm in arms.items():
-        factor, results[name] = tested(partial(taught, arm, name, rate), config.factors)
-        log.info("%s: factor %g", name, factor)
+    rate = tested(alone, config.learning_rates)
+    for name in arms:
+        log.info("%s: factor %g", name, tested(partial(taught, name, rate), config.factors))
     title = f"{config.dataset}, {config.teacher_model} to {config.student_model}, {config.labels or 'all'} labels"
-    report.report(workdir, study, results, unfit, title=title, alone=ALONE)
+    rows = {name: [name] for name in results}
+    report.report(workdir, compare.Compared(results, {"arms": by_name, "rows": rows}), unfit, title=title, alone=ALONE)
 
 
 if __name__ == "__main__":

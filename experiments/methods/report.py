@@ -2,35 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from experiments.methods.figures import figure, verdict
-from kdjax.evaluation.paired import paired_difference
-from kdjax.study import compare
-from kdjax.study.data import Study
-from kdjax.study.report import save_results, spread
+from kdjax.study.compare import Compared, Pair, save, subtracted
+from kdjax.study.report import spread
 
 
-def report(
-    workdir: Path,
-    study: Study,
-    results: compare.Results,
-    unfit: Mapping[str, str],
-    *,
-    title: str,
-    alone: str,
-) -> None:
-    """results.json, table.md, methods.png, curves.png.
+def report(workdir: Path, compared: Compared, unfit: Mapping[str, str], *, title: str, alone: str) -> None:
+    """results.json, table.md, methods.png.
 
     A method beats the student alone where the whole interval of the paired difference is above zero, and falls behind
     where all of it is below; it ties where the interval includes zero.
     """
+    results = compared.results
     accuracy = {role: [s["accuracy"] for s in scores] for role, scores in results.items()}
-    against = {
-        role: paired_difference(values, accuracy[alone])
-        for role, values in accuracy.items()
-        if role not in ("teacher", alone) and len(values) > 1
-    }
+    pairs = [Pair(role, alone) for role in results if role not in ("teacher", alone)]
+    differences = subtracted(results, pairs)
+    against = {pair.first: d for pair, d in differences.items()}
     head = ["", "accuracy %, last epoch", f"minus {alone}, 95%", "verdict", "best epoch %, on test", "NLL", "chosen"]
     lines = [" | ".join(head), "|".join(["---"] * len(head))]
     for role, scores in sorted(results.items(), key=lambda item: -float(sum(accuracy[item[0]]))):
@@ -51,11 +39,10 @@ def report(
     text += f"{counts.count('falls behind')} fall behind. `chosen`: on validation, a learning rate for the {alone}, "
     text += "a factor of the field's weights for a method."
     text += "".join(f"\nNot run: {name}: {why}" for name, why in unfit.items())
-    found: dict[str, Any] = {**results, "unfit": dict(unfit)}
-    found |= {f"{role} minus {alone}": difference for role, difference in against.items()}
+    more = {"unfit": dict(unfit), **{pair.name: d for pair, d in differences.items()}}
     if against:
         figure(against, workdir / "methods.png", title=title, alone=alone)
-    save_results(workdir, found, text)
+    save(workdir, compared, pairs, text, more)
 
 
 def _interval(d: Mapping[str, float]) -> str:

@@ -38,6 +38,7 @@ import jax
 import numpy as np
 
 from experiments.sweep import figures, lessons, space
+from kdjax import spec
 from kdjax.config import field
 from kdjax.data import pipeline
 from kdjax.study import attacks, command, distillation, networks, report
@@ -47,7 +48,7 @@ from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.population import Member, Plan
 from kdjax.training.program import chooses_scan
 from kdjax.training.state import variables
-from kdjax.types import BadInput
+from kdjax.types import STUDENT, BadInput
 
 log = logging.getLogger("kdjax.sweep")
 
@@ -62,18 +63,21 @@ class Config(distillation.Config):
     members: str = field(
         "students", "what is swept: students of one teacher, or teachers", choices=("students", "teachers")
     )
-    sweep: str = field(
-        "temperature:1,2,4,8;alpha:0.5,0.9",
-        "axes: name:1,2,4 or name:uniform(a,b) or name:log(a,b), separated by ;",
-        smoke="temperature:1,4;alpha:0.5,0.9",
+    method: str = field("", "a method with sets in its numbers, such as kd(temperature=grid(1, 2, 4)); or --loss")
+    loss: str = field(
+        "response.kl(temperature=grid(1, 2, 4, 8)) + grid(0.1, 1)*labels",
+        "what students learn, with a set where a number is swept: grid(1, 2, 4), uniform(0, 1) or log(0.1, 10)",
+        smoke="response.kl(temperature=grid(1, 4)) + grid(0.1, 1)*labels",
     )
+    learning_rate: str = field("3e-3", "students' peak rate, a number or a set such as log(1e-4, 1e-2)")  # pyright: ignore[reportIncompatibleVariableOverride]
+    teacher_learning_rate: str = field("1e-3", "teachers' peak rate, a number or a set")  # pyright: ignore[reportIncompatibleVariableOverride]
     sample: int = field(0, "random points instead of the grid", low=0)
     order: str = field(
         "own", "data order: each member's own, or one for all, which is faster", choices=("own", "shared")
     )
     own_labels: bool = field(False, "each seed draws its own --labels, as in experiments.distill")
-    attack: str = field("", "teachers' adversarial training, such as pgd:steps=7; its epsilon can be an axis")
-    label_smoothing: float = field(0.0, "of teachers, where no axis sweeps it", low=0.0, high=1.0)
+    attack: str = field("", "teachers' adversarial training, such as pgd:steps=7; its epsilon can be a set")
+    label_smoothing: str = field("0", "of teachers, a number or a set")
     under: str = field(
         "", "attack such as pgd:epsilon=0.1:steps=20; what accuracy it leaves on validation then chooses"
     )
@@ -96,9 +100,9 @@ def main(config: Config, workdir: Path) -> None:
     lesson = of(config, study, workdir)
     axes, members, points = plan_members(config, lesson)
     tx = optimizer_of(config, steps=-(-len(study.train) // config.batch_size) * lesson.epochs)
-    if not chooses_scan("auto", jax.eval_shape(lesson.model.init, jax.random.key(0))[0], study.mesh):
+    if not chooses_scan("auto", jax.eval_shape(lesson.network.init, jax.random.key(0))[0], study.mesh):
         log.warning("on a CPU a sweep's convolutions run inside a loop, where a step may cost twice what it does alone")
-    taught, ask = lesson.prepare(workdir), stacked.Asked(lesson.apply, study.mesh)
+    taught, ask = lesson.prepare(workdir), stacked.Asked(lesson.network.apply, study.mesh)
     train = partial(
         population.train,
         members,
@@ -133,8 +137,12 @@ def plan_members(
     config: Config, lesson: lessons.Lesson
 ) -> tuple[list[space.Axis], list[Member], list[dict[str, float]]]:
     """The axes, every member, point by point and seed by seed, and the points; each point has been checked."""
-    axes = space.parse(config.sweep, lesson.bounds, of=lesson.role)
-    points = space.points(axes, config.sample)
+    if not lesson.sets:
+        raise BadInput(
+            f"nothing is swept of {lesson.role}; accepted: a set where a number stands, such as grid(1, 2, 4)."
+        )
+    axes = space.axes(lesson.sets)
+    points = [{name: float(x) for name, x in p.items()} for p in spec.points(lesson.sets, sample=config.sample)]
     lesson.check(points)
     draws = [{"draw": float(seed)} if config.own_labels else {} for seed in range(config.seeds)]
     members = [
@@ -183,7 +191,7 @@ def rows_of(
         if config.under:
             each = [variables(stacked.member_state(part.states, i)) for i in range(len(part.members))]
             for split in ("validation", "test"):
-                left = lessons.attacked_accuracy(lesson.apply, each, getattr(study, split), config.under)
+                left = lessons.attacked_accuracy(lesson.network.apply, each, getattr(study, split), config.under)
                 scored[f"{split}_attacked"] = left
         for i, (member, outcome) in enumerate(zip(part.members, part.outcomes, strict=True)):
             well = outcome.status != "diverged" and all(np.isfinite(values[i]) for values in scored.values())
@@ -214,8 +222,8 @@ def keep_best(
         for i in range(len(part.members)):
             if at + i in wanted:
                 state = stacked.member_state(part.states, i).replace(frozen=None)
-                own = lesson.own(variables(state))
-                state = state.replace(params=own.pop("params"), model_state=own)
+                own = variables(state)
+                state = state.replace(params={STUDENT: own.pop("params")}, model_state={STUDENT: own})
                 seed = wanted.index(at + i)
                 with Checkpointer(workdir / "checkpoints" / role / f"seed-{seed}", keep=1) as checkpointer:
                     checkpointer.save(state)

@@ -1,6 +1,5 @@
 """What a sweep is made of: axes from a flag, the points to train, and the tables and figures of what came out."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,99 +8,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from kdjax import spec
 from kdjax.files import to_json, write_whole
-from kdjax.types import BadInput, nearest
-
-DRAWS = {
-    "uniform": lambda rng, a, b: rng.uniform(a, b),
-    "log": lambda rng, a, b: math.exp(rng.uniform(*np.log([a, b]))),
-}
-FORM = "accepted: name:1,2,4 or name:uniform(a,b) or name:log(a,b), axes separated by ;"
 
 
 class Axis(NamedTuple):
-    """A hyper-parameter and its values, or the distribution it is drawn from."""
+    """A number that is swept: its values, or the ends of the range that it is drawn from."""
 
     name: str
     values: tuple[float, ...]
     draw: str = ""
 
 
-def parse(text: str, bounds: Mapping[str, tuple[float | None, float | None]], *, of: str = "members") -> list[Axis]:
-    """The axes that a flag names.
+def axes(sets: Mapping[str, spec.Set]) -> list[Axis]:
+    """The sets of an expression as axes.
 
-    Args:
-        text: such as `temperature:1,2,4;learning_rate:log(1e-4,1e-2)`.
-        bounds: the accepted names, and the lowest and highest value of each (None is open).
-        of: whose axes these are, for messages.
-
-    Raises:
-        BadInput: an unknown name, the nearest one given; a value that is no number or out of range; a name twice.
-
-    >>> parse("temperature:1,2;alpha:uniform(0,1)", {"temperature": (0, None), "alpha": (0, 1)})
-    [Axis(name='temperature', values=(1.0, 2.0), draw=''), Axis(name='alpha', values=(0.0, 1.0), draw='uniform')]
+    >>> axes({"temperature": spec.grid(1, 2)})
+    [Axis(name='temperature', values=(1.0, 2.0), draw='')]
     """
-    axes: list[Axis] = []
-    for part in filter(None, (p.strip() for p in text.split(";"))):
-        name, _, rest = (x.strip() for x in part.partition(":"))
-        if name not in bounds:
-            raise BadInput(
-                f"--sweep: {name!r} is no axis of these {of}; accepted: {', '.join(bounds)}{nearest(name, bounds)}"
-            )
-        if name in (a.name for a in axes):
-            raise BadInput(f"--sweep: {name} twice; accepted: each axis once.")
-        draw, bracket, inside = rest.partition("(")
-        if bracket and (draw not in DRAWS or not inside.endswith(")")):
-            raise BadInput(f"--sweep: {part!r}; {FORM}{nearest(draw, DRAWS)}")
-        try:
-            values = tuple(float(x) for x in (inside[:-1] if bracket else rest).split(","))
-        except ValueError:
-            raise BadInput(f"--sweep: {part!r} holds what is no number; {FORM}.") from None
-        low, high = bounds[name]
-        for x in values:
-            if not math.isfinite(x) or (low is not None and x < low) or (high is not None and x > high):
-                raise BadInput(f"--sweep: {name}={x:g}; accepted: {_range(low, high)}.")
-        if bracket and (len(values) != 2 or values[0] >= values[1] or (draw == "log" and values[0] <= 0)):
-            raise BadInput(f"--sweep: {part!r}; accepted are two bounds, the lower first, above 0 for log.")
-        if not bracket and len(set(values)) < len(values):
-            raise BadInput(f"--sweep: {part!r}; accepted: each value once.")
-        axes.append(Axis(name, values, draw if bracket else ""))
-    if not axes:
-        raise BadInput(f"--sweep={text!r} names no axis; {FORM}.")
-    return axes
-
-
-def _range(low: float | None, high: float | None) -> str:
-    ends = [f"{word} {end:g}" for word, end in (("from", low), ("to", high)) if end is not None]
-    return " ".join(["finite numbers", *ends])
-
-
-def points(axes: Sequence[Axis], sample: int) -> list[dict[str, float]]:
-    """The grid of all values, or so many random points, no two alike, the same ones each time.
-
-    >>> points([Axis("a", (1.0, 2.0)), Axis("b", (3.0,))], 0)
-    [{'a': 1.0, 'b': 3.0}, {'a': 2.0, 'b': 3.0}]
-
-    Raises:
-        BadInput: a distribution without `sample`, or a larger sample than lists alone have points.
-    """
-    drawn = [a.name for a in axes if a.draw]
-    rng = np.random.default_rng(0)
-    if sample and drawn:
-        return [
-            {a.name: float(DRAWS[a.draw](rng, *a.values) if a.draw else rng.choice(a.values)) for a in axes}
-            for _ in range(sample)
-        ]
-    if drawn:
-        raise BadInput(f"--sweep draws {', '.join(drawn)}; accepted: --sample=N with it, or lists of values.")
-    names = [a.name for a in axes]
-    grid = [dict(zip(names, p, strict=True)) for p in itertools.product(*(a.values for a in axes))]
-    if sample > len(grid):
-        raise BadInput(
-            f"--sample={sample}: the lists of --sweep have {len(grid)} points; accepted are so many at most, "
-            "or an axis that is drawn by uniform(a,b) or log(a,b)."
-        )
-    return [grid[i] for i in rng.choice(len(grid), sample, replace=False)] if sample else grid
+    return [Axis(n, spec.ends(x), "" if isinstance(x, spec.grid) else type(x).__name__) for n, x in sets.items()]
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

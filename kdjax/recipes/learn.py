@@ -1,5 +1,6 @@
 """One recipe of terms with views: supervised learning, adversarial training, distillation, and any sum of them."""
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -117,7 +118,7 @@ def learn(
         frozen = state.frozen.teacher if isinstance(state.frozen, Frozen) else state.frozen
         inputs = {CLEAN: jnp.asarray(batch["image"])}
         rows = jnp.zeros(len(label), bool)
-        if attacked is not None and ATTACKED in shown:
+        if attacked is not None and ATTACKED in (*shown, *asked_of_teacher):
             inputs[ATTACKED], rows = _attack(attacked, student, teacher, state, frozen, batch, key)
 
         own: dict[str, Outputs] = {}
@@ -125,7 +126,7 @@ def learn(
         for place, view in enumerate(shown):
             variables = {"params": params[STUDENT], **model_state}
             # The first pass draws what it would draw alone.
-            drawn = key if place == 0 else jax.random.fold_in(key, -place)
+            drawn = key if place == 0 else jax.random.fold_in(key, zlib.crc32(f"view/{view}".encode()))
             own[view], moved = student.apply(variables, inputs[view], train=True, key=drawn, mask=mask)
             model_state = moved if view in moving else model_state
         theirs: dict[str, tuple[Outputs, Array | None]] = {}

@@ -72,21 +72,32 @@ class Lesson:
     @property
     def uses_labels(self) -> bool:
         """Whether labels have weight, at any time."""
-        return any(kind == OF_LABELS and self.weighs(place) for place, kind in self.kinds.items())
+        return self.weighs(OF_LABELS)
 
     @property
     def live(self) -> bool:
         """Whether the teacher must run in every step."""
         return self.compares_layers or self.augmented or self.attacked
 
-    def weighs(self, place: str) -> bool:
-        """Whether a weight is ever other than 0."""
-        return any(value for name, value in self.hparams.items() if name == place or name.startswith(f"{place}."))
+    def weighs(self, *kinds: str) -> bool:
+        """Whether a weight of these kinds is ever other than 0."""
+        return self.scaled(dict.fromkeys(kinds, 0.0)) != self.hparams
+
+    def scaled(self, factors: Mapping[str, float]) -> dict[str, float]:
+        """The numbers, with the weights of each kind multiplied by its factor."""
+        found = dict(self.hparams)
+        for (weight, _), place in zip(self.expression.terms, spec.labels(self.expression), strict=True):
+            name = f"{place}.weight"
+            factor = factors.get(self.kinds[name], 1.0)
+            if isinstance(weight, Schedule):
+                found |= {n: float(x) for n, x in spec.numbers(weight * factor, name=name).items()}
+            else:
+                found[name] *= factor
+        return found
 
     def with_weights(self, *kinds: str) -> dict[str, float]:
         """The numbers, with all weights 0 but those of some kinds: a stage that teaches nothing else."""
-        off = [place for place, kind in self.kinds.items() if kind not in kinds]
-        return {n: 0.0 if any(n == p or n.startswith(f"{p}.") for p in off) else x for n, x in self.hparams.items()}
+        return self.scaled({kind: 0.0 for kind in set(self.kinds.values()) - set(kinds)})
 
     def frozen(self, teacher: PyTree, labels: np.ndarray) -> PyTree:
         """What the step reads: the teacher's variables, and what losses with a memory must know of the data set.

@@ -69,6 +69,7 @@ from kdjax.spec.varying import Schedule as Schedule
 from kdjax.spec.varying import Set as Set
 from kdjax.spec.varying import constant as constant
 from kdjax.spec.varying import cosine as cosine
+from kdjax.spec.varying import ends as ends
 from kdjax.spec.varying import grid as grid
 from kdjax.spec.varying import linear as linear
 from kdjax.spec.varying import log as log

@@ -275,6 +275,15 @@ KINDS: dict[str, type[Varying]] = {
 """By the word that is typed."""
 
 
+def ends(one: Set) -> tuple[float, ...]:
+    """The numbers of a grid, or the lowest and the highest of a range.
+
+    >>> ends(uniform(0, 1))
+    (0.0, 1.0)
+    """
+    return tuple(map(float, one.numbers if isinstance(one, grid) else one.parts().values()))
+
+
 def _times(part: Value, factor: Number) -> Value:
     return tuple(x * factor for x in part) if isinstance(part, tuple) else part * factor
 

@@ -258,7 +258,7 @@ def scored(
     """Train every arm at every seed, and score every row: what `compare` reports."""
     if rows is None:
         assert not callable(arms)
-        rows = {arm.name: tested(study, arm.name) for arm in arms}
+        rows = {arm.name: tested(arm.name) for arm in arms}
     for name in (name for pair in pairs for name in pair[:2]):
         if name not in rows:
             raise BadInput(f"a pair names {name!r}; accepted: {', '.join(rows)}.")
@@ -284,9 +284,14 @@ def scores(study: Study, logits: np.ndarray, *weights: PyTree) -> Scores:
     return {**classification(logits, study.test.labels()), "parameters": parameters}
 
 
-def tested(study: Study, name: str) -> Row:
+def tested(name: str) -> Row:
     """The row of one arm's network."""
-    return Row((name,), lambda done: scores(study, done.test(name), done.weights(name)))
+    return Row((name,), lambda done: score(done, name))
+
+
+def score(done: Done, name: str) -> Scores:
+    """One network's scores on the test images."""
+    return scores(done.study, done.test(name), done.weights(name))
 
 
 def described(arm: Arm, study: Study) -> dict[str, Any]:

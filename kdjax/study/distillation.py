@@ -79,7 +79,7 @@ def taught_by(config: Flags) -> Method:
     Raises:
         BadInput: both flags, or a text that is none.
     """
-    if config.loss and config.method != Flags.method:
+    if config.loss and config.method != type(config).method:
         raise BadInput(f"--method={config.method} and --loss={config.loss}; accepted: one or the other.")
     return Method(spec.formula(config.loss, flag="loss")) if config.loss else method(config.method)
 
@@ -99,8 +99,7 @@ def planned(
         batch_size=config.batch_size,
         augment=views.from_flag(config.augment, study.shape).from_teacher,
     )
-    left = stages.answers_alone(plan)
-    if second and not any(left[name] for name in left if ".weight" in name):
+    if second and not plan.weighs(*stages.AFTER_LAYERS):
         raise BadInput(f"--loss={said.expression}: nothing is left for the second stage; accepted: answers or labels.")
     if plan.live and (config.answers_dir or config.answers_top_k):
         raise BadInput(

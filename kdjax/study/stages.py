@@ -13,6 +13,9 @@ from kdjax.recipes.learn import CONNECTORS
 from kdjax.recipes.lesson import OF_ANSWERS, OF_FACTORS, OF_LABELS, OF_LAYERS, Lesson, layer_names
 from kdjax.types import STUDENT, BadInput, Model, PyTree, TrainState
 
+AFTER_LAYERS = (OF_ANSWERS, OF_LABELS, OF_FACTORS)
+"""What the second of two stages teaches."""
+
 
 def unchanged(state: TrainState) -> TrainState:
     """The initial state as it is."""
@@ -34,7 +37,7 @@ def hints_alone(given: Lesson) -> dict[str, float]:
 
 def answers_alone(given: Lesson) -> dict[str, float]:
     """The hyper-parameters of the second stage: all but what compared layers in the first."""
-    return given.with_weights(OF_ANSWERS, OF_LABELS, OF_FACTORS)
+    return given.with_weights(*AFTER_LAYERS)
 
 
 def after(

@@ -123,7 +123,7 @@ def train(
 
     scored = model if isinstance(model, Model) else answers
     if scored is None:
-        raise BadInput(f"answers=None for {', '.join(model.init)}: accepted is the network that is scored")  # pyright: ignore[reportAttributeAccessIssue]
+        raise BadInput("answers=None for several networks: accepted is the one of them that is scored")
 
     def score(state: TrainState, held_out: Examples) -> dict[str, float]:
         return classification(predict(study, scored, variables(state), held_out), held_out.labels())

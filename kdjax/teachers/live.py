@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from kdjax.types import ATTACKED, CLEAN, STUDENT, ApplyFn, Batch, Outputs, PyTree
+from kdjax.types import ATTACKED, CLEAN, STUDENT, ApplyFn, BadInput, Batch, Outputs, PyTree
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,17 @@ class Teacher:
 def live(apply: ApplyFn) -> Teacher:
     """A teacher that is run in every step, in evaluation mode, on variables found in `state.frozen`.
 
-    Those may be a network's own, `{"params": ..., ...}`, or what `fit` returned, `{"student": ...}`.
+    Those may be a network's own, `{"params": ..., ...}`, or what `fit` returned, `{"student": ..., ...}`.
+
+    Raises:
+        BadInput: when asked, `frozen` is neither.
     """
 
     def ask(frozen: PyTree, batch: Batch) -> Outputs:
-        trained = isinstance(frozen, Mapping) and set(frozen) == {STUDENT}
-        return apply(frozen[STUDENT] if trained else frozen, jnp.asarray(batch["image"]), train=False, key=None)[0]
+        names = sorted(frozen) if isinstance(frozen, Mapping) else frozen
+        if not isinstance(frozen, Mapping) or not {"params", STUDENT} & frozen.keys():
+            raise BadInput(f"frozen={names}: accepted are the teacher's variables, or what trained it returned")
+        own = frozen if "params" in frozen else frozen[STUDENT]
+        return apply(own, jnp.asarray(batch["image"]), train=False, key=None)[0]
 
     return Teacher(ask)

@@ -33,7 +33,10 @@ def cached_top_k(num_classes: int) -> Teacher:
     """
 
     def ask(frozen: PyTree, batch: Batch) -> Outputs:
-        values, classes, rest = (jnp.asarray(batch[f"teacher_{name}"]) for name in ("values", "classes", "rest"))
+        names = [f"teacher_{name}" for name in ("values", "classes", "rest")]
+        if missing := [name for name in names if name not in batch]:
+            raise BadInput(f"the batch has {sorted(batch)}: accepted is one with {missing[0]}, of the stored answers")
+        values, classes, rest = (jnp.asarray(batch[name]) for name in names)
         return Outputs(_teachers_first(top_k.expand(values, classes, rest, num_classes)))
 
     return Teacher(ask, views=(CLEAN,))

@@ -27,7 +27,7 @@ from kdjax.training.stacked import Member, create_states, member_state, together
 from kdjax.training.state import separate, unite
 from kdjax.training.step import Rows, many_steps, train_step
 from kdjax.training.stop import Interrupted, until_stopped
-from kdjax.types import AnyArray, BadInput, LossFn, Model, PyTree, TrainState
+from kdjax.types import AnyArray, BadInput, LossFn, Model, Networks, PyTree, TrainState
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Plan:
 
 def train(
     members: Sequence[Member],
-    model: Model,
+    model: Model | Networks,
     tx: optax.GradientTransformation,
     loss_fn: LossFn,
     *,
@@ -194,7 +194,7 @@ def _part_size(
     members: Sequence[Member],
     plan: Plan,
     mesh: parallel.Mesh,
-    model: Model,
+    model: Model | Networks,
     tx: optax.GradientTransformation,
     step_bytes: Callable[[], int],
     directory: Path | None,

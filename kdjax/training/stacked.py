@@ -17,7 +17,7 @@ from kdjax.training import parallel
 from kdjax.training.state import create_state, separate, unite
 from kdjax.training.state import variables as student
 from kdjax.training.step import Rows, Run, eval_step
-from kdjax.types import ApplyFn, Model, PyTree, TrainState
+from kdjax.types import ApplyFn, Model, Networks, PyTree, TrainState
 
 
 class Member(NamedTuple):
@@ -28,7 +28,7 @@ class Member(NamedTuple):
 
 
 def create_states(
-    model: Model, tx: optax.GradientTransformation, members: Sequence[Member], *, frozen: PyTree = None
+    model: Model | Networks, tx: optax.GradientTransformation, members: Sequence[Member], *, frozen: PyTree = None
 ) -> TrainState:
     """Each member's own initial state, stacked: what `create_state` makes of its seed, bit for bit."""
     states = [create_state(model, tx, jax.random.key(m.seed), hparams=m.hparams) for m in members]

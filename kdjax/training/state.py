@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,7 @@ def create_state(
     )
 
 
-def need(state: TrainState, name: str) -> Array:
+def need(state: TrainState, name: str) -> Any:
     """A hyper-parameter of the state.
 
     Raises:

@@ -19,6 +19,9 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 Rows = Mapping[str, AnyArray]
 """What changes from step to step: `index [B]`, `mask [B]` and `epoch [B]` for data that is on the device, or a whole
 `Batch`."""
+_APART = 2**31
+"""So that no update's key is one that a recipe makes of another's."""
+
 Run = Callable[[TrainState, Mapping[str, AnyArray], Rows], tuple[TrainState, Sums]]
 
 
@@ -48,7 +51,7 @@ def step_of(updates: Sequence[Update], *, axis_name: str | None = None) -> Step:
         for number, update in enumerate(updates):
             for time in range(update.times):
                 first = number == time == 0
-                key = step_key if first else jax.random.fold_in(jax.random.fold_in(step_key, number), time)
+                key = step_key if first else jax.random.fold_in(jax.random.fold_in(step_key, _APART + number), time)
                 state, found = _moved(update, number, state, batch, key, axis_name)
                 metrics |= {f"{update.name}/{name}" if update.name else name: pair for name, pair in found.items()}
         return state.replace(step=state.step + 1), metrics

@@ -1,7 +1,6 @@
 """The table of methods: every loss is in it, every method fits the flags; a comparison says what it counted."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from experiments.methods import report
 from kdjax.models.create import create
 from kdjax.study import methods
+from kdjax.study.compare import Compared
 from kdjax.types import BadInput
 from tests.study.studies import study_of
 
@@ -73,7 +73,7 @@ def test_the_report_counts_what_beats_ties_and_falls_behind(tmp_path, capsys):
         "bad": scores(0.7, 0.001),
         "same": scores(0.801, 0.01),
     }
-    report.report(tmp_path, SimpleNamespace(), results, {"odd": "no maps"}, title="t", alone="alone")  # pyright: ignore
+    report.report(tmp_path, Compared(results, {}), {"odd": "no maps"}, title="t", alone="alone")
     text = capsys.readouterr().out
     assert "Of 3 methods 1 beat the alone, 1 tie, 1 fall behind" in text
     assert "Not run: odd: no maps" in text

@@ -15,9 +15,14 @@ from kdjax.models.connect import connectors
 from kdjax.models.create import create
 from kdjax.recipes import confidence
 from kdjax.recipes.distill import distill
+from kdjax.recipes.supervised import supervised
+from kdjax.study.compare import Arm, Done, Lineage, Trained
+from kdjax.study.data import Study
 from kdjax.teachers.several import together
 from kdjax.teachers.stored import cached, cached_with_features
+from kdjax.training import parallel
 from kdjax.training.optimizers import unit_rate
+from kdjax.training.record import Recorder
 from kdjax.training.state import create_state, variables
 from kdjax.types import BadInput, Model, Networks
 
@@ -113,15 +118,18 @@ def test_teachers_run_in_every_step_teach_what_their_stored_answers_do(key, type
     source = Source({"image": image, "label": np.array([0, 2, 3], np.int32)}, 4, "made up")
     student, losses = create("mlp", **shape, hidden=(5,)), []
 
-    def predict(model, variables, source):
-        return np.asarray(model.apply(variables, jnp.asarray(image), train=False, key=None)[0].logits)
-
+    names = [f"teacher {number}" for number in range(len(experts))]
+    trained = {
+        name: Trained(Arm(name, e.model, supervised(e.model), 1, {}, Lineage("labels")), w)
+        for name, e, w in zip(names, experts, weights, strict=True)
+    }
+    study = Study(None, source, None, source, parallel.data_mesh(jax.devices()[:1]), Recorder("."))
     for live in (False, True):
-        staff = arms.Staff(predict, experts, weights, live=live)
-        lesson = staff.teach(student, source, staff.answers(source), arms.parse_arm(arm))
-        state = create_state(lesson.model, unit_rate(optax.sgd(1.0)), key, hparams={**HPARAMS, **lesson.hparams})
-        batch = {**lesson.source.arrays, "mask": np.ones(3, np.float32)}
-        losses.append(jax.jit(lesson.recipe)(state.params, state.replace(frozen=lesson.frozen), batch, key)[0])
+        followed = arms.follow(student, [source], arms.Teachers(experts, names, live=live), arms.parse_way(arm))
+        given = followed.given(Done(study, 0, trained))
+        state = create_state(followed.model, unit_rate(optax.sgd(1.0)), key, hparams={**HPARAMS, **followed.hparams})
+        batch = {**given.source.arrays, "mask": np.ones(3, np.float32)}
+        losses.append(jax.jit(followed.recipe)(state.params, state.replace(frozen=given.frozen), batch, key)[0])
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
@@ -145,4 +153,4 @@ def test_teachers_that_cannot_be_made_are_refused(typed, message):
 @pytest.mark.parametrize("arm", ["vote:features=-1", "vote:features=1/2", "vote:features=nan", "vote:feature=1"])
 def test_a_weight_of_features_that_is_none_is_refused(arm):
     with pytest.raises(BadInput, match="feature"):
-        arms.parse_arm(arm)
+        arms.parse_way(arm)

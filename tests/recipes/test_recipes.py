@@ -105,7 +105,9 @@ def test_unlabelled_examples_teach_nothing_without_a_teacher(key, rows):
 @pytest.mark.parametrize("name", names("response"))
 def test_every_loss_that_can_be_named_trains(key, rows, name):
     state = make(key, alpha=1.0, tx=unit_rate(optax.adam(1.0)))
-    step = jax.jit(train_step(distill(STUDENT, live(TEACHER.apply), LOSSES.functions[name]), unit_rate(optax.adam(1.0))))
+    step = jax.jit(
+        train_step(distill(STUDENT, live(TEACHER.apply), LOSSES.functions[name]), unit_rate(optax.adam(1.0)))
+    )
     first = None
     for _ in range(60):
         state, metrics = step(state.replace(hparams={**state.hparams, "learning_rate": jnp.float32(0.02)}), rows)

@@ -41,7 +41,8 @@ def test_one_update_equals_the_one_done_by_hand(key):
     model, rows = linear_model(), batch(8, 5)
     state = create_state(model, unit_rate(optax.sgd(1.0)), key, hparams={"learning_rate": 0.5})
     new, metrics = train_step(supervised(model), unit_rate(optax.sgd(1.0)))(state, rows)
-    x, y, w = rows["image"][:5].reshape(5, 4), np.eye(3)[rows["label"][:5]], np.asarray(state.params["student"]["w"], np.float64)
+    w = np.asarray(state.params["student"]["w"], np.float64)
+    x, y = rows["image"][:5].reshape(5, 4), np.eye(3)[rows["label"][:5]]
     q = np.exp(x @ w) / np.exp(x @ w).sum(1, keepdims=True)
     np.testing.assert_allclose(new.params["student"]["w"], w - 0.5 * x.T @ (q - y) / 5, atol=1e-6)
     loss = -np.log(q[np.arange(5), rows["label"][:5]])

@@ -182,9 +182,7 @@ def test_one_of_unit_rate_moves_them_by_the_traced_rate(key):
 
 
 def test_both_rates_and_neither_are_refused(key):
-    with pytest.raises(
-        BadInput, match=r"=0\.1 and the optimizer its own rate.*accepted: no learning_rate"
-    ):
+    with pytest.raises(BadInput, match=r"=0\.1 and the optimizer its own rate.*accepted: no learning_rate"):
         create_state(MODEL, optax.adam(1e-3), key, hparams={"learning_rate": 0.1})
     with pytest.raises(BadInput, match=r"hparams has \['alpha'\]: accepted is one with learning_rate"):
         create_state(MODEL, unit_rate(optax.adam(1.0)), key, hparams={"alpha": 0.1})
