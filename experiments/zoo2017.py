@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.attacks import named, objectives
-from kdjax.attacks.run import run
+from kdjax.attacks.run import Attacked, run
 from kdjax.attacks.victims import queries_only, white_box
 from kdjax.config import field
 from kdjax.data.load import load
@@ -91,7 +91,7 @@ def main(config: Config, workdir: Path) -> None:
         raise BadInput(f"--examples={config.examples}: the network is right on {len(right)} of the images looked at.")
     image, label = image[right], label[right]
     results: dict[str, list[dict[str, Any]]] = {}
-    reference: dict[bool, Any] = {}
+    reference: dict[bool, Attacked] = {}
     for name, (make, targeted) in rows(config, source.image_shape()).items():
         white = name.startswith("C&W")
         target = (label + 1) % source.num_classes if targeted else None
@@ -103,26 +103,25 @@ def main(config: Config, workdir: Path) -> None:
         seconds = time.perf_counter() - begun
         if white:
             reference[targeted] = found
-        both = found.success & reference[targeted].success
-        length, other = found.distance["l2"], reference[targeted].distance["l2"]
-        results[name] = [
-            {
-                "images": len(label),
-                "success": float(found.success.mean()),
-                "L2": _mean(length[found.success]),
-                "L2 against C&W": _mean(length[both]) / _mean(other[both]),
-                "queries": float(found.queries.mean()),
-                "first success": float(np.median(found.first_success[found.success])) if found.success.any() else -1.0,
-                "seconds an image": seconds / len(label),
-                "L2 of each": [float(x) for x in np.where(found.success, length, np.nan)],
-            }
-        ]
+        results[name] = [compared(found, reference[targeted], seconds)]
         print(name, {k: v for k, v in results[name][0].items() if k != "L2 of each"}, flush=True)
     report.save_results(workdir, results, report.table(results, COLUMNS))
 
 
-def _mean(x: np.ndarray) -> float:
-    return float(x.mean()) if len(x) else float("nan")
+def compared(found: Attacked, reference: Attacked, seconds: float) -> dict[str, Any]:
+    """A row's numbers; a length of which there is none is left out, as a dash in the table, or None."""
+    images, fooled, both = len(found.success), found.success, found.success & reference.success
+    length, other = found.distance["l2"], reference.distance["l2"]
+    return {
+        "images": images,
+        "success": float(fooled.mean()),
+        **({"L2": float(length[fooled].mean())} if fooled.any() else {}),
+        **({"L2 against C&W": float(length[both].mean() / other[both].mean())} if both.any() else {}),
+        "queries": float(found.queries.mean()),
+        "first success": float(np.median(found.first_success[fooled])) if fooled.any() else -1.0,
+        "seconds an image": seconds / images,
+        "L2 of each": [float(x) if hit else None for x, hit in zip(length, fooled, strict=True)],
+    }
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import numpy as np
 from experiments.audit import page
 from kdjax.attacks.victims import Victim, white_box
 from kdjax.audit.audit import audit
-from kdjax.audit.finding import Finding
+from kdjax.audit.finding import Finding, record
 from kdjax.audit.subject import SMALL, Sizes, Subject, Threat
 from kdjax.config import field
 from kdjax.data.load import load
@@ -95,7 +95,7 @@ def main(config: Config, workdir: Path) -> None:
         "threat": f"{config.norm}, radius {config.epsilon:g}",
     }  # fmt: skip
     page.page(findings, workdir / "audit.html", title="Robustness audit", facts=facts)
-    results = {f.id: dataclasses.asdict(f) for f in findings}
+    results = {f.id: record(f) for f in findings}
     report.save_results(workdir, results, page.markdown(findings))
 
 

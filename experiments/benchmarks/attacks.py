@@ -164,9 +164,9 @@ def zoo(config: Config, victim: Victim, weights: Any, image: np.ndarray, label: 
     lengths = np.sqrt(((theirs - some) ** 2).sum((1, 2, 3)))
     both = fooled & ours.success
     found["solved: kdjax"], found["solved: ART"] = int(ours.success.sum()), int(fooled.sum())
-    found["mean L2 where both solved: kdjax / ART"] = (
-        float(ours.distance["l2"][both].mean() / lengths[both].mean()) if both.any() else float("nan")
-    )
+    if both.any():  # else there is nothing to compare, and no line
+        ratio = float(ours.distance["l2"][both].mean() / lengths[both].mean())
+        found["mean L2 where both solved: kdjax / ART"] = ratio
     return found
 
 

@@ -1,7 +1,7 @@
 """What one check found, and how a number becomes a verdict."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 PASS, FLAG, FAIL, SKIPPED = "PASS", "FLAG", "FAIL", "SKIPPED"
@@ -34,6 +34,25 @@ class Finding:
     remedy: str = ""
     numbers: dict[str, float | int] = field(default_factory=dict)
     series: dict[str, Any] = field(default_factory=dict)
+
+
+def record(finding: Finding) -> dict[str, Any]:
+    """A finding as JSON has it: None for what is NaN or infinite, which a check may well find.
+
+    Half of the examples may stand an attack, whose median distance is then infinite; a gradient may be NaN.
+
+    >>> record(Finding("E16", "farther", "PASS", "", numbers={"near": 0.5, "far": math.inf}))["numbers"]
+    {'near': 0.5, 'far': None}
+    """
+    return _finite(asdict(finding))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def grade(number: float, flag: float, fail: float = math.inf) -> str:

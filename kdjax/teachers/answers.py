@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Integer, UInt32
 
 from kdjax.data.source import Examples, Source, unit_interval
+from kdjax.files import LOST, NotSaved, to_json, write_whole
 from kdjax.types import BadInput, PyTree
 
 Compute = Callable[[int], Iterable[Mapping[str, np.ndarray]]]
@@ -78,16 +79,20 @@ def stored(
     Raises:
         BadInput: the folder has answers of another key, to other images or not to all examples, or is damaged, or
             cannot be written, or holds something else.
+        Diverged: a number of the key is not finite.
+        NotSaved: there is no room; the next call goes on behind the last whole row.
     """
     folder = Path(folder).expanduser().absolute()
     index = np.arange(len(source)) if index is None else index.astype(np.int64)
     if len(index) != len(source) or len(np.unique(index)) != len(index):
         raise BadInput(f"index has {len(np.unique(index))} numbers; accepted: {len(source)}, one per example")
-    key = json.loads(json.dumps(key))
+    key = _as_read(key)
     if not (folder / _WHOLE).exists():
         try:
             _write(folder, key, index, compute)
         except OSError as error:
+            if error.errno in LOST:
+                raise NotSaved(str(folder), str(error.strerror)) from error
             raise BadInput(f"{folder}: cannot be written ({error}); accepted: a folder of yours") from error
     return _read(folder, key, index, source)
 
@@ -100,7 +105,12 @@ def refuse_stale(folder: str | os.PathLike[str], key: Mapping[str, Any]) -> None
     """
     folder = Path(folder).expanduser().absolute()
     if (folder / _WHOLE).exists():
-        _description(folder, json.loads(json.dumps(key)))
+        _description(folder, _as_read(key))
+
+
+def _as_read(key: Mapping[str, Any]) -> dict[str, Any]:
+    """The key as a file gives it back: tuples are lists."""
+    return json.loads(to_json(key, "key"))
 
 
 def _description(folder: Path, key: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -188,7 +198,7 @@ def _write(folder: Path, key: Mapping[str, Any], index: np.ndarray, compute: Com
         _begin(part, {"key": key, "index": hashlib.sha256(index.tobytes()).hexdigest()}, index)
         _fill(part, len(index), compute)
         described = {"key": key, "files": {file.name: _facts(file) for file in sorted(part.glob("*.npy"))}}
-        _put(part / _WHOLE, described)
+        write_whole(part / _WHOLE, to_json(described, _WHOLE, indent=2) + "\n")
         os.replace(part, folder)
         (folder / _BEGUN).unlink()
 
@@ -204,29 +214,20 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _put(file: Path, content: Any) -> None:
-    draft = file.with_suffix(".draft")
-    with draft.open("w") as opened:
-        opened.write(json.dumps(content, indent=2) + "\n")
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(draft, file)
-
-
 def _begin(part: Path, claim: dict[str, Any], index: np.ndarray) -> None:
     """Leave what an earlier process wrote of these very answers, and nothing else."""
     try:
         before = json.loads((part / _BEGUN).read_text())
     except FileNotFoundError:
         before = None
-        if foreign := [file.name for file in part.iterdir() if file.suffix != ".draft"]:
+        if foreign := [file.name for file in part.iterdir() if file.suffix != ".part"]:
             raise BadInput(f"{part} holds {foreign[0]}; accepted: a folder that is not there") from None
     except ValueError:
         before = None
     if before != claim:
         for file in part.glob("*.npy"):
             file.unlink()
-        _put(part / _BEGUN, claim)
+        write_whole(part / _BEGUN, to_json(claim, _BEGUN, indent=2) + "\n")
     np.save(part / "index.npy", index)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from kdjax.files import to_json, write_whole
 from kdjax.training import memory, parallel
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.stacked import Member, create_states, member_state, together
@@ -218,7 +219,7 @@ def _part_size(
     size = -(-len(members) // (parts * unit)) * unit
     if note:
         note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps({"members_per_call": size}) + "\n")
+        write_whole(note, to_json({"members_per_call": size}, note.name) + "\n")
     return size
 
 

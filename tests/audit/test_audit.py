@@ -11,10 +11,11 @@ import pytest
 from kdjax.attacks.victims import Victim, white_box
 from kdjax.audit import comparisons, conduct, slopes
 from kdjax.audit.audit import CHECKS, audit
-from kdjax.audit.finding import FAIL, FLAG, PASS, SKIPPED
+from kdjax.audit.finding import FAIL, FLAG, PASS, SKIPPED, record
 from kdjax.audit.strike import Strike
 from kdjax.audit.subject import Sizes, Subject, Threat, scores
 from kdjax.data.embedded import digits
+from kdjax.files import to_json
 from kdjax.losses import response
 from kdjax.types import BadInput, Outputs
 
@@ -218,6 +219,7 @@ JUDGED = {
     "E7 lower": (comparisons.restarts_change_little(many_to_one(50, 45)), FLAG),
     "E8 alike": (comparisons.losses_agree(first(50), {"margin": first(48)}), PASS),
     "E8 masked": (comparisons.losses_agree(first(150), {"margin": first(20)}), FAIL),
+    "E9 no number": (slopes.gradient_health(np.full((9, 2, 2, 1), np.nan)), FAIL),
     "E10 as usual": (slopes.logit_gap(10 * LOGITS), PASS),
     "E10 saturated": (slopes.logit_gap(20 * LOGITS), FLAG),
     "E10 dead": (slopes.logit_gap(200 * LOGITS), FAIL),
@@ -253,6 +255,7 @@ def test_verdicts_from_hand_made_numbers(case):
     assert finding.verdict == verdict, finding.text
     assert finding.id == case.split()[0]
     assert (finding.remedy != "") == (verdict in FIRED)
+    to_json(record(finding), case)  # distances without end and slopes that are no number can be written
 
 
 def test_a_forward_pass_that_optimises_is_found(natural):

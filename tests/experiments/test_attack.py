@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import distill, train_teacher
+from experiments import distill, train_teacher, zoo2017
 from experiments.attack import __main__ as attack
 from experiments.attack import outcomes, targets
 from experiments.audit import __main__ as audit
 from experiments.defensive import slopes
 from kdjax import config as configs
 from kdjax.attacks import catalogue, objectives
-from kdjax.attacks.run import run
+from kdjax.attacks.run import Attacked, run
 from kdjax.attacks.victims import white_box
 from kdjax.data.load import load
 from kdjax.models.create import create
@@ -160,6 +160,24 @@ def test_scores_speak_of_the_attacked_answers(case):
     assert scores["success"] == pytest.approx(found.success.mean())
     assert scores["queries"] == 2
     assert "linf" not in outcomes.scores(case, case.logits)
+
+
+def test_what_a_failed_attack_has_no_length_for_is_left_out():
+    images, length = np.zeros((2, 4, 4, 1)), np.array([3.0, 1.0])
+
+    def attacked(*success):
+        first = np.where(success, 7, -1)
+        return Attacked(images, length, np.array(success), np.array([7, 9]), first, {"l2": length})
+
+    none, first, both = attacked(False, False), attacked(True, False), attacked(True, True)
+    shared = {"images": 2, "queries": 8.0, "seconds an image": 2.0}
+    assert zoo2017.compared(none, both, 4.0) == {
+        **shared, "success": 0.0, "first success": -1.0, "L2 of each": [None, None]
+    }  # fmt: skip
+    assert zoo2017.compared(first, both, 4.0) == {
+        **shared, "success": 0.5, "first success": 7.0, "L2": 3.0, "L2 against C&W": 1.0, "L2 of each": [3.0, None]
+    }  # fmt: skip
+    assert "L2 against C&W" not in zoo2017.compared(first, none, 4.0)
 
 
 def test_dividing_logits_in_training_is_papernots_loss_and_changes_no_variables(key):

@@ -1,5 +1,6 @@
 """Stored answers are those that would be computed now, or they are refused."""
 
+import errno
 import json
 import os
 import subprocess
@@ -15,8 +16,9 @@ from kdjax.data.augment import random_shift
 from kdjax.data.pipeline import take
 from kdjax.data.source import Source, unit_interval
 from kdjax.data.stream import Stream
+from kdjax.files import NotSaved
 from kdjax.teachers import answers
-from kdjax.types import BadInput
+from kdjax.types import BadInput, Diverged
 from tests.data.helpers import pixels, png
 
 SIZE, CLASSES = 12, 5
@@ -214,6 +216,26 @@ def test_kill_9_leaves_no_answers_and_the_next_goes_on(tmp_path):
     teacher = Teacher()
     np.testing.assert_array_equal(logits(tmp_path / "a", teacher=teacher), EXPECTED)
     assert teacher.asked == list(range(6, SIZE))
+
+
+def test_a_full_disk_is_said_and_the_next_run_goes_on_behind_the_last_row(tmp_path):
+    def full(first):
+        for number, chunk in enumerate(Teacher()(first)):
+            if number == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            yield chunk
+
+    with pytest.raises(NotSaved, match=rf"{tmp_path / 'a'}: cannot be written \(No space left on device\)"):
+        logits(tmp_path / "a", teacher=full)
+    teacher = Teacher()
+    np.testing.assert_array_equal(logits(tmp_path / "a", teacher=teacher), EXPECTED)
+    assert teacher.asked == list(range(6, SIZE))
+
+
+def test_a_key_without_finite_numbers_is_refused(tmp_path):
+    with pytest.raises(Diverged, match="key: temperature is nan"):
+        logits(tmp_path / "a", teacher=Teacher(), key={**KEY, "temperature": float("nan")})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("call", [1, 2, 3])

@@ -1,6 +1,6 @@
 """What a checkpoint gives back, under any name, and what is said where it cannot be written."""
 
-import resource
+import json
 import shutil
 import subprocess
 import sys
@@ -139,51 +139,70 @@ def whole(folder) -> set[str]:
 
 FILL = textwrap.dedent(
     """
-    import resource, sys, time
+    import json, resource, sys, time
     import jax
     jax.config.update("jax_num_cpu_devices", 2)
     from pathlib import Path
     from tests.training.conftest import Task
     from kdjax.files import NotSaved
     from kdjax.training.record import Recorder
-    task, folder, limit = Task(), Path(sys.argv[1]), int(sys.argv[2])
-    recorder = Recorder(folder)
-    def on_epoch(epoch, row):
-        if epoch == 3:
-            while not (folder / "checkpoints" / "36").exists():  # saved beside the training
-                time.sleep(0.01)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        recorder.write("a", epoch, row)
-    try:
+    task, said = Task(), {}
+
+    def train(folder, limit):
+        recorder = Recorder(folder)
+
+        def on_epoch(epoch, row):
+            if epoch == 3:
+                while not (folder / "checkpoints" / "36").exists():  # saved beside the training
+                    time.sleep(0.01)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            recorder.write("a", epoch, row)
+
         task.fit(folder / "checkpoints", on_start=lambda done: recorder.begin("a", done), on_epoch=on_epoch)
-    except NotSaved as error:
-        print(error)
-        sys.exit(4)
+
+    for limit in sys.argv[2:]:
+        folder = Path(sys.argv[1]) / limit
+        folder.mkdir()
+        try:
+            train(folder, int(limit))
+        except NotSaved as error:
+            said[limit] = str(error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(json.dumps(said))
     """
 )
+LIMITS = ("0", "100", "1000", "4000")
 
 
-@pytest.mark.parametrize("limit", [0, 100, 1000, 4000])
-def test_a_disk_that_fills_up_costs_nothing_that_was_saved(task, finished, tmp_path, limit):
-    def train(limit):
-        command = [sys.executable, "-c", FILL, str(tmp_path), str(limit)]
-        return subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """The folders of runs whose disk was full at so many bytes a file, and what each run said."""
+    folder = tmp_path_factory.mktemp("filled")
+    command = [sys.executable, "-c", FILL, str(folder), *LIMITS]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
 
-    full = train(limit)
-    assert full.returncode == 4, full.stderr
-    assert f"last good checkpoint: step 36 in {tmp_path / 'checkpoints'}. The same command goes on" in full.stdout
-    assert whole(tmp_path / "checkpoints") == {"18", "36"}
-    rows = (tmp_path / "metrics.jsonl").read_text()
-    assert rows.endswith("\n")
-    roomy = train(resource.RLIM_INFINITY)
-    assert roomy.returncode == 0, roomy.stdout + roomy.stderr
-    with Checkpointer(tmp_path / "checkpoints", keep=3) as checkpointer:
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_disk_that_fills_up_costs_nothing_that_was_saved(task, finished, filled, limit):
+    folder = filled[0] / limit
+    assert f"last good checkpoint: step 36 in {folder / 'checkpoints'}. The same command goes on" in filled[1][limit]
+    assert whole(folder / "checkpoints") == {"18", "36"}
+    assert (folder / "metrics.jsonl").read_text().endswith("\n")
+    recorder = record.Recorder(folder)
+    task.fit(
+        folder / "checkpoints",
+        on_start=lambda done: recorder.begin("a", done),
+        on_epoch=lambda epoch, row: recorder.write("a", epoch, row),
+    )
+    with Checkpointer(folder / "checkpoints", keep=3) as checkpointer:
         found = checkpointer.restore(task.state())
     assert found is not None
     assert same(found[0].params, finished.params)
-    assert [r["epoch"] for r in record.Recorder(tmp_path).rows()] == [1, 2, 3, 4]
-    assert not list(tmp_path.rglob("*tmp*"))
-    assert not list(tmp_path.rglob("*.part"))
+    assert [r["epoch"] for r in recorder.rows()] == [1, 2, 3, 4]
+    assert not list(folder.rglob("*tmp*"))
+    assert not list(folder.rglob("*.part"))
 
 
 @pytest.fixture
