@@ -20,7 +20,7 @@ from kdjax.recipes.comparisons import comparison, default_of, loss_of, memory_of
 from kdjax.recipes.layers import Shown, layers_of
 from kdjax.recipes.learn import CONNECTORS, Attacked, Frozen, learn
 from kdjax.recipes.terms import LABELS, TEACHER, Number, Side, Term, fixed, hyper, need
-from kdjax.spec import Call, Formula, Schedule, Set
+from kdjax.spec import Call, Formula, Schedule, Set, grid
 from kdjax.teachers.live import Teacher, live
 from kdjax.types import ATTACKED, CLEAN, STUDENT, BadInput, LossFn, Model, Networks, PyTree, Recipe, TrainState
 
@@ -153,7 +153,7 @@ def lesson(
     formula = spec.formula(expression, flag=flag)
     shape = student.input_shape
     if not shape or not teacher.input_shape:
-        raise BadInput("a network without input_shape: accepted are those of models.create, from_linen and from_nnx")
+        raise BadInput("a network without input_shape: accepted are those of models.create, or `_replace(input_shape=)`")
     shown = Shown(*(layer_names(model) for model in (student, teacher)))
     read = _Reader(formula, shown, steps, examples, batch_size, taught)
     connected = None
@@ -192,7 +192,27 @@ def lesson(
     )
     if ensemble is None:
         _try(made, batch_size, shape)
+        for plain in _ends(formula):
+            lesson(
+                plain, student, teacher, examples=examples, batch_size=batch_size, augment=augment, attacked=attacked,
+                taught=taught, flag=flag,
+            )  # fmt: skip
     return made
+
+
+def _bounds(one: Set) -> tuple[float, ...]:
+    return one.values() if isinstance(one, grid) else tuple(one.parts().values())
+
+
+def _ends(formula: Formula) -> list[Formula]:
+    """The expression at both ends of its sets and its schedules, whose numbers are traced: losses see these plain."""
+    sets, found = spec.sets(formula), []
+    for end in (min, max):
+        filled = spec.fill(formula, {place: end(_bounds(one)) for place, one in sets.items()})
+        schedules = spec.schedules(filled)
+        for share in (0.0, 1.0):
+            found.append(spec.fill(filled, {place: float(one.at(share)) for place, one in schedules.items()}))
+    return [plain for number, plain in enumerate(found) if plain != formula and plain not in found[:number]]
 
 
 class _Reader:
@@ -221,8 +241,8 @@ class _Reader:
         weigh = self._number(weight, f"{place}.weight")
         if call.name == LABELS:
             self.kinds[f"{place}.weight"] = OF_LABELS
-            if call.args or call.kwargs:
-                raise call.error(f"read {call!r}; accepted: {LABELS}, or {LABELS}(student=attacked)")
+            if call.args or call.kwargs or sides[1] != Side(TEACHER) or not stop:
+                raise call.error(f"read more than a view of {LABELS}; accepted: {LABELS}, or {LABELS}(student=attacked)")
             self._add(Term(place, response.cross_entropy, weigh, sides[0], Side(LABELS)), call)
             return
         if remembers(call.name):
@@ -249,6 +269,8 @@ class _Reader:
 
     def _layered(self, call: Call, place: str, term: Term) -> None:
         """Terms on layers: one for each pair, and the connectors between them."""
+        if term.teacher.network != TEACHER:
+            raise call.error(f"{call.name} compares layers with the student's own; accepted: a view of the teacher")
         found = layers_of(call, term.row, self.shown)
         self.numbers += [pair for pair in found.numbers if pair not in self.numbers]
         self.kinds[f"{place}.weight"] = OF_FACTORS if term.row.beside else OF_LAYERS
@@ -258,6 +280,8 @@ class _Reader:
             weight = _times(share, term.weight) if term.row.halves else term.weight
             one = term._replace(name=name, weight=weight, student=left, teacher=right)
             if term.remembers:
+                if varying := [key for key, value in call.kwargs if isinstance(value, Schedule | Set)]:
+                    raise call.error(f"{varying[0]} of {call.name} varies; accepted: a number, for it makes the memory")
                 memory = memory_of(call, self.examples)
                 self.memories[name] = memory
                 one, module = one._replace(loss=memory.step), Embed(memory.dims)
@@ -305,6 +329,8 @@ def _sides(call: Call) -> tuple[Call, tuple[Side, Side], bool]:
         raise call.error(f"read stop={stop!r}; accepted: True or False")
     left = _side(call, own.pop("student", Call(CLEAN)), STUDENT)
     right = _side(call, own.pop("teacher", Call(CLEAN)), TEACHER)
+    if not stop and right.network != STUDENT:
+        raise call.error(f"read stop=False: no gradient reaches a teacher; accepted with teacher={STUDENT}({CLEAN})")
     if left.network != STUDENT:
         raise call.error(f"read student={left.network}; accepted: a view of the student")
     return Call(call.name, call.args, tuple(own.items()), call.place), (left, right), stop

@@ -88,7 +88,7 @@ def test_trades_is_its_formula_with_gradient_on_both_sides(key):
     assert gap > 1e-2
     # Stopped is what a term does that says nothing.
     plain = lesson(TRADES.format(""), STUDENT, TEACHER, attacked=by)
-    close(jax.grad(total(plain.loss_fn, state, key))(params), slopes[True], rtol=1e-6)
+    close(jax.jit(jax.grad(total(plain.loss_fn, state_of(plain, key), key)))(params), slopes[True], rtol=1e-6)
 
 
 def test_adversarial_training_is_a_term_on_the_attacked_view(key):
@@ -99,7 +99,7 @@ def test_adversarial_training_is_a_term_on_the_attacked_view(key):
     ours, metrics = train_step(made.loss_fn, SGD)(state, ROWS)
     theirs, same = train_step(supervised(STUDENT, attack=attack, attacked=0.5), SGD)(state, ROWS)
     close(ours.params, theirs.params, rtol=0, atol=0)
-    assert metrics["labels"] == same["cross_entropy"]
+    np.testing.assert_array_equal(metrics["labels(student=attacked)"], same["cross_entropy"])
     assert metrics["attacked_accuracy"] == same["attacked_accuracy"]
     clean, _ = train_step(supervised(STUDENT), SGD)(state, ROWS)
     assert not np.array_equal(clean.params["student"]["dense1"]["kernel"], ours.params["student"]["dense1"]["kernel"])
@@ -156,7 +156,8 @@ class Watched:
         self.inner, self.model = model, model._replace(apply=self.apply)
 
     def apply(self, variables, image, *, train, key, mask=None):
-        self.seen.append((train, np.asarray(image)))
+        if not isinstance(image, jax.core.Tracer):  # of a lesson that looks at shapes
+            self.seen.append((train, np.asarray(image)))
         return self.inner.apply(variables, image, train=train, key=key, mask=mask)
 
 
