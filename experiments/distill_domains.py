@@ -39,6 +39,7 @@ from experiments import _domain_figures as _figures
 from experiments import _domains, _networks, _report, _run, _train
 from kdjax.config import field
 from kdjax.data import domains as typed
+from kdjax.data.checks import require_labels
 from kdjax.data.source import Source, labelled
 from kdjax.losses import response
 from kdjax.losses.label_spaces import LabelSpaces, embed_all
@@ -133,6 +134,7 @@ def prepare(config: Config, workdir: Path) -> Setting:
             )
     gates, note = _domains.chosen(config.gates, spaces)
     test = load("test", config.test_split).source
+    require_labels(test, flag="test_split")
     study = _train.Study(config, train.source, None, test, parallel.data_mesh(), Recorder(workdir))
     network(config, train.source, "big_hidden")
     for d in range(len(domains)):
