@@ -18,11 +18,12 @@ from kdjax.config import field
 from kdjax.data import checks, pipeline, splits
 from kdjax.data.load import load
 from kdjax.data.source import Examples, Source
+from kdjax.evaluation.answers import fault
 from kdjax.evaluation.classification import classification
 from kdjax.models.create import parameter_count
 from kdjax.training import optimizers, parallel
 from kdjax.training.checkpoint import Checkpointer
-from kdjax.training.loop import fit
+from kdjax.training.loop import Diverged, fit
 from kdjax.training.predict import Predictor
 from kdjax.training.record import Recorder
 from kdjax.training.state import create_state, variables
@@ -151,8 +152,8 @@ def chooses_scan(loop: str, params: PyTree) -> bool:
 
 
 def predict(study: Study, model: Model, weights: PyTree, source: Examples, *, batch_size: int = 1000) -> np.ndarray:
-    """A model's logits for every example of a source, in order."""
-    return Predictor(model.apply, study.mesh)(weights, _eval_batches(study, source, batch_size))
+    """A model's logits for every example of a source, in order; those that are not numbers end the run."""
+    return _numbers(Predictor(model.apply, study.mesh)(weights, _eval_batches(study, source, batch_size)), source)
 
 
 def predictions(
@@ -162,7 +163,13 @@ def predictions(
     forward, weights = Predictor(model.apply, study.mesh), parallel.replicate(weights, study.mesh)
     for batch in _eval_batches(study, source, batch_size, first):
         wanted = (batch["mask"] > 0) & (batch["index"] >= first)
-        yield batch["image"][wanted], forward(weights, [batch])[wanted[batch["mask"] > 0]]
+        yield batch["image"][wanted], _numbers(forward(weights, [batch])[wanted[batch["mask"] > 0]], source)
+
+
+def _numbers(logits: np.ndarray, source: Examples) -> np.ndarray:
+    if found := fault(logits):
+        raise Diverged(f"{source.name}: {found}")
+    return logits
 
 
 def _eval_batches(

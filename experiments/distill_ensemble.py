@@ -29,6 +29,7 @@ import numpy as np
 from experiments import _ensemble, _report, _run, _train
 from kdjax.config import field
 from kdjax.data.source import hide_labels, labelled
+from kdjax.evaluation.answers import decided
 from kdjax.evaluation.classification import classification
 from kdjax.evaluation.fidelity import fidelity
 from kdjax.evaluation.paired import paired_difference
@@ -140,7 +141,7 @@ def main(config: Config, workdir: Path) -> None:
         staff = _ensemble.Staff(
             partial(_train.predict, study), experts, [variables(state) for state in trained], live=live
         )
-        right = staff.answers(validation).argmax(-1) == validation.labels()[:, None]
+        right = decided(staff.answers(validation)) == validation.labels()[:, None]
         said, on_test = staff.answers(transfer), staff.answers(study.test)
         mean = np.asarray(ensemble.mean_probability(jnp.moveaxis(jnp.asarray(on_test), 1, 0), even))
         for t, expert in enumerate(experts):

@@ -31,6 +31,7 @@ from kdjax.config import field
 from kdjax.data import pipeline
 from kdjax.data.checks import require_labels
 from kdjax.data.source import Source, hide_labels, labelled
+from kdjax.evaluation.answers import decided
 from kdjax.losses import response
 from kdjax.models.create import create
 from kdjax.recipes.distill import cached, distill
@@ -94,7 +95,7 @@ def accuracies(model: Model, states: TrainState, images: np.ndarray, labels: np.
     forward = jax.jit(jax.vmap(eval_step(model.apply), in_axes=(0, None)))
     right = np.zeros(len(jax.tree.leaves(states.hparams)[0]))
     for part in np.split(np.arange(len(labels)), range(1000, len(labels), 1000)):
-        right += (np.asarray(forward(variables(states), images[part])).argmax(-1) == labels[part]).sum(1)
+        right += (decided(forward(variables(states), images[part])) == labels[part]).sum(1)
     return (right / len(labels)).tolist()
 
 

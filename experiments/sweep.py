@@ -182,10 +182,16 @@ def rows_of(
                 left = _lessons.attacked_accuracy(lesson.apply, each, getattr(study, split), config.under)
                 scored[f"{split}_attacked"] = left
         for i, (member, outcome) in enumerate(zip(part.members, part.outcomes, strict=True)):
-            well = outcome.status != "diverged"
+            # The last update may overflow after a loss that was finite.
+            well = outcome.status != "diverged" and all(np.isfinite(values[i]) for values in scored.values())
             numbers = {name: float(values[i]) if well else None for name, values in scored.items()}
             point = points[at // config.seeds]
-            row = {"point": at // config.seeds, **point, "seed": member.seed, "status": outcome.status}
+            row = {
+                "point": at // config.seeds,
+                **point,
+                "seed": member.seed,
+                "status": outcome.status if well else "diverged",
+            }
             yield {**row, "epochs": outcome.epochs, **numbers}
             at += 1
 

@@ -25,6 +25,7 @@ from kdjax.attacks.run import run
 from kdjax.attacks.victims import queries_only, white_box
 from kdjax.config import field
 from kdjax.data.load import load
+from kdjax.evaluation.answers import decided
 from kdjax.types import Attack, BadInput
 
 COLUMNS = ("images", "success", "L2", "L2 against C&W", "queries", "first success", "seconds an image")
@@ -84,7 +85,7 @@ def main(config: Config, workdir: Path) -> None:
     source = load(network.learned["dataset"], "test", data_dir=config.data_dir)
     victim = white_box(network.model.apply, network.weights[0])
     image, label = _attacks.first(source, 20 * config.examples)
-    right = np.flatnonzero(np.asarray(victim(image)).argmax(-1) == label)[: config.examples]
+    right = np.flatnonzero(decided(victim(image)) == label)[: config.examples]
     if len(right) < config.examples:
         raise BadInput(f"--examples={config.examples}: the network is right on {len(right)} of the images looked at.")
     image, label = image[right], label[right]

@@ -1,12 +1,17 @@
-"""A split that cannot be scored is refused before anything trains, by every experiment that scores one."""
+"""What cannot be scored is refused: splits before anything trains, by every experiment, and answers of imports."""
 
 import logging
 from dataclasses import replace
 
+import jax
+import numpy as np
 import pytest
 
-from experiments import _train, attack, audit, distill_domains, train_teacher
+from experiments import _train, attack, audit, distill_domains, import_teacher, train_teacher
 from kdjax import config as configs
+from kdjax.models.create import create
+from kdjax.models.import_torch import to_torch
+from kdjax.training.loop import Diverged
 from kdjax.types import BadInput
 from tests.data.helpers import prepare
 
@@ -76,3 +81,30 @@ def test_images_in_two_splits_are_warned_about(tmp_path, caplog, monkeypatch):
     _train.open_study(config(str(tmp_path), test_split="copy", train_split="train[:20]", validation_split=""), tmp_path)
     (said,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert said.startswith("20 of the 30 images of --test_split looked at are images of --train_split too")
+
+
+def test_an_imported_network_whose_answers_are_no_numbers_teaches_nobody(made, tmp_path):
+    shape = {"num_classes": 4, "image_shape": (8, 8, 1)}
+    model = create("resnet8", **shape)
+    params, state = model.init(jax.random.key(0))
+    arrays = to_torch({"params": params, **state}, "resnet8")
+    said = r"tiny/known: the answers to \d+ of 12 examples are not numbers"
+    flags = {"batch_size": 10, "dataset": "tiny", "data_dir": made, "train_split": "train[:30]", "validation_split": ""}
+    chosen = import_teacher.Config(model="resnet8", test_split="known", weights=str(tmp_path / "w.npz"), **flags)
+    for damage, error, words in (
+        ({"bn1.running_var": -arrays["bn1.running_var"]}, BadInput, "bn1.running_var has -1"),
+        # Finite weights of which each says a finite thing, and all together more than float32 holds.
+        (
+            {"fc.weight": 3e38 * np.sign(arrays["fc.weight"])},
+            Diverged,
+            said,
+        ),
+    ):
+        np.savez(tmp_path / "w.npz", **(arrays | damage))
+        with pytest.raises(error, match=words):
+            import_teacher.main(chosen, tmp_path)
+        assert not (tmp_path / "model.json").exists()
+        assert not (tmp_path / "checkpoints").exists()
+    np.savez(tmp_path / "w.npz", **arrays)
+    import_teacher.main(chosen, tmp_path)
+    assert (tmp_path / "model.json").exists()

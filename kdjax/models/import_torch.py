@@ -16,7 +16,6 @@ from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
@@ -81,11 +80,11 @@ _KINDS: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "F8_E5M2": ml_dtypes.float8_e5m2,
-    "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
-    "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+    "BF16": jnp.bfloat16,
+    "F8_E4M3": jnp.float8_e4m3fn,
+    "F8_E5M2": jnp.float8_e5m2,
+    "F8_E4M3FNUZ": jnp.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": jnp.float8_e5m2fnuz,
     "I64": np.int64,
     "I32": np.int32,
     "I16": np.int16,
@@ -103,7 +102,7 @@ def _array(name: str, described: Mapping[str, Any]) -> np.ndarray:
     kind = described["dtype"]
     if kind not in _KINDS:
         raise BadInput(f"{name} is of {kind}; accepted: {', '.join(_KINDS)}")
-    return np.frombuffer(described["data"], _KINDS[kind]).reshape(described["shape"])
+    return np.frombuffer(described["data"], np.dtype(_KINDS[kind])).reshape(described["shape"])
 
 
 def converted(
