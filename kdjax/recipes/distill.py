@@ -10,7 +10,7 @@ from jaxtyping import Array
 from kdjax.losses import response, top_k
 from kdjax.losses.ensemble import Ensemble, Vote
 from kdjax.recipes.knowledge import Frozen, Knowledge, Pairs, hyper, over_devices, recall
-from kdjax.recipes.supervised import Augment, augmented, correct, known
+from kdjax.recipes.supervised import Augment, agreement, augmented, known
 from kdjax.training.state import MEMORY, variables
 from kdjax.types import ApplyFn, BadInput, Batch, Loss, LossFn, Metrics, Outputs, PyTree, TrainState
 
@@ -133,7 +133,7 @@ def distill(
         metrics: Metrics = {
             "distillation": soft if weight is None else (soft, weight),
             "cross_entropy": (hard, known(label)),
-            "agreement": correct(logits, target.argmax(-1)),
+            "agreement": agreement(logits, target),
         }
         soft = soft if weight is None else weight * soft
         total = alpha * soft + hparams.get("label_weight", 1 - alpha) * hard
