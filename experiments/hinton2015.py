@@ -21,6 +21,7 @@ import numpy as np
 from kdjax.config import field
 from kdjax.data.augment import random_shift
 from kdjax.data.source import Examples, drop_classes
+from kdjax.evaluation.answers import decided
 from kdjax.evaluation.classification import classification
 from kdjax.evaluation.paired import paired_difference
 from kdjax.losses import response
@@ -101,7 +102,7 @@ def main(config: Config, workdir: Path) -> None:
     rows: dict[str, list[dict[str, Any]]] = {}
 
     def score(role: str, logits: np.ndarray, parameters: int) -> None:
-        wrong = (logits.argmax(-1) != labels) & (labels == config.drop)
+        wrong = (decided(logits) != labels) & (labels == config.drop)
         scores = {**classification(logits, labels), "errors on dropped": int(wrong.sum()), "parameters": parameters}
         rows.setdefault(role, []).append(scores)
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.attack import figures
 from experiments.attack.outcomes import Case, Outcome, row, scores, worst_case
@@ -34,6 +35,7 @@ from kdjax.attacks.run import run
 from kdjax.attacks.sweep import at_radius
 from kdjax.attacks.victims import white_box
 from kdjax.config import field
+from kdjax.data.checks import require_labels
 from kdjax.data.load import load
 from kdjax.study import command, networks, report
 from kdjax.study.attacks import Named, Scores, answers, first, several, table
@@ -88,6 +90,7 @@ def main(config: Config, workdir: Path) -> None:
     shape: dict[str, Any] = {"num_classes": source.num_classes, "image_shape": source.image_shape()}
     networks.refuse_other_shapes(network.description, path, shape, name, flag="model")
     image, label = first(source, config.examples)
+    require_labels(source.select(np.arange(len(label))), flag="split")
 
     def case(seed: int) -> Case:
         victim = white_box(network.model.apply, network.weights[seed])

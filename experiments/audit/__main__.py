@@ -26,6 +26,7 @@ from kdjax.audit.audit import audit
 from kdjax.audit.finding import Finding
 from kdjax.audit.subject import SMALL, Sizes, Subject, Threat
 from kdjax.config import field
+from kdjax.data.checks import require_labels
 from kdjax.data.load import load
 from kdjax.data.pipeline import take
 from kdjax.data.source import Examples
@@ -82,6 +83,7 @@ def main(config: Config, workdir: Path) -> None:
     victim = given(config, test, config.model, "model") if config.model else trained(config, workdir)
     twin = given(config, test, config.twin, "twin") if config.twin else None
     image, label = first(test, config.examples)
+    require_labels(test.select(np.arange(len(label))), flag="test_split")
     threat = Threat(norm=config.norm, epsilon=config.epsilon, adaptive=config.adaptive)
     subject = Subject(victim, image, label, threat, twin=twin, seed=config.seed)
     findings: list[Finding] = []

@@ -30,6 +30,7 @@ from experiments.ensemble.arms import TEACHERS, Staff, Taught, parse_arms, parse
 from kdjax.config import field
 from kdjax.data.source import hide_labels, labelled
 from kdjax.ensembles import pools
+from kdjax.evaluation.answers import decided
 from kdjax.evaluation.classification import classification
 from kdjax.evaluation.fidelity import fidelity
 from kdjax.evaluation.paired import paired_difference
@@ -142,7 +143,7 @@ def main(config: Config, workdir: Path) -> None:
         ]
         live = config.teacher_outputs == "live"
         staff = Staff(partial(training.predict, study), experts, [variables(state) for state in trained], live=live)
-        right = staff.answers(validation).argmax(-1) == validation.labels()[:, None]
+        right = decided(staff.answers(validation)) == validation.labels()[:, None]
         said, on_test = staff.answers(transfer), staff.answers(study.test)
         mean = np.asarray(pools.mean_probability(jnp.moveaxis(jnp.asarray(on_test), 1, 0), even))
         for t, expert in enumerate(experts):

@@ -28,7 +28,9 @@ def negative_log_likelihood(
     log_q = jax.nn.log_softmax(logits)
     # "fill" is NaN beyond the last class; "clip" would train on the wrong class in silence.
     log_q_target = jnp.take_along_axis(log_q, target[:, None], axis=1, mode="fill")[:, 0]
-    return -(1 - label_smoothing) * log_q_target - label_smoothing * log_q.mean(axis=1)
+    # Without smoothing a class that is ruled out adds 0, not 0·∞.
+    spread = jnp.where(label_smoothing == 0, 0, label_smoothing * log_q.mean(axis=1))
+    return -(1 - label_smoothing) * log_q_target - spread
 
 
 def split_target(
@@ -58,6 +60,11 @@ def norm(x: Array, axis: int) -> Array:
     """Euclidean norm along `axis`, which it keeps, with gradient 0 and not NaN at 0."""
     square = jnp.sum(x * x, axis, keepdims=True)
     return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+
+
+def size(x: Array) -> Array:
+    """|x|, with slope 0 at 0, where that of `jnp.abs` is 1: it would push where both sides agree."""
+    return x * jnp.sign(x)
 
 
 def divide(x: Array, scale: Array, eps: float) -> Array:

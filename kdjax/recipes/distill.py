@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from kdjax.ensembles.pools import Ensemble, Vote
 from kdjax.losses import response
-from kdjax.recipes._batch import Augment, augmented, correct, known
+from kdjax.recipes._batch import Augment, agreement, augmented, known
 from kdjax.recipes.knowledge import Frozen, Knowledge, Pairs, hyper, over_devices, recall
 from kdjax.teachers.live import Teacher
 from kdjax.training.state import MEMORY, variables
@@ -90,7 +90,7 @@ def distill(
         metrics: Metrics = {
             "distillation": soft if weight is None else (soft, weight),
             "cross_entropy": (hard, known(label)),
-            "agreement": correct(logits, target.argmax(-1)),
+            "agreement": agreement(logits, target),
         }
         soft = soft if weight is None else weight * soft
         total = alpha * soft + hparams.get("label_weight", 1 - alpha) * hard

@@ -27,7 +27,7 @@ HELP = (
     f"what is learned from the teacher: {terms.SYNTAX}; NAME one of labels, {', '.join(combine.names())}; feature.fsp "
     "stands between two layers, A-B, and feature.review fuses any number, A-B-C"
 )
-FACTORS = "feature.ft"
+FACTORS = ("feature.ft", "feature.ft_crd")
 
 
 class Plan(NamedTuple):
@@ -154,7 +154,7 @@ def plan(
     links = {t.label: connectors.Link(t.student, t.teacher, modules[t.label]) for t in rest if not t.on_logits}
     if not second:
         # A paraphraser learns of the teacher's layer alone, whatever the student's share weighs.
-        own_loss = [Knowledge(_paraphraser(t), _reconstruction, pair=t.label) for t in rest if t.name == FACTORS]
+        own_loss = [Knowledge(_paraphraser(t), _reconstruction, pair=t.label) for t in rest if t.name in FACTORS]
         knowledge += own_loss
         hparams |= {k.weight: 1.0 for k in own_loss}
     scheduled = factors(schedules, found, first, steps)
@@ -205,7 +205,7 @@ def _features(model: Model, variables: PyTree, image: Array) -> dict[str, Array]
 
 
 def _module(name: str, second: bool) -> Any:
-    return Factors(learned=True) if second and name == FACTORS else connectors.connector(name)
+    return Factors(learned=True) if second and name in FACTORS else connectors.connector(name)
 
 
 def _paraphraser(term: terms.Term) -> str:
@@ -232,7 +232,7 @@ def _complete(name: str, loss: Callable[..., Any]) -> Callable[..., Any]:
     """A loss that takes what its connector gives, where that is more than the two arrays."""
     if name == "feature.fsp":
         return lambda s, t, *, where: loss(feature.fsp_matrix(*s), feature.fsp_matrix(*t), where=where)
-    if name == FACTORS:
+    if name in FACTORS:
         return lambda s, t, *, where, reconstruction=None: loss(s, t, where=where)
     if name == "feature.review":
         return lambda s, t, *, where: sum(loss(*level, where=where) for level in zip(s, t, strict=True))

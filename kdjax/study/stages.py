@@ -11,6 +11,7 @@ from kdjax.study.lesson import FACTORS, Plan
 from kdjax.types import BadInput, PyTree, TrainState
 
 _ON_LAYERS = ("weight/feature.", "weight/relation.", "weight/contrastive.")
+_FACTORS = tuple(f"weight/{name}" for name in FACTORS)
 
 
 def unchanged(state: TrainState) -> TrainState:
@@ -87,11 +88,11 @@ def hints_alone(given: Plan) -> dict[str, float]:
     """
     if not given.compares_layers:
         raise BadInput("--hint_epochs: no loss compares layers; accepted with one such as feature.hint:100@block2.")
-    waiting = {name: 0.0 for name in given.hparams if name.startswith(f"weight/{FACTORS}")}
+    waiting = {name: 0.0 for name in given.hparams if name.startswith(_FACTORS)}
     return {**given.hparams, **waiting, "alpha": 0.0, "label_weight": 0.0}
 
 
 def answers_alone(given: Plan) -> dict[str, float]:
     """The hyper-parameters of the second stage: all but what compared layers in the first."""
-    over = tuple(n for n in given.hparams if n.startswith(_ON_LAYERS) and not n.startswith(f"weight/{FACTORS}"))
+    over = tuple(n for n in given.hparams if n.startswith(_ON_LAYERS) and not n.startswith(_FACTORS))
     return {**given.hparams, **dict.fromkeys(over, 0.0)}

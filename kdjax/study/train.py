@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from kdjax.training.loop import fit
 from kdjax.training.predict import Predictor
 from kdjax.training.state import create_state, variables
 from kdjax.training.step import Run, many_steps, one_step, train_step
-from kdjax.types import LossFn, Model, PyTree, TrainState
+from kdjax.types import Batch, Diverged, LossFn, Model, PyTree, TrainState
 
 log = logging.getLogger("kdjax.train")
 
@@ -40,8 +40,8 @@ def chooses_scan(loop: str, params: PyTree) -> bool:
 
 
 def predict(study: Study, model: Model, weights: PyTree, source: Examples, *, batch_size: int = 1000) -> np.ndarray:
-    """A model's logits for every example of a source, in order."""
-    return Predictor(model.apply, study.mesh)(weights, _eval_batches(study, source, batch_size))
+    """A model's logits for every example of a source, in order; those that are not numbers end the run."""
+    return _ask(Predictor(model.apply, study.mesh), weights, _eval_batches(study, source, batch_size), source)
 
 
 def predictions(
@@ -51,7 +51,14 @@ def predictions(
     forward, weights = Predictor(model.apply, study.mesh), parallel.replicate(weights, study.mesh)
     for batch in _eval_batches(study, source, batch_size, first):
         wanted = (batch["mask"] > 0) & (batch["index"] >= first)
-        yield batch["image"][wanted], forward(weights, [batch])[wanted[batch["mask"] > 0]]
+        yield batch["image"][wanted], _ask(forward, weights, [batch], source)[wanted[batch["mask"] > 0]]
+
+
+def _ask(forward: Predictor, weights: PyTree, batches: Iterable[Batch], source: Examples) -> np.ndarray:
+    try:
+        return forward(weights, batches)
+    except Diverged as error:
+        raise Diverged(f"{source.name}: {error}") from None
 
 
 def _eval_batches(

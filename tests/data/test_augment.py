@@ -108,7 +108,7 @@ def test_a_recipes_views_follow_the_index(key):
 
     @jax.jit
     def views(index, k):
-        rows = {"image": jnp.asarray(image)[index], "index": index}
+        rows = {"image": jnp.asarray(image)[index], "index": index, "mask": jnp.ones(len(index))}
         batch, model_key = augmented(rows, k, crop_and_flip, run_key=key)
         return batch["image"], jax.random.key_data(model_key)
 

@@ -156,6 +156,7 @@ CONNECTORS: dict[str, Callable[[], nn.Module]] = {
     "feature.ab": Normalised,
     "feature.ofd": lambda: Normalised(margin=True),
     "feature.ft": Factors,
+    "feature.ft_crd": Factors,
     "relation.rkd_distance": Pooled,
     "relation.rkd_angle": Pooled,
     "relation.pkt": Pooled,
