@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments import _report
 from kdjax.attacks import catalogue
-from kdjax.attacks.compose import restarts
+from kdjax.attacks.combine import restarts
 from kdjax.attacks.objectives import Scored
 from kdjax.data.source import Examples, Source
 from kdjax.data.stream import Stream

@@ -80,7 +80,7 @@ def scale_by_apgd(
         g: Array, s: ApgdState, params: Any = None, *, value: Array | None = None, origin: Array | None = None, **_: Any
     ):
         if value is None or origin is None or params is None:
-            raise BadInput("scale_by_apgd needs value, origin and params; accepted: inside attacks.compose.iterate.")
+            raise BadInput("scale_by_apgd needs value, origin and params; accepted: inside attacks.iterate.")
         better = value < s.best_value
         best, best_grad = jnp.where(better, params, s.best), jnp.where(better, g, s.best_grad)
         best_value = jnp.minimum(value, s.best_value)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.attacks.compose import fold, pick
+from kdjax.attacks._rows import fold, pick
 from kdjax.attacks.projections import lengths, spread
 from kdjax.types import Adversarial, Attack, BadInput, Objective
 

@@ -7,9 +7,13 @@ decides what the attack is against and whether it is targeted; `OBJECTIVES` name
 import optax
 from jaxtyping import Array
 
-from kdjax.attacks import compose, oracles, projections, sampling, search, spaces, squares, starts, transforms
+from kdjax.attacks import oracles, projections, sampling, search, spaces, squares, starts, transforms
+from kdjax.attacks._rows import Keep
 from kdjax.attacks.apgd import scale_by_apgd
+from kdjax.attacks.combine import then
 from kdjax.attacks.deepfool import nearest_boundary
+from kdjax.attacks.iterate import iterate, on_plateau, on_success
+from kdjax.attacks.penalty import nearest, search_weight
 from kdjax.attacks.projections import Radius
 from kdjax.types import Attack, BadInput, Oracle
 
@@ -43,7 +47,7 @@ def r_fgsm(epsilon: Radius = 0.1, *, alpha: Radius | None = None) -> Attack:
         ICLR 2018, equation 7.
     """
     alpha = epsilon / 2 if alpha is None else alpha
-    return compose.iterate(
+    return iterate(
         oracles.autodiff(),
         optax.chain(optax.scale_by_sign(), optax.scale(-(epsilon - alpha))),
         projections.ball("linf", epsilon),
@@ -66,7 +70,7 @@ def fgsm_rs(epsilon: Radius = 0.1, *, step_size: Radius | None = None) -> Attack
     Reference:
         Wong, Rice, Kolter, Fast is better than free: revisiting adversarial training, ICLR 2020, algorithm 3.
     """
-    return compose.iterate(
+    return iterate(
         oracles.autodiff(),
         optax.chain(optax.scale_by_sign(), optax.scale(-(1.25 * epsilon if step_size is None else step_size))),
         projections.ball("linf", epsilon),
@@ -93,7 +97,7 @@ def pgd(
     norm: str = "linf",
     random_start: bool = False,
     oracle: Oracle | None = None,
-    keep: compose.Keep = "last",
+    keep: Keep = "last",
 ) -> Attack:
     """Projected gradient descent: the steepest step of the norm, then the ball, then the box.
 
@@ -112,7 +116,7 @@ def pgd(
     """
     if step_size is None:
         step_size = 2.5 * epsilon / max(steps, 1)
-    return compose.iterate(
+    return iterate(
         oracle or oracles.autodiff(),
         optax.chain(_steepest(norm), optax.scale(-step_size)),
         projections.ball(norm, epsilon),
@@ -150,7 +154,7 @@ def mi_fgsm(
         oracle = oracles.seen_through(oracle, oracles.resize_and_pad(diverse))
     blur = [transforms.smooth(kernel, kernel / 5)] if kernel > 1 else []
     momentum = [transforms.normalize(1), optax.trace(decay), _steepest(norm)]
-    return compose.iterate(
+    return iterate(
         oracle,
         optax.chain(*blur, *momentum, optax.scale(-epsilon / max(steps, 1))),
         projections.ball(norm, epsilon),
@@ -166,13 +170,13 @@ def apgd(epsilon: Radius = 0.1, *, steps: int = 100, norm: str = "linf", random_
         ICML 2020, algorithm 1.
     """
     threat = projections.ball(norm, epsilon)
-    return compose.iterate(
+    return iterate(
         oracles.autodiff(),
         scale_by_apgd(threat, epsilon=epsilon, norm=norm, steps=steps),
         threat,
         steps=steps,
         start=starts.uniform(norm, epsilon) if random_start else None,
-        stop=compose.on_success(),
+        stop=on_success(),
         keep="value",
     )
 
@@ -183,12 +187,12 @@ def deepfool(*, steps: int = 50, overshoot: float = 0.02, norm: str = "l2") -> A
     Reference:
         Moosavi-Dezfooli, Fawzi, Frossard, DeepFool, CVPR 2016, algorithm 2.
     """
-    return compose.iterate(
+    return iterate(
         nearest_boundary(norm),
         optax.scale(-(1 + overshoot)),
         steps=steps,
         space=spaces.clipped,
-        stop=compose.on_success(),
+        stop=on_success(),
         keep="distance",
     )
 
@@ -201,15 +205,15 @@ def cw(
     Reference:
         Carlini, Wagner, Towards Evaluating the Robustness of Neural Networks, IEEE S&P 2017, section VI.A.
     """
-    inner = compose.iterate(
+    inner = iterate(
         oracles.autodiff(),
         optax.chain(optax.scale_by_adam(), optax.scale(-learning_rate)),
         steps=steps,
         space=spaces.tanh_box,
-        stop=compose.on_plateau(max(steps // 10, 1)),
+        stop=on_plateau(max(steps // 10, 1)),
         keep="distance",
     )
-    return compose.search_weight(lambda c: compose.nearest(inner, c), steps=search_steps, initial=initial_weight)
+    return search_weight(lambda c: nearest(inner, c), steps=search_steps, initial=initial_weight)
 
 
 def zoo(
@@ -274,13 +278,13 @@ def zoo(
         sample = sampling.important(coordinates, shape) if importance and shape else sampling.uniform(coordinates)
         size = coordinates if shape is None else min(coordinates, shape[0] * shape[1] * shape[2])
         plain = spaces.tanh_box if box == "tanh" else spaces.pixels
-        return compose.iterate(
+        return iterate(
             oracle or oracles.coordinates(sample, size, h=h, curvature=update != "adam", chunk=chunk),
             optax.chain(tx, optax.scale(-learning_rate)),
             projections.box() if box == "clip" and not side else None,
             steps=max(steps // max(len(sides), 1), 1),
             space=spaces.coarse(side, side) if side else plain,
-            stop=compose.on_plateau(100),
+            stop=on_plateau(100),
             keep="distance",
             budget=budget,
         )
@@ -288,12 +292,12 @@ def zoo(
     stages = [stage(side) for side in sides or (0,)]
 
     def at(weight: Array) -> Attack:
-        attack = compose.nearest(stages[0], weight)
+        attack = nearest(stages[0], weight)
         for finer in stages[1:]:
-            attack = compose.then(attack, compose.nearest(finer, weight), by="distance")
+            attack = then(attack, nearest(finer, weight), by="distance")
         return attack
 
-    return compose.search_weight(at, steps=search_steps, initial=initial_weight)
+    return search_weight(at, steps=search_steps, initial=initial_weight)
 
 
 def nes(
@@ -305,12 +309,12 @@ def nes(
     Reference:
         Ilyas, Engstrom, Athalye, Lin, Black-box Adversarial Attacks with Limited Queries and Information, ICML 2018.
     """
-    return compose.iterate(
+    return iterate(
         oracles.nes(samples, sigma=sigma, chunk=chunk),
         optax.chain(optax.scale_by_sign(), optax.scale(-(epsilon / 10 if step_size is None else step_size))),
         projections.ball("linf", epsilon),
         steps=steps,
-        stop=compose.on_success(),
+        stop=on_success(),
         keep="value",
         budget=budget,
     )
@@ -326,12 +330,12 @@ def spsa(
         Uesato, O'Donoghue, van den Oord, Kohli, Adversarial Risk and the Dangers of Evaluating Against Weak Attacks,
         ICML 2018.
     """
-    return compose.iterate(
+    return iterate(
         oracles.spsa(samples, delta=delta, chunk=chunk),
         optax.chain(optax.scale_by_adam(), optax.scale(-learning_rate)),
         projections.ball("linf", epsilon),
         steps=steps,
-        stop=compose.on_success(),
+        stop=on_success(),
         keep="value",
         budget=budget,
     )

@@ -3,7 +3,6 @@
 `moved` is the point minus where the attack began, flattened; indices are distinct.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -52,7 +51,3 @@ def important(count: int, shape: tuple[int, int, int], *, blocks: int = 8) -> Sa
         return jax.lax.top_k(draw, min(count, moved.size))[1]
 
     return sample
-
-
-count_of = functools.cache(lambda sampling, size: jax.eval_shape(sampling, jax.random.key(0), jnp.zeros(size)).size)
-"""How many coordinates a sampling picks among `size`."""

@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.attacks.compose import ONE, Start, Stop, fold, judge, on_success, pick, untouched
+from kdjax.attacks._rows import fold, judge, pick, untouched
+from kdjax.attacks.iterate import Stop, on_success
+from kdjax.attacks.starts import Start
 from kdjax.types import Adversarial, Attack, BadInput, Estimate, Objective, Projection
 
 Propose = Callable[[Array, Array, Array, Array], Array]
@@ -35,7 +37,7 @@ def random_search(
             kept, active, memory = carry
             tried = projection(tried, image)
             value, success = objective(tried, key=key[0], where=active)
-            kept = judge(kept, tried, Estimate(value, success, tried, ONE), active, image, "value")
+            kept = judge(kept, tried, Estimate(value, success, tried, active.astype(jnp.int32)), active, image, "value")
             memory, stopped = done(memory, number, value, success)
             return kept, active & ~stopped, memory
 

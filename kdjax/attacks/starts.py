@@ -1,12 +1,16 @@
 """Where attacks begin: `(key, image) -> image`, for one example; attacks project the result into their threat set."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.attacks.compose import Start
 from kdjax.attacks.projections import Radius, require_radius
 from kdjax.types import BadInput
+
+Start = Callable[[Array, Array], Array]
+"""`(key, image) -> image` for one example: where an attack begins."""
 
 
 def uniform(norm: str, epsilon: Radius) -> Start:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.attacks.compose import Iterated
+from kdjax.attacks.iterate import Iterated
 from kdjax.attacks.projections import Radius, require_radius
 from kdjax.types import Adversarial, Attack, Objective
 
