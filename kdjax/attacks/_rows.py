@@ -23,7 +23,13 @@ def untouched(image: Array) -> Adversarial:
     batch = len(image)
     zero = jnp.zeros(batch, jnp.int32)
     # Not weakly typed, as it would be without its type: else the first step of every attack is compiled for itself.
-    return Adversarial(image, jnp.full(batch, jnp.inf, jnp.float32), jnp.zeros(batch, bool), zero, zero - 1)
+    return Adversarial(
+        image,
+        jnp.full(batch, jnp.inf, jnp.promote_types(image.dtype, jnp.float32)),
+        jnp.zeros(batch, bool),
+        zero,
+        zero - 1,
+    )
 
 
 def merge(old: Adversarial, new: Adversarial, origin: Array, *, by: Keep, where: Array | None = None) -> Adversarial:
@@ -71,8 +77,9 @@ def _better(new: Adversarial, old: Adversarial, origin: Array, by: Keep) -> Arra
 
 
 def pick(rows: Array, new: Any, old: Any) -> Any:
-    """Rows of one tree, and of another elsewhere."""
-    return jax.tree.map(lambda a, b: jnp.where(rows.reshape(rows.shape + (1,) * (a.ndim - 1)), a, b), new, old)
+    """Rows of one tree, and of another elsewhere, in the other's types: a loop's state stays of one type."""
+    where = lambda a, b: jnp.where(rows.reshape(rows.shape + (1,) * (a.ndim - 1)), a.astype(b.dtype), b)  # noqa: E731
+    return jax.tree.map(where, new, old)
 
 
 def fold(key: Array, number: Any) -> Array:

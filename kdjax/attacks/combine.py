@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.attacks._rows import Keep, fold, merge, repeat, untouched
+from kdjax.attacks._settings import require_count
 from kdjax.types import Adversarial, Attack, BadInput, Objective
 
 
@@ -50,8 +51,7 @@ def worst_of(*attacks: Attack, by: Keep = "value", skip_solved: bool = False) ->
 
 def restarts(attack: Attack, count: int, *, by: Keep = "value", skip_solved: bool = True) -> Attack:
     """The worst of several runs that differ in their keys; it needs an attack with a random start."""
-    if count < 1:
-        raise BadInput(f"restarts={count}: accepted are 1 or more.")
+    require_count("restarts", count)
 
     def repeated(
         objective: Objective, key: Array, image: Array, start: Array | None = None, *, where: Array | None = None

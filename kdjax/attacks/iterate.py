@@ -15,6 +15,7 @@ from jaxtyping import Array
 
 from kdjax.attacks import spaces
 from kdjax.attacks._rows import KEEP, Keep, fold, judge, pick, traced, untouched
+from kdjax.attacks._settings import require_count
 from kdjax.attacks.starts import Start
 from kdjax.types import Adversarial, Attack, BadInput, Estimate, Objective, Oracle, Projection
 
@@ -89,8 +90,7 @@ def iterate(
     Raises:
         BadInput: no step, an unknown `keep`, or a budget that does not pay for one step and the last check.
     """
-    if steps < 1:
-        raise BadInput(f"steps={steps}: accepted are 1 or more.")
+    require_count("steps", steps)
     if keep not in KEEP:
         raise BadInput(f"keep={keep!r}: accepted are {', '.join(KEEP)}.")
     if budget is not None:
@@ -115,6 +115,7 @@ def iterate(
         inside, home = spaces.InSpace(objective, origin, space), space.encode(origin, origin)
         keys = fold(key, number)
         estimate = oracle(inside, keys, state.point, home, where=state.active)
+        estimate = estimate._replace(value=_value_at(state.point, estimate.value, state.kept))
         image = space.decode(state.point, origin)
         kept = judge(state.kept, image, estimate, state.active, origin, keep)
         memory, stopped = done(state.memory, number, estimate.value, estimate.success)
@@ -128,15 +129,17 @@ def iterate(
     def begin(objective: Objective, key: Array, image: Array, begun: Array | None, where: Array) -> _Progress:
         if begun is None and start is not None:
             begun = jax.vmap(start)(fold(key, steps), image)
-        point = space.encode(image if begun is None else begun, image)
+        point = space.encode(image if begun is None else begun.astype(image.dtype), image)
         if settle is not None and begun is not None:
             point = settle(point, space.encode(image, image))
         opt_state = jax.vmap(tx.init)(point)
-        return _Progress(point, opt_state, untouched(image), where, jnp.full(len(image), jnp.inf, jnp.float32))
+        kept = untouched(image)
+        return _Progress(point, opt_state, kept, where, kept.value)  # infinity, both
 
     def finish(objective: Objective, key: Array, origin: Array, state: _Progress) -> Adversarial:
         image = space.decode(state.point, origin)
         value, success = objective(image, key=key[0], where=state.active)
+        value = _value_at(state.point, value, state.kept)
         return judge(
             state.kept,
             image,
@@ -159,8 +162,14 @@ def iterate(
         return finish(objective, key, image, state)
 
     # Loops of forward passes are as fast on the device everywhere, and there nobody need look who is still active.
-    looped = steps == 1 or getattr(oracle, "forward_only", False)
+    looped = steps == 1 or oracle.forward_only
     return Iterated(steps, stop, looped, *map(jax.jit, (begin, step, finish, on_device)))
+
+
+def _value_at(point: Array, value: Array, kept: Adversarial) -> Array:
+    """NaN where the point has one: a slope that is none leads there, and a network may hide it (ReLU of it is 0)."""
+    lost = jnp.isnan(point).reshape(len(point), -1).any(-1)
+    return jnp.where(lost, jnp.nan, value).astype(kept.value.dtype)
 
 
 @dataclass(frozen=True)

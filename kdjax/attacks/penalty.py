@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array
 
 from kdjax.attacks._rows import fold, merge, repeat, untouched
+from kdjax.attacks._settings import Number, require_count, require_positive
 from kdjax.attacks.objectives import Penalised
 from kdjax.types import Adversarial, Attack, BadInput, Objective
 
@@ -23,7 +25,7 @@ def nearest(attack: Attack, weight: Array) -> Attack:
 
 
 def search_weight(
-    attack_at: Callable[[Array], Attack], *, steps: int = 9, initial: float = 1e-2, ceiling: float = 1e10
+    attack_at: Callable[[Array], Attack], *, steps: int = 9, initial: Number = 1e-2, ceiling: float = 1e10
 ) -> Attack:
     """Binary search on the constant c of `Penalised`, each example its own: the nearest image over all c tried.
 
@@ -32,29 +34,35 @@ def search_weight(
     Args:
         attack_at: makes the attack at weights c `[B]`.
         steps: constants tried.
-        initial: the first c.
-        ceiling: largest c.
+        initial: the first c, above 0: tenfold 0 is 0 for ever.
+        ceiling: largest c, so that c times the objective stays a number where nothing fools.
+
+    Raises:
+        BadInput: no step, or `initial` outside (0, ceiling].
 
     Reference:
         Carlini, Wagner (2017), section V.C and code.
     """
-    if steps < 1:
-        raise BadInput(f"steps={steps}: accepted are 1 or more.")
+    require_count("steps", steps)
+    require_positive("initial", initial)
+    if not isinstance(initial, Tracer) and initial > ceiling:
+        raise BadInput(f"initial={initial}: accepted are numbers above 0, up to the ceiling {ceiling:g}.")
 
     def attack(
         objective: Objective, key: Array, image: Array, start: Array | None = None, *, where: Array | None = None
     ) -> Adversarial:
-        batch = len(image)
+        result = untouched(image)
 
         def narrow(number: Any, carry: Any) -> Any:
             result, low, high, weight = carry
             new = attack_at(weight)(objective, fold(key, number), image, start, where=where)
-            high = jnp.where(new.success, jnp.minimum(high, weight), high)
-            low = jnp.where(new.success, low, jnp.maximum(low, weight))
+            high = jnp.where(new.success, weight, high)
+            low = jnp.where(new.success, low, weight)
             weight = jnp.where(jnp.isfinite(high), (low + high) / 2, jnp.minimum(weight * 10, ceiling))
             return merge(result, new, image, by="distance", where=where), low, high, weight
 
-        ends = jnp.zeros(batch), jnp.full(batch, jnp.inf, jnp.float32), jnp.full(batch, initial, jnp.float32)
-        return repeat(steps, narrow, (untouched(image), *ends), objective, key)[0]
+        unbounded = result.value
+        ends = jnp.zeros_like(unbounded), unbounded, jnp.full_like(unbounded, initial)
+        return repeat(steps, narrow, (result, *ends), objective, key)[0]
 
     return attack

@@ -21,7 +21,7 @@ def uniform(count: int) -> Sampling:
     """`count` coordinates, all equally likely."""
 
     def sample(key: Array, moved: Array) -> Array:
-        return jax.lax.top_k(jax.random.uniform(key, (moved.size,)), min(count, moved.size))[1]
+        return jax.lax.top_k(jax.random.uniform(key, (moved.size,), moved.dtype), min(count, moved.size))[1]
 
     return sample
 
@@ -44,10 +44,12 @@ def important(count: int, shape: tuple[int, int, int], *, blocks: int = 8) -> Sa
 
     def sample(key: Array, moved: Array) -> Array:
         size = jnp.abs(moved.reshape(shape))
-        pooled = jax.lax.reduce_window(size, 0.0, jax.lax.max, (*window, 1), (1, 1, 1), "SAME").reshape(-1)
+        pooled = jax.lax.reduce_window(
+            size, jnp.zeros((), size.dtype), jax.lax.max, (*window, 1), (1, 1, 1), "SAME"
+        ).reshape(-1)
         # A floor, so that no coordinate is out of reach forever.
         p = pooled + jnp.maximum(1e-3 * pooled.max(), 1e-12)
-        draw = jnp.log(p) + jax.random.gumbel(key, (moved.size,))
+        draw = jnp.log(p) + jax.random.gumbel(key, (moved.size,), moved.dtype)
         return jax.lax.top_k(draw, min(count, moved.size))[1]
 
     return sample
