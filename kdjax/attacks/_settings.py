@@ -57,6 +57,12 @@ def require_radius(name: str, value: Radius, norm: str = "", size: int | None = 
         )
 
 
+def require_step(value: Radius | None) -> None:
+    """Refuse a step in linf that is not above 0, or longer than 1; None is the attack's own choice."""
+    if value is not None:
+        require_radius("step_size", value, "linf", zero=False)
+
+
 def require_positive(name: str, value: Any) -> None:
     """Refuse what is not a finite number above 0."""
     _require(name, value, lambda x: x > 0, "finite numbers above 0")

@@ -13,17 +13,9 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array
 
-from kdjax.attacks import oracles, projections, sampling, search, spaces, squares, starts, transforms
+from kdjax.attacks import _settings, oracles, projections, sampling, search, spaces, squares, starts, transforms
 from kdjax.attacks._rows import Keep
-from kdjax.attacks._settings import (
-    Number,
-    Radius,
-    require_count,
-    require_not_negative,
-    require_positive,
-    require_radius,
-    require_share,
-)
+from kdjax.attacks._settings import Number, Radius
 from kdjax.attacks.apgd import scale_by_apgd
 from kdjax.attacks.combine import then
 from kdjax.attacks.deepfool import nearest_boundary
@@ -35,13 +27,6 @@ OBJECTIVES: dict[str, str] = dict.fromkeys(
     ("cw", "deepfool", "hop_skip_jump", "noise", "spsa", "square", "zoo"), "margin"
 )
 """The objective of each attack's paper, where it is not `cross_entropy`."""
-
-
-def _steepest(norm: str) -> optax.GradientTransformation:
-    """The direction that goes farthest in a ball: the sign for linf, the unit vector for l2."""
-    if norm not in ("linf", "l2"):
-        raise BadInput(f"norm={norm!r}: accepted are linf, l2.")
-    return optax.scale_by_sign() if norm == "linf" else transforms.normalize(2)
 
 
 def _descend(
@@ -57,7 +42,7 @@ def _descend(
     """Steps of one length along the steepest direction, each projected to the ball and the box."""
     return iterate(
         oracle or oracles.autodiff(),
-        optax.chain(_steepest(norm), optax.scale(-step_size), *more),
+        optax.chain(transforms.steepest(norm), optax.scale(-step_size), *more),
         projections.ball(norm, epsilon),
         steps=steps,
         start=start,
@@ -110,8 +95,7 @@ def fgsm_rs(epsilon: Radius = 0.1, *, step_size: Radius | None = None) -> Attack
     Reference:
         Wong, Rice, Kolter, Fast is better than free: revisiting adversarial training, ICLR 2020, algorithm 3.
     """
-    if step_size is not None:
-        require_radius("step_size", step_size, "linf", zero=False)
+    _settings.require_step(step_size)
     return iterate(
         oracles.autodiff(),
         optax.chain(optax.scale_by_sign(), optax.scale(-(1.25 * epsilon if step_size is None else step_size))),
@@ -128,7 +112,7 @@ def bim(epsilon: Radius = 0.1, *, steps: int = 10, step_size: Radius | None = No
     Reference:
         Kurakin, Goodfellow, Bengio, Adversarial Examples in the Physical World, ICLR 2017 workshop, section 2.2.
     """
-    require_count("steps", steps)
+    _settings.require_count("steps", steps)
     if step_size is None:
         return _descend(epsilon, epsilon / steps, steps=steps, norm="linf")
     return pgd(epsilon, steps=steps, step_size=step_size)
@@ -159,7 +143,7 @@ def pgd(
         Madry, Makelov, Schmidt, Tsipras, Vladu, Towards Deep Learning Models Resistant to Adversarial Attacks,
         ICLR 2018, section 2.1.
     """
-    require_count("steps", steps)
+    _settings.require_count("steps", steps)
     start = starts.uniform(norm, epsilon) if random_start else None
     if step_size is None:
         return _descend(epsilon, 2.5 * epsilon / steps, steps=steps, norm=norm, start=start, oracle=oracle, keep=keep)
@@ -190,15 +174,15 @@ def mi_fgsm(
         Dong, Liao, Pang, Su, Zhu, Hu, Li, Boosting Adversarial Attacks with Momentum, CVPR 2018, algorithm 1. DI: Xie
         et al., CVPR 2019. TI: Dong et al., CVPR 2019.
     """
-    require_count("steps", steps)
-    require_not_negative("decay", decay)
-    require_share("diverse", diverse, zero=True)
-    require_count("kernel", kernel)
+    _settings.require_count("steps", steps)
+    _settings.require_not_negative("decay", decay)
+    _settings.require_share("diverse", diverse, zero=True)
+    _settings.require_count("kernel", kernel)
     oracle = oracles.autodiff()
     if isinstance(diverse, Tracer) or diverse > 0:
         oracle = oracles.seen_through(oracle, oracles.resize_and_pad(diverse))
     blur = [transforms.smooth(kernel, kernel / 5)] if kernel > 1 else []
-    momentum = [transforms.normalize(1), optax.trace(decay), _steepest(norm)]
+    momentum = [transforms.normalize(1), optax.trace(decay), transforms.steepest(norm)]
     return iterate(
         oracle,
         optax.chain(*blur, *momentum, optax.scale(-epsilon / steps)),
@@ -228,7 +212,7 @@ def apgd(
         Croce, Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks,
         ICML 2020, algorithm 1.
     """
-    require_count("steps", steps)
+    _settings.require_count("steps", steps)
     threat = projections.ball(norm, epsilon)
     return iterate(
         oracles.autodiff(),
@@ -253,7 +237,7 @@ def deepfool(*, steps: int = 50, overshoot: Number = 0.02, norm: str = "l2", can
     Reference:
         Moosavi-Dezfooli, Fawzi, Frossard, DeepFool, CVPR 2016, algorithm 2.
     """
-    require_positive("overshoot", overshoot)
+    _settings.require_positive("overshoot", overshoot)
     return iterate(
         nearest_boundary(norm, candidates=candidates),
         optax.scale(-(1 + overshoot)),
@@ -272,7 +256,7 @@ def cw(
     Reference:
         Carlini, Wagner, Towards Evaluating the Robustness of Neural Networks, IEEE S&P 2017, section VI.A.
     """
-    require_count("steps", steps)
+    _settings.require_count("steps", steps)
     _require_search(learning_rate, search_steps, initial_weight)
     inner = iterate(
         oracles.autodiff(),
@@ -338,10 +322,10 @@ def zoo(
         raise BadInput(f"update={update!r}: accepted are {', '.join(updates)}.")
     if box not in ("clip", "tanh"):
         raise BadInput(f"box={box!r}: accepted are clip, tanh.")
-    require_count("steps", steps)
-    require_count("coordinates", coordinates)
+    _settings.require_count("steps", steps)
+    _settings.require_count("coordinates", coordinates)
     for side in sides:
-        require_count("sides", side)
+        _settings.require_count("sides", side)
     _require_search(learning_rate, search_steps, initial_weight)
     if (importance or sides) and image_shape is None:
         raise BadInput("importance and sides need image_shape=(height, width, channels).")
@@ -383,8 +367,7 @@ def nes(
     Reference:
         Ilyas, Engstrom, Athalye, Lin, Black-box Adversarial Attacks with Limited Queries and Information, ICML 2018.
     """
-    if step_size is not None:
-        require_radius("step_size", step_size, "linf", zero=False)
+    _settings.require_step(step_size)
     return iterate(
         oracles.nes(samples, sigma=sigma, chunk=chunk),
         optax.chain(optax.scale_by_sign(), optax.scale(-(epsilon / 10 if step_size is None else step_size))),
@@ -406,7 +389,7 @@ def spsa(
         Uesato, O'Donoghue, van den Oord, Kohli, Adversarial Risk and the Dangers of Evaluating Against Weak Attacks,
         ICML 2018.
     """
-    require_positive("learning_rate", learning_rate)
+    _settings.require_positive("learning_rate", learning_rate)
     return iterate(
         oracles.spsa(samples, delta=delta, chunk=chunk),
         optax.chain(optax.scale_by_adam(), optax.scale(-learning_rate)),
@@ -444,9 +427,9 @@ def square(epsilon: Radius = 0.1, *, queries: int = 5000, norm: str = "linf", sh
 
 
 def _require_search(learning_rate: Number, search_steps: int, initial_weight: Number) -> None:
-    require_positive("learning_rate", learning_rate)
-    require_count("search_steps", search_steps)
-    require_positive("initial_weight", initial_weight)
+    _settings.require_positive("learning_rate", learning_rate)
+    _settings.require_count("search_steps", search_steps)
+    _settings.require_positive("initial_weight", initial_weight)
 
 
 def noise(epsilon: Radius = 0.1, *, queries: int = 100, norm: str = "linf") -> Attack:

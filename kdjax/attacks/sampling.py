@@ -44,9 +44,8 @@ def important(count: int, shape: tuple[int, int, int], *, blocks: int = 8) -> Sa
 
     def sample(key: Array, moved: Array) -> Array:
         size = jnp.abs(moved.reshape(shape))
-        pooled = jax.lax.reduce_window(
-            size, jnp.zeros((), size.dtype), jax.lax.max, (*window, 1), (1, 1, 1), "SAME"
-        ).reshape(-1)
+        none = size.dtype.type(0)  # of the same type in float64 mode too
+        pooled = jax.lax.reduce_window(size, none, jax.lax.max, (*window, 1), (1, 1, 1), "SAME").reshape(-1)
         # A floor, so that no coordinate is out of reach forever.
         p = pooled + jnp.maximum(1e-3 * pooled.max(), 1e-12)
         draw = jnp.log(p) + jax.random.gumbel(key, (moved.size,), moved.dtype)

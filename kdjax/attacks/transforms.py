@@ -29,6 +29,13 @@ def normalize(order: int) -> optax.GradientTransformation:
     return optax.stateless_with_tree_map(unit)
 
 
+def steepest(norm: str) -> optax.GradientTransformation:
+    """The direction that goes farthest in a ball: the sign for linf, the unit vector for l2."""
+    if norm not in ("linf", "l2"):
+        raise BadInput(f"norm={norm!r}: accepted are linf, l2.")
+    return optax.scale_by_sign() if norm == "linf" else normalize(2)
+
+
 def no_longer(name: str, step_size: Radius, norm: str) -> optax.GradientTransformation:
     """Changes nothing; refuses a typed step that is not above 0, or longer than the images' diameter, once it sees one.
 
