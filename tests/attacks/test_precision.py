@@ -140,3 +140,5 @@ def test_the_same_number_in_half_precision_is_compared_in_float32(label):
     assert value.dtype == jnp.float32
     right = 3 - np.log(np.exp([3.0, 1.0, 0.5]).sum())
     np.testing.assert_allclose(value, [right], rtol=1e-6)
+    ratio, _ = objectives.dlr(victims.white_box(apply, logits), jnp.array([0]))(jnp.zeros((1, 2, 2, 1)))
+    np.testing.assert_allclose(ratio, [0.8], rtol=1e-6)
