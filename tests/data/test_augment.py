@@ -122,10 +122,11 @@ def test_a_recipes_views_follow_the_index(key):
     np.testing.assert_array_equal(turned, first[::-1])
     np.testing.assert_array_equal(model_key, same)
     assert not np.array_equal(first, other)
-    alone, left = augmented({"image": image}, key, crop_and_flip, run_key=key)
-    numbered, _ = augmented({"image": image, "index": np.arange(12)}, key, crop_and_flip, run_key=key)
+    rows = {"image": image, "mask": np.ones(12)}
+    alone, left = augmented(rows, key, crop_and_flip, run_key=key)
+    numbered, _ = augmented({**rows, "index": np.arange(12)}, key, crop_and_flip, run_key=key)
     np.testing.assert_array_equal(alone["image"], numbered["image"])
-    assert augmented({"image": image}, key, None, run_key=key)[1] is key
+    assert augmented(rows, key, None, run_key=key)[1] is key
     np.testing.assert_array_equal(jax.random.key_data(left), model_key)
 
 
