@@ -23,6 +23,7 @@ from kdjax.attacks import named, objectives
 from kdjax.attacks.run import run
 from kdjax.attacks.victims import Victim, white_box
 from kdjax.config import field
+from kdjax.evaluation.answers import decided
 from kdjax.losses import response
 from kdjax.models import create as models
 from kdjax.recipes.distill import distill
@@ -93,7 +94,7 @@ class Attacks:
         # Divided by 1 the victim is itself, and shares its programs with the one divided by T.
         logits, calm = answers(victim, x), objectives.divided(victim, temperature)
         victim, twin = objectives.divided(victim, 1.0), objectives.divided(twin, 1.0)
-        well, left = logits.argmax(-1) == y, {}
+        well, left = decided(logits) == y, {}
         entropy, margin = objectives.cross_entropy, objectives.margin
         for name, attack, on, objective in (
             ("naive FGSM", self.fgsm, victim, entropy),
@@ -106,7 +107,7 @@ class Attacks:
         ):
             left[name] = ~run(attack, on, x, y, objective=objective, chunk=len(x)).success
         borrowed = run(self.pgd, twin, x, y, objective=entropy, chunk=len(x)).image
-        left["transfer"] = answers(victim, borrowed).argmax(-1) == y
+        left["transfer"] = decided(answers(victim, borrowed)) == y
         left["worst case"] = np.all(list(left.values()), axis=0)
         some = np.flatnonzero(well)[: self.zoo_examples]
         zoo = run(self.zoo, victim, x[some], y[some], objective=margin)

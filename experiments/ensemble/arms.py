@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from kdjax.data.source import Examples
 from kdjax.ensembles import pools
+from kdjax.evaluation.answers import decided
 from kdjax.losses import response
 from kdjax.models import create as models
 from kdjax.models.connect import connectors
@@ -136,7 +137,7 @@ class Teachers:
 
     def best(self, done: Done, validation: Examples) -> tuple[int, list[float]]:
         """The number of the teacher with the best accuracy on the validation split, and every one's."""
-        right = self.answers(done, validation).argmax(-1) == validation.labels()[:, None]
+        right = decided(self.answers(done, validation)) == validation.labels()[:, None]
         accuracy = right.mean(0)
         return int(accuracy.argmax()), [float(a) for a in accuracy]
 

@@ -29,6 +29,7 @@ import numpy as np
 from experiments.map import figures, gains
 from kdjax.config import field
 from kdjax.data import pipeline
+from kdjax.data.checks import require_labels
 from kdjax.data.source import Source, hide_labels, labelled
 from kdjax.files import append_line, to_json, write_whole
 from kdjax.losses import response
@@ -114,6 +115,7 @@ def main(config: Config, workdir: Path) -> None:
     if not config.held_out < len(train):
         raise BadInput(f"--held_out={config.held_out}: accepted are 1 to {len(train) - 1}.")
     kept, chosen_on = np.split(np.arange(len(train)), [len(train) - config.held_out])
+    require_labels(train.select(chosen_on), flag="held_out")
     for count in filter(None, config.labels):  # refuses a wrong count before anything trains
         hide_labels(train.select(kept), count, 0)
     others = json.loads((Path(config.also) / "results.json").read_text())["cells"] if config.also else []

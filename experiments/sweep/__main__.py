@@ -194,6 +194,7 @@ def rows_of(
                 left = lessons.attacked_accuracy(lesson.network.apply, each, getattr(study, split), config.under)
                 scored[f"{split}_attacked"] = left
         for i, (member, outcome) in enumerate(zip(part.members, part.outcomes, strict=True)):
+            # The last update may overflow after a loss that was finite.
             well = outcome.status != "diverged" and all(np.isfinite(values[i]) for values in scored.values())
             numbers = {name: float(values[i]) if well else None for name, values in scored.items()}
             point, status = points[at // config.seeds], outcome.status if well else "diverged"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from kdjax.models.layers import check_moments
 from kdjax.models.padding import real_rows
 from kdjax.models.zoo import MODELS, WITH_WIDTHS
 from kdjax.types import BadInput, Model, Outputs, PyTree, nearest
@@ -69,7 +70,8 @@ def create(
             ResNet; in [0, 1).
         input_dropout: rate on the pixels; in [0, 1).
         norm: "batch", where nothing is said, or "group".
-        mean, std: a number per channel, for the network to normalise images with; else they are used as they are.
+        mean, std: a number per channel, for the network to normalise images with, of images in [0, 1] as they are
+            themselves: mean in [0, 1], std in (0, 1]. Else images are used as they are.
 
     Returns:
         A `Model`. Parameters are created in float32; images are in [0, 1].
@@ -101,6 +103,7 @@ def create(
             raise BadInput(f"{argument}={rate}; accepted: a rate in [0, 1)")
     if norm not in (None, *NORMS):
         raise BadInput(f"norm={norm!r}; accepted: {', '.join(NORMS)}")
+    check_moments(mean, std, image_shape[2])
     module = MODELS[name](num_classes=num_classes, **given)
     return from_linen(module, image_shape, needs_key=max(dropout, input_dropout) > 0)
 

@@ -100,6 +100,7 @@ COMPARISONS: dict[str, Comparison] = {
     "feature.ab": Comparison(_made(Normalised), halves=True, before_relu=True),
     "feature.ofd": Comparison(_made(lambda: Normalised(margin=True)), halves=True, before_relu=True),
     "feature.ft": _FACTORS,
+    "feature.ft_crd": _FACTORS,
     "relation.rkd_distance": _VECTORS,
     "relation.rkd_angle": _VECTORS._replace(least=3),
     "relation.pkt": _VECTORS,

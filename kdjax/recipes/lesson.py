@@ -81,7 +81,9 @@ class Lesson:
 
     def weighs(self, *kinds: str) -> bool:
         """Whether a weight of these kinds is ever other than 0."""
-        return self.scaled(dict.fromkeys(kinds, 0.0)) != self.hparams
+        weights = [place for place, kind in self.kinds.items() if kind in kinds]
+        varied = any(place.startswith(weight) for place in self.sets for weight in weights)
+        return varied or self.scaled(dict.fromkeys(kinds, 0.0)) != self.hparams
 
     def scaled(self, factors: Mapping[str, float]) -> dict[str, float]:
         """The numbers, with the weights of each kind multiplied by its factor."""
@@ -153,7 +155,9 @@ def lesson(
     formula = spec.formula(expression, flag=flag)
     shape = student.input_shape
     if not shape or not teacher.input_shape:
-        raise BadInput("a network without input_shape: accepted are those of models.create, or `_replace(input_shape=)`")
+        raise BadInput(
+            "a network without input_shape: accepted are those of models.create, or `_replace(input_shape=)`"
+        )
     shown = Shown(*(layer_names(model) for model in (student, teacher)))
     read = _Reader(formula, shown, steps, examples, batch_size, taught)
     connected = None
@@ -200,7 +204,7 @@ def lesson(
     return made
 
 
-def _bounds(one: Set) -> tuple[float, ...]:
+def _bounds(one: Set) -> tuple[float | int, ...]:
     return one.values() if isinstance(one, grid) else tuple(one.parts().values())
 
 
@@ -242,7 +246,9 @@ class _Reader:
         if call.name == LABELS:
             self.kinds[f"{place}.weight"] = OF_LABELS
             if call.args or call.kwargs or sides[1] != Side(TEACHER) or not stop:
-                raise call.error(f"read more than a view of {LABELS}; accepted: {LABELS}, or {LABELS}(student=attacked)")
+                raise call.error(
+                    f"read more than a view of {LABELS}; accepted: {LABELS}, or {LABELS}(student=attacked)"
+                )
             self._add(Term(place, response.cross_entropy, weigh, sides[0], Side(LABELS)), call)
             return
         if remembers(call.name):

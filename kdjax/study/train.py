@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,18 @@ from kdjax.study.data import Common, Study, feed, optimizer_of
 from kdjax.training import parallel
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.loop import fit
+from kdjax.training.predict import Predictor
 from kdjax.training.program import Program
 from kdjax.training.state import create_state, variables
 from kdjax.training.update import updates_of
-from kdjax.types import BadInput, LossFn, Model, Networks, PyTree, TrainState
+from kdjax.types import BadInput, Batch, Diverged, LossFn, Model, Networks, PyTree, TrainState
 
 log = logging.getLogger("kdjax.train")
 
 
 def predict(study: Study, model: Model, weights: PyTree, source: Examples, *, batch_size: int = 1000) -> np.ndarray:
-    """A model's logits for every example of a source, in order."""
-    return study.forward(model)(weights, _eval_batches(study, source, batch_size))
+    """A model's logits for every example of a source, in order; those that are not numbers end the run."""
+    return _ask(study.forward(model), weights, _eval_batches(study, source, batch_size), source)
 
 
 def predictions(
@@ -38,7 +39,14 @@ def predictions(
     forward, weights = study.forward(model), parallel.replicate(weights, study.mesh)
     for batch in _eval_batches(study, source, batch_size, first):
         wanted = (batch["mask"] > 0) & (batch["index"] >= first)
-        yield batch["image"][wanted], forward(weights, [batch])[wanted[batch["mask"] > 0]]
+        yield batch["image"][wanted], _ask(forward, weights, [batch], source)[wanted[batch["mask"] > 0]]
+
+
+def _ask(forward: Predictor, weights: PyTree, batches: Iterable[Batch], source: Examples) -> np.ndarray:
+    try:
+        return forward(weights, batches)
+    except Diverged as error:
+        raise Diverged(f"{source.name}: {error}") from None
 
 
 def _eval_batches(

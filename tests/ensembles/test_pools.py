@@ -252,7 +252,7 @@ def test_gradient_space_balances_the_teachers_of_each_example():
     one = jax.jit(shared)(ANSWERS, student=STUDENT, temperature=temperature)
     flat = gram(np.tile(grads.reshape(1, TEACHERS, -1), (BATCH, 1, 1)))
     np.testing.assert_allclose(one, jax.jit(minimum_norm)(jnp.asarray(flat, jnp.float32), 0.6), atol=1e-4)
-    with pytest.raises(BadInput, match=r"bound=0\.3: 3 weights that sum to 1 need one from 1/3 to 1"):
+    with pytest.raises(BadInput, match=r"bound=0\.3: expected a number from 1/3 to 1, as 3 weights sum to 1"):
         gates.gradient_space(ANSWERS, student=STUDENT, bound=0.3)
 
 
@@ -445,3 +445,12 @@ def test_what_cannot_be_resolved_is_explained():
         pools.resolve("mean_logit", student=1)
     with pytest.raises(BadInput, match="shares is missing: fixed has no default for it"):
         pools.resolve("mean_logit", "fixed")
+
+
+@POOLS
+def test_a_teacher_that_says_nothing_is_seen_by_every_pool(name):
+    """argmax would take a NaN for the largest, and class 0 where all are ruled out."""
+    for junk in (ANSWERS.at[0, 1, 2].set(jnp.nan), ANSWERS.at[0, 1, 2].set(jnp.inf), ANSWERS.at[0, 1].set(-jnp.inf)):
+        broken = pool(name)(junk, EVEN)
+        assert not jnp.isfinite(broken[1]).all()
+        assert jnp.isfinite(jnp.delete(broken, 1, axis=0)).all()

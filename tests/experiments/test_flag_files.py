@@ -30,7 +30,7 @@ WEIGHTS = {
     "fsp": (1.0, 0.0, {f"feature.fsp@{s}={s}": 50.0 for s in SIDES["fsp"]}),
     "ab": (1.0, 0.0, {f"feature.ab@{s}={s}": 0.003 / 2**i for i, s in enumerate(reversed(SIDES["ab"]))}),
     "ofd": (1.0, 0.0, {f"feature.ofd@{s}={s}": 0.001 / 2**i for i, s in enumerate(reversed(SIDES["ab"]))}),
-    "ft": (1.0, 0.0, {"feature.ft@stage3=stage3": 200.0, "paraphraser@stage3=stage3": 1.0}),
+    "ft": (1.0, 0.0, {"feature.ft@stage3=stage3": 500.0, "paraphraser@stage3=stage3": 1.0}),
     "crd": (1.0, 0.0, {"contrastive.crd@embedding=embedding": 0.8}),
     "review": (1.0, 0.0, {f"feature.review@{REVIEWED}={REVIEWED}": 5.0}),
     "sp": (1.0, 0.0, {"relation.sp@stage3=stage3": 3000.0}),
