@@ -124,7 +124,7 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
                 batch = {**batch, "label": jnp.take(batch["labels"], at, axis=1)}
             return recipe(params, state, batch, key)
 
-        return Taught(loss_fn, source, plan.frozen(answered.frozen, source.labels()))
+        return Taught(loss_fn, source, plan.frozen(answered.frozen, source.labels))
 
     sets, fixed = {**plan.sets, **rates}, {RATE: rate, **plan.hparams}
     return Lesson("students", described, plan.model, student, config.epochs, sets, fixed, check, prepare)

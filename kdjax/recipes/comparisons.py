@@ -16,7 +16,7 @@ from kdjax.models.connect.connectors import Embed, Normalised, Pooled, Project, 
 from kdjax.models.connect.factors import Factors
 from kdjax.models.connect.review import Fusion
 from kdjax.spec import Call, Family
-from kdjax.types import nearest
+from kdjax.types import BadInput, nearest
 
 MOST = 99
 """As many layers as anybody has."""
@@ -141,8 +141,7 @@ def loss_of(call: Call) -> tuple[Callable[..., Any], dict[str, Any]]:
     """
     own = Call(call.name, (), call.kwargs, call.place)
     if remembers(call.name) or call.name not in LOSSES.functions:
-        near = nearest(call.name, names()) or nearest(f"response.{call.name}", names())
-        raise call.error(f"read the name {call.name}; accepted: labels, {', '.join(names())}{near}")
+        raise _unknown(call)
     # What a connector finds channel by channel is no keyword of the expression.
     given = [*_GIVEN, *(n for n, p in LOSSES.parameters(own, given=_GIVEN).items() if p.default is p.empty)]
     LOSSES.resolve(own, given=given)
@@ -150,6 +149,11 @@ def loss_of(call: Call) -> tuple[Callable[..., Any], dict[str, Any]]:
     kept = tuple((key, value) for key, value in call.kwargs if key not in traced)
     bound = LOSSES.resolve(Call(call.name, (), kept, call.place), given=given)
     return comparison(call.name).complete(bound), traced
+
+
+def _unknown(call: Call) -> BadInput:
+    near = nearest(call.name, names()) or nearest(f"response.{call.name}", names())
+    return call.error(f"read the name {call.name}; accepted: labels, {', '.join(names())}{near}")
 
 
 def default_of(call: Call, keyword: str, otherwise: float) -> float:
@@ -164,5 +168,7 @@ def memory_of(call: Call, examples: int | None) -> Remembering:
     Raises:
         BadInput: as `loss_of`; too few examples, or an unknown number for a loss that needs it.
     """
+    if call.name not in names():
+        raise _unknown(call)
     maker = Call(f"remember_{call.name.partition('.')[2]}", (), call.kwargs, call.place)
     return MEMORIES.resolve(maker, given=("examples",))(examples)

@@ -101,14 +101,14 @@ class Lesson:
         """The numbers, with all weights 0 but those of some kinds: a stage that teaches nothing else."""
         return self.scaled({kind: 0.0 for kind in set(self.kinds.values()) - set(kinds)})
 
-    def frozen(self, teacher: PyTree, labels: np.ndarray) -> PyTree:
+    def frozen(self, teacher: PyTree, labels: Callable[[], np.ndarray]) -> PyTree:
         """What the step reads: the teacher's variables, and what losses with a memory must know of the data set.
 
         Args:
             teacher: its variables.
-            labels: of all training examples, `[examples]`.
+            labels: reads those of all training examples, `[examples]`; asked only if a loss must know them.
         """
-        facts = {name: one.about(labels) for name, one in self.memories.items() if one.about}
+        facts = {name: one.about(labels()) for name, one in self.memories.items() if one.about}
         return Frozen(teacher, facts) if self.memories else teacher
 
 

@@ -73,7 +73,7 @@ def test_every_loss_that_can_be_typed_teaches_the_student():
     student = create.create("cnn", **SHAPE, hidden=(6, 6))
     text = " + ".join(["0*labels", *(f"0*{call}" for call in calls.values())])
     made = lesson(text, student, TEACHER, examples=20, batch_size=8)
-    frozen = made.frozen(WEIGHTS, np.arange(20) % 3)
+    frozen = made.frozen(WEIGHTS, lambda: np.arange(20) % 3)
     state, step = state_of(made, frozen=frozen), jax.jit(train_step(made.loss_fn, TX))
     weights = [place for place in made.hparams if place.endswith(".weight")]
     assert len(weights) == len(names) + 1 == len(made.kinds)
@@ -242,7 +242,11 @@ def test_a_kill_costs_a_lesson_nothing_and_the_student_can_be_read_alone(tmp_pat
     def begun(seed, **changed):
         hparams = {"learning_rate": 0.01, **made.hparams, **changed}
         return create_state(
-            made.model, tx, jax.random.key(seed), hparams=hparams, frozen=made.frozen(MLP_WEIGHTS, np.zeros(8, int))
+            made.model,
+            tx,
+            jax.random.key(seed),
+            hparams=hparams,
+            frozen=made.frozen(MLP_WEIGHTS, lambda: np.zeros(8, int)),
         )
 
     step = jax.jit(train_step(made.loss_fn, tx))

@@ -100,7 +100,7 @@ def test_every_loss_has_a_connector_that_is_tested_here():
 
 def test_matrices_of_flow_need_the_same_channels_and_a_name_must_be_in_both():
     both = network("shufflenet_v2"), network("resnet32x4")
-    with pytest.raises(Exception, match=r"\[2,116,232\].*teacher.*\[2,64,128\]|116, 232\) and teacher \(2, 64, 128\)"):
+    with pytest.raises(Exception, match=r"\[2,24,116\].*teacher.*\[2,32,64\]|24, 116\) and teacher \(2, 32, 64\)"):
         lesson("feature.fsp(stage1 + stage2)", *both, batch_size=2)
     with pytest.raises(BadInput, match=r"stage4 is no map and no layer of both networks; accepted layers: .*stage3,"):
         lesson("feature.hint(stage3 + stage4)", *both)
