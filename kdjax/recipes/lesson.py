@@ -299,7 +299,7 @@ class _Reader:
             self.links[name] = Link(own, theirs, module)
             if not self.taught:
                 self.terms += [
-                    one._replace(name=_name(word, own, theirs), loss=loss, weight=fixed(1.0), pair=name)
+                    one._replace(name=_name(f"{call.name}.{word}", own, theirs), loss=loss, weight=fixed(1.0), pair=name)
                     for word, loss in term.row.beside.items()
                 ]
 

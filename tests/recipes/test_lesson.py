@@ -289,7 +289,7 @@ def test_a_kill_costs_a_lesson_nothing_and_the_student_can_be_read_alone(tmp_pat
         ("labels(hidden1)", {}, "column 1: .*accepted: labels, or labels"),
         ("labels(weight=2)", {}, "column 1: .*accepted: labels, or labels"),
         ("labels(teacher=attacked)", {}, "column 1: .*labels"),
-        ("labels(stop=False)", {}, "column 1: .*labels"),
+        ("labels(stop=False)", {}, "column 1: read stop=False"),
         (
             "labels + labels + response.kl(student=mixed)",
             {},

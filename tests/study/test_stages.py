@@ -61,7 +61,7 @@ def test_a_paraphraser_learns_first_and_alone_and_then_stays():
     taught, metrics = trained(first, begun, 20)
     # One that was not taught but began so: the error must have come down.
     _, before = trained(first, begun, 1)
-    error = "paraphraser(hidden1, hidden2)"
+    error = "feature.ft.paraphraser(hidden1, hidden2)"
     assert metrics[error][0] < before[error][0]
     paraphraser = taught.params["connectors"][name]["paraphraser"]
     assert not same(paraphraser, begun.params["connectors"][name]["paraphraser"])
