@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from experiments.defensive import figures, slopes
+from kdjax import models
 from kdjax.attacks import named, objectives
 from kdjax.attacks.run import run
 from kdjax.attacks.victims import Victim, white_box
 from kdjax.config import field
 from kdjax.evaluation.answers import decided
 from kdjax.losses import response
-from kdjax.models import create as models
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.study import command, compare, networks

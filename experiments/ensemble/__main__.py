@@ -26,13 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.ensemble.arms import TEACHERS, Teachers, follow, parse_teachers, parse_ways, taught
+from kdjax import models
 from kdjax.config import field
 from kdjax.data.source import hide_labels, labelled
 from kdjax.ensembles import pools
 from kdjax.evaluation.classification import classification
 from kdjax.evaluation.fidelity import fidelity
 from kdjax.losses import response
-from kdjax.models import create as models
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.study import command, compare, figures, students

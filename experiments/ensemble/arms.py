@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from kdjax import models
 from kdjax.data.source import Examples
 from kdjax.ensembles import pools
 from kdjax.evaluation.answers import decided
 from kdjax.losses import response
-from kdjax.models import create as models
 from kdjax.models.connect import connectors
 from kdjax.recipes import confidence
 from kdjax.recipes.distill import distill

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.attacks._settings import require_count
-from kdjax.attacks.objectives import Scored
+from kdjax.attacks.objectives import Scored, cross_entropy
 from kdjax.attacks.projections import lengths
 from kdjax.attacks.victims import Victim, look_like_probabilities, own_exceptions, require_classes
+from kdjax.data.source import Source
 from kdjax.types import Attack, BadInput
 
 
@@ -39,10 +40,10 @@ class Attacked:
 def run(
     attack: Attack,
     victim: Victim,
-    image: np.ndarray,
-    label: np.ndarray | Sequence[int],
+    image: np.ndarray | Source,
+    label: np.ndarray | Sequence[int] | None = None,
     *,
-    objective: Callable[..., Scored],
+    objective: Callable[..., Scored] = cross_entropy,
     target: np.ndarray | Sequence[int] | None = None,
     seed: int = 0,
     chunk: int = 256,
@@ -55,8 +56,8 @@ def run(
     Args:
         attack: any of the algebra.
         victim: whom.
-        image: `[N, H, W, C]` in [0, 1], floats; or bytes, taken as 255ths.
-        label: `[N]`.
+        image: `[N, H, W, C]` in [0, 1], floats; or bytes, taken as 255ths; or examples with their labels.
+        label: `[N]`; None with examples.
         objective: `(victim, label, target=...) -> Objective`, such as `objectives.margin`.
         target: `[N]`, the classes wanted, for a targeted attack.
         seed: of every draw.
@@ -68,6 +69,10 @@ def run(
         BadInput: images outside the box, labels or targets that do not fit, a victim of one class, or one that answers
             with probabilities or with what is not a number. What a black box raises comes out as it is.
     """
+    if isinstance(image, Source) != (label is None):
+        raise BadInput("label: accepted are labels beside images, and none beside examples, which have theirs.")
+    if isinstance(image, Source):
+        image, label = image.arrays["image"], image.labels()
     image, label, target = _checked(image, label, target)
     require_count("chunk", chunk)
     size = min(chunk, len(image))

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from kdjax.attacks._settings import require_count
-from kdjax.types import ApplyFn, BadInput, PyTree
+from kdjax.types import ApplyFn, BadInput, Model, PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -55,8 +55,9 @@ def _evaluating(apply: ApplyFn) -> Callable[..., Array]:
     return lambda variables, image, key, where: apply(variables, image, train=False, key=key)[0].logits
 
 
-def white_box(apply: ApplyFn, variables: PyTree) -> Victim:
-    """A model with its weights, in evaluation mode: logits and gradients."""
+def white_box(model: Model | ApplyFn, variables: PyTree) -> Victim:
+    """A model, or its `apply`, with its weights, in evaluation mode: logits and gradients."""
+    apply = model.apply if isinstance(model, Model) else model
     return Victim(variables, _evaluating(apply), white_box=True)
 
 

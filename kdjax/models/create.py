@@ -1,7 +1,7 @@
 """A network by name, as two pure functions. Flax stays behind this border."""
 
 import inspect
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,16 @@ NORMS = ("batch", "group")
 _UNSET: dict[str, Any] = {
     "hidden": (), "dropout": 0.0, "input_dropout": 0.0, "norm": None, "mean": None, "std": None,
 }  # fmt: skip
+
+
+@runtime_checkable
+class Like(Protocol):
+    """Examples that a network must fit."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def image_shape(self) -> tuple[int, int, int]: ...
 
 
 def names() -> tuple[str, ...]:
@@ -47,8 +57,9 @@ def accepts(name: str) -> frozenset[str]:
 def create(
     name: str,
     *,
-    num_classes: int,
-    image_shape: tuple[int, int, int],
+    num_classes: int | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+    like: Like | None = None,
     hidden: tuple[int, ...] = (),
     dropout: float = 0.0,
     input_dropout: float = 0.0,
@@ -64,6 +75,7 @@ def create(
         name: one of `all_names()`.
         num_classes: number of logits, at least 2.
         image_shape: height, width and channels.
+        like: examples that the network must fit, instead of these two.
         hidden: for the networks of `names()`, which need it: widths of an MLP's hidden layers; channels of a CNN's
             blocks; of a fast CNN the last is a dense width.
         dropout: rate in the hidden layers of an MLP, on the embedding of a CNN or a MobileNet, in the blocks of a wide
@@ -84,6 +96,10 @@ def create(
     >>> parameter_count(model.init(jax.random.key(0))[0])
     15910
     """
+    if like is not None and num_classes is None and image_shape is None:
+        num_classes, image_shape = like.num_classes, like.image_shape()
+    if num_classes is None or image_shape is None:
+        raise BadInput(f"num_classes={num_classes}, image_shape={image_shape}; accepted: both, or like=EXAMPLES alone")
     given: dict[str, Any] = {
         "hidden": tuple(hidden), "dropout": dropout, "input_dropout": input_dropout,
         "norm": norm, "mean": mean, "std": std,

@@ -4,8 +4,8 @@ A loss that is not in the table compares answers if it is a response loss, and e
 are, if it is not.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -15,6 +15,7 @@ from kdjax.losses.contrastive import Remembering
 from kdjax.models.connect.connectors import Embed, Normalised, Pooled, Project, Untouched, Variational
 from kdjax.models.connect.factors import Factors
 from kdjax.models.connect.review import Fusion
+from kdjax.recipes.terms import Comparison
 from kdjax.spec import Call, Family
 from kdjax.types import BadInput, nearest
 
@@ -29,33 +30,6 @@ MEMORIES = Family(contrastive, first=("examples",), accepts=lambda f: f.__name__
 
 _GIVEN = ("student", "teacher", "labels", "where")
 """What every loss is given with each call."""
-
-
-class Comparison(NamedTuple):
-    """What a loss needs.
-
-    Attributes:
-        connector: makes what stands between the layers, given whether a first stage taught it; None: nothing does, the
-            loss compares answers.
-        layers: the fewest and the most layers of each side that it compares at once.
-        between: of a map of n pairs it takes n - 1 pairs of neighbours (FSP), or all at once (review).
-        halves: of a map, an earlier pair weighs half of the next, as in released code.
-        before_relu: it looks before the ReLU where a network shows that, `NAME_pre`.
-        couples: an example's number depends on the others, so it must be given the global batch.
-        least: how many examples it compares at least; with fewer it teaches nothing.
-        complete: the loss on what the connector gives, where that is more than two arrays.
-        beside: further losses on the same layers that always come with it, by name: the connector's own.
-    """
-
-    connector: Callable[[bool], Any] | None = None
-    layers: tuple[int, int] = (1, 1)
-    between: str = ""
-    halves: bool = False
-    before_relu: bool = False
-    couples: bool = False
-    least: int = 1
-    complete: Callable[[Callable[..., Array]], Callable[..., Array]] = lambda loss: loss
-    beside: Mapping[str, Callable[..., Array]] = {}
 
 
 def _matrices(loss: Callable[..., Array]) -> Callable[..., Array]:

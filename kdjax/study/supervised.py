@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdjax import config as configs
+from kdjax import models
 from kdjax.config import field
-from kdjax.models import create as models
 from kdjax.recipes.supervised import supervised
 from kdjax.study import attacks, networks, views
 from kdjax.study.compare import Arm, Lineage, compare

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.attacks import deepfool, named, objectives, victims
+from kdjax.attacks import named, objectives, victims
+from kdjax.attacks.deepfool import nearest_boundary
 from kdjax.attacks.run import run
 from kdjax.types import BadInput, Outputs
 
@@ -38,7 +39,7 @@ def by_the_book(weight, bias, image, label, norm):
 def ask(victim, image, label, **settings):
     goal = objectives.margin(victim, jnp.asarray(label))
     keys, where = jax.random.split(jax.random.key(0), len(image)), jnp.ones(len(image), bool)
-    return deepfool.nearest_boundary(**settings)(goal, keys, image, image, where=where)
+    return nearest_boundary(**settings)(goal, keys, image, image, where=where)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.attacks import deepfool, objectives, oracles, sampling, victims
+from kdjax.attacks import objectives, oracles, sampling, victims
+from kdjax.attacks.deepfool import nearest_boundary
 from kdjax.attacks.run import run
 from kdjax.types import Outputs
 from tests.attacks.test_attacks import FLOORS, NAMES, make, objective
@@ -18,7 +19,7 @@ ORACLES = {
     "coordinates": oracles.coordinates(sampling.uniform(4), 4, curvature=True, chunk=3),
     "eot": oracles.eot(oracles.nes(4), 2),
     "important": oracles.coordinates(sampling.important(4, (8, 8, 1)), 4),
-    "nearest_boundary": deepfool.nearest_boundary(),
+    "nearest_boundary": nearest_boundary(),
     "nes": oracles.nes(4),
     "seen_through": oracles.seen_through(oracles.autodiff(), oracles.resize_and_pad(1)),
     "spsa": oracles.spsa(4, chunk=2),

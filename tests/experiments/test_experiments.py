@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import distill
+from kdjax import models
 from kdjax.losses import combine
-from kdjax.models import create
 from kdjax.training import optimizers, parallel
 from kdjax.training.program import chooses_scan
 from kdjax.types import BadInput
@@ -319,7 +319,7 @@ def test_a_layer_map_alone_teaches_layers():
     """The student learns every second layer of its teacher, by one flag."""
     shape = {"num_classes": 10, "image_shape": (8, 8, 1)}
     study = study_of(shape, 100)
-    student, teacher = (create.create("mlp", **shape, hidden=(4,) * depth) for depth in (2, 4))
+    student, teacher = (models.create("mlp", **shape, hidden=(4,) * depth) for depth in (2, 4))
     plan = distill.planned(distill.Config(layers="every:2"), study, student, teacher, 10)
     assert plan.layers == ((1, 2), (2, 4))
     taught = {"weight/feature.hint@hidden1=hidden2": 1.0, "weight/feature.hint@hidden2=hidden4": 1.0}
@@ -335,7 +335,7 @@ def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch):
         "loss": combine.names("response") + combine.names("contrastive"),
         "optimizer": optimizers.OPTIMIZERS,
         "schedule": optimizers.SCHEDULES,
-        "student_model": create.names(),
+        "student_model": models.names(),
     }
     tiny = {
         "seeds": 1,
@@ -366,6 +366,6 @@ def test_convolutions_are_not_scanned_on_a_cpu_unless_asked():
 def test_the_notebooks_networks_have_the_notebooks_sizes():
     for hidden, count in (("1200,1200", "2395210"), ("20", "15910")):
         widths = tuple(map(int, hidden.split(",")))
-        model = create.create("mlp", num_classes=10, image_shape=(28, 28, 1), hidden=widths)
+        model = models.create("mlp", num_classes=10, image_shape=(28, 28, 1), hidden=widths)
         params, _ = jax.eval_shape(model.init, jax.random.key(0))
-        assert str(create.parameter_count(params)) == count
+        assert str(models.parameter_count(params)) == count

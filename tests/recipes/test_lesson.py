@@ -6,11 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from kdjax import spec
+from kdjax import models, spec
 from kdjax.attacks import named
 from kdjax.ensembles import pools
 from kdjax.losses import feature
-from kdjax.models import create
 from kdjax.models.connect import connectors
 from kdjax.recipes import comparisons
 from kdjax.recipes.learn import Attacked
@@ -26,9 +25,9 @@ from kdjax.types import BadInput
 from tests.training.conftest import same
 
 SHAPE = {"num_classes": 3, "image_shape": (8, 8, 1)}
-TEACHER = create.create("cnn", **SHAPE, hidden=(6, 6, 6))
-STUDENT = create.create("cnn", **SHAPE, hidden=(6, 4, 6))
-MLP, MLP_TEACHER = (create.create("mlp", **SHAPE, hidden=hidden) for hidden in ((5, 4), (7, 6, 6, 4)))
+TEACHER = models.create("cnn", **SHAPE, hidden=(6, 6, 6))
+STUDENT = models.create("cnn", **SHAPE, hidden=(6, 4, 6))
+MLP, MLP_TEACHER = (models.create("mlp", **SHAPE, hidden=hidden) for hidden in ((5, 4), (7, 6, 6, 4)))
 
 
 def variables_of(model, seed=7):
@@ -70,7 +69,7 @@ def test_every_loss_that_can_be_typed_teaches_the_student():
     layers = {"feature": "(block1, block2)"}
     calls = {n: n + at.get(n, own.get(n, layers.get(n.partition(".")[0], ""))) for n in names}
     # As many channels as the teacher's, since FSP's matrices must.
-    student = create.create("cnn", **SHAPE, hidden=(6, 6))
+    student = models.create("cnn", **SHAPE, hidden=(6, 6))
     text = " + ".join(["0*labels", *(f"0*{call}" for call in calls.values())])
     made = lesson(text, student, TEACHER, examples=20, batch_size=8)
     frozen = made.frozen(WEIGHTS, lambda: np.arange(20) % 3)

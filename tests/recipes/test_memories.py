@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from kdjax import models
 from kdjax.losses.contrastive import Memory
-from kdjax.models import create
 from kdjax.recipes.learn import Frozen
 from kdjax.recipes.lesson import lesson
 from kdjax.training import parallel
@@ -22,7 +22,7 @@ from kdjax.types import BadInput
 from tests.training.conftest import same
 
 SHAPE = {"num_classes": 3, "image_shape": (4, 4, 1)}
-TEACHER, STUDENT = (create.create("mlp", **SHAPE, hidden=(width,)) for width in (7, 5))
+TEACHER, STUDENT = (models.create("mlp", **SHAPE, hidden=(width,)) for width in (7, 5))
 WEIGHTS = dict(params=TEACHER.init(jax.random.key(7))[0])
 EXAMPLES, BATCH, STEPS = 24, 8, 3
 RNG = np.random.default_rng(0)

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from kdjax import models
 from kdjax.losses import feature
-from kdjax.models import create
 from kdjax.models.connect.factors import LEARNED
 from kdjax.recipes.lesson import lesson
 from kdjax.study import stages
@@ -19,8 +19,8 @@ from kdjax.training.step import train_step
 from kdjax.types import BadInput
 
 SHAPE = {"num_classes": 3, "image_shape": (6, 6, 1)}
-TEACHER = create.create("mlp", **SHAPE, hidden=(10, 9, 8, 8))
-STUDENT = create.create("mlp", **SHAPE, hidden=(7, 6))
+TEACHER = models.create("mlp", **SHAPE, hidden=(10, 9, 8, 8))
+STUDENT = models.create("mlp", **SHAPE, hidden=(7, 6))
 WEIGHTS = {"params": TEACHER.init(jax.random.key(7))[0]}
 RNG = np.random.default_rng(0)
 BATCH = {
@@ -154,7 +154,7 @@ def test_stages_by_name_are_terms_of_their_own():
 
 
 def test_copied_blocks_come_with_their_averages():
-    build = functools.partial(create.create, num_classes=3, image_shape=(32, 32, 3))
+    build = functools.partial(models.create, num_classes=3, image_shape=(32, 32, 3))
     student, teacher = build("vgg8"), build("vgg11")
     shapes_of = lambda model: jax.eval_shape(model.init, jax.random.key(0))  # noqa: E731
     number = iter(range(10_000))
