@@ -251,8 +251,8 @@ def _try(
     """One step on shapes alone."""
     params, state = jax.eval_shape(model.init, jax.random.key(0))
     hparams = {name: jnp.float32(value) for name, value in weights.items()}
-    column = jax.ShapeDtypeStruct((len(image),), jnp.int32)
-    rows = {"image": image, "label": column, "mask": column, "index": column}
+    column, mask = (jax.ShapeDtypeStruct((len(image),), kind) for kind in (jnp.int32, jnp.float32))
+    rows = {"image": image, "label": column, "mask": mask, "index": column}
 
     def answer(frozen: PyTree, batch: Mapping[str, Any]) -> Any:
         return teacher.apply(frozen, batch["image"], train=False, key=None)[0]

@@ -122,7 +122,7 @@ def test_a_recipes_views_follow_the_index(key):
     np.testing.assert_array_equal(turned, first[::-1])
     np.testing.assert_array_equal(model_key, same)
     assert not np.array_equal(first, other)
-    rows = {"image": image, "mask": np.ones(12)}
+    rows = {"image": image, "mask": np.ones(12, np.float32)}
     alone, left = augmented(rows, key, crop_and_flip, run_key=key)
     numbered, _ = augmented({**rows, "index": np.arange(12)}, key, crop_and_flip, run_key=key)
     np.testing.assert_array_equal(alone["image"], numbered["image"])

@@ -138,8 +138,9 @@ def test_knowledge_review_is_one_term_over_all_pairs_of_a_map_by_flag():
 def recipe_pairs(made, state):
     """What the losses of a plan compare, from the connectors that it holds."""
     said = TEACHER.apply(WEIGHTS, jnp.asarray(BATCH["image"]), train=False, key=None)[0]
-    own = made.model.apply(variables(state), jnp.asarray(BATCH["image"]), train=True, key=None)[0]
-    found, _ = made.recipe.keywords["pairs"](variables(state), own, said, train=True)
+    mask = jnp.asarray(BATCH["mask"])
+    own = made.model.apply(variables(state), jnp.asarray(BATCH["image"]), train=True, key=None, mask=mask)[0]
+    found, _ = made.recipe.keywords["pairs"](variables(state), own, said, train=True, mask=mask)
     return {name: tuple([np.asarray(x) for x in side] for side in pair[:2]) for name, pair in found.items()}
 
 
