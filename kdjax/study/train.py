@@ -19,7 +19,7 @@ from kdjax.training import parallel
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.loop import fit
 from kdjax.training.program import Program
-from kdjax.training.state import create_state, variables
+from kdjax.training.state import Init, create_state, initializer, variables
 from kdjax.types import LossFn, Model, PyTree, TrainState
 
 log = logging.getLogger("kdjax.train")
@@ -64,6 +64,13 @@ class Programs:
 
     def __init__(self) -> None:
         self._made: dict[tuple[Any, ...], Program] = {}
+        self._inits: dict[Any, Init] = {}
+
+    def init(self, model: Model) -> Init:
+        """A model's initial variables by key."""
+        if model.init not in self._inits:
+            self._inits[model.init] = initializer(model)
+        return self._inits[model.init]
 
     def program(self, config: Common, loss_fn: LossFn, *, steps: int, scan: bool, mesh: Any) -> Program:
         """The program of a recipe for a run of so many steps."""
@@ -113,10 +120,12 @@ def train(
     source = study.train if source is None else source
     steps = -(-(examples_per_epoch or len(source)) // config.batch_size)
     tx = optimizer_of(config, steps=steps * epochs)
-    state = begin(create_state(model, tx, jax.random.key(seed), hparams=hparams))
+    programs = programs or Programs()
+    init = programs.init(model)
+    state = begin(create_state(model, tx, jax.random.key(seed), hparams=hparams, init=init))
     state = parallel.place(state.replace(frozen=frozen), mesh, config.parallel)
     fed = feed(study, source, state.params, places=examples_per_epoch or 0)
-    program = (programs or Programs()).program(config, loss_fn, steps=steps * epochs, scan=fed.scan, mesh=mesh)
+    program = programs.program(config, loss_fn, steps=steps * epochs, scan=fed.scan, mesh=mesh)
 
     def score(state: TrainState, held_out: Examples) -> dict[str, float]:
         return classification(predict(study, model, variables(state), held_out), held_out.labels())

@@ -1,6 +1,6 @@
 """Make a `TrainState`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,20 @@ MEMORY = "memory"
 batch: it is the same on all devices without averaging, and may lie split over them (`training.parallel`)."""
 
 
+Init = Callable[[Array], tuple[PyTree, PyTree]]
+
+
+def initializer(model: Model) -> Init:
+    """The model's `init`, compiled: who makes several states of a model keeps one."""
+
+    @jax.jit
+    def init(key: Array) -> tuple[PyTree, PyTree]:
+        # A weakly typed leaf would be a strongly typed one after its first update, and the second step compile again.
+        return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), model.init(key))
+
+    return init
+
+
 def create_state(
     model: Model,
     tx: optax.GradientTransformation,
@@ -21,6 +35,7 @@ def create_state(
     *,
     hparams: Mapping[str, float],
     frozen: PyTree = None,
+    init: Init | None = None,
 ) -> TrainState:
     """Initialise a model and its optimizer.
 
@@ -30,18 +45,13 @@ def create_state(
         key: PRNG key; one half initialises the parameters, the other drives the steps.
         hparams: scalars that are traced, `learning_rate` at least.
         frozen: what the step reads and never writes, for instance teachers' variables.
+        init: the model's `initializer`, where several states are made of it.
 
     Returns:
         A state at step 0 whose arrays are its own: donating it destroys nothing of the caller's.
     """
     init_key, run_key = jax.random.split(key)
-
-    @jax.jit
-    def init(key: Array) -> tuple[PyTree, PyTree]:
-        # A weakly typed leaf would be a strongly typed one after its first update, and the second step compile again.
-        return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), model.init(key))
-
-    params, model_state = init(init_key)
+    params, model_state = (init or initializer(model))(init_key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
