@@ -12,9 +12,11 @@ from typing import Any
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kdjax import config as configs
+from kdjax.data.source import unit_interval
 from kdjax.study import compare, figures, train
 from kdjax.training import population, program
 from kdjax.training.state import variables
@@ -62,8 +64,13 @@ class Watched:
     def answers(self, run: str, image: np.ndarray) -> np.ndarray:
         """What a trained network says of images."""
         one = self.runs[run]
-        image = np.asarray(image, np.float32) * np.float32(1 / 255 if image.dtype == np.uint8 else 1)
-        return np.asarray(one.model.apply(one.last, image, train=False, key=None)[0].logits)
+        return says(one.model, one.last, image)
+
+
+def says(model: Any, variables: Any, image: np.ndarray) -> np.ndarray:
+    """A network's logits for images as they are stored."""
+    outputs, _ = model.apply(variables, unit_interval(jnp.asarray(image)), train=False, key=None)
+    return np.asarray(outputs.logits)
 
 
 def smallest(name: str, workdir: Path, **changes: Any) -> Any:
