@@ -103,17 +103,13 @@ def main(config: Config, workdir: Path) -> None:
     if not chooses_scan("auto", jax.eval_shape(lesson.network.init, jax.random.key(0))[0], study.mesh):
         log.warning("on a CPU a sweep's convolutions run inside a loop, where a step may cost twice what it does alone")
     taught, ask = lesson.prepare(workdir), stacked.Asked(lesson.network.apply, study.mesh)
+    plan = Plan(config.order == "own", config.members_per_call, config.group)
     train = partial(
-        population.train,
+        population.Population(lesson.model, tx, taught.loss_fn, study.mesh, plan).train,
         members,
-        lesson.model,
-        tx,
-        taught.loss_fn,
         data=taught.source.arrays,
         order=partial(order, len(taught.source), config.batch_size),
         epochs=lesson.epochs,
-        mesh=study.mesh,
-        plan=Plan(config.order == "own", config.members_per_call, config.group),
         frozen=taught.frozen,
         evaluate=lambda states: score(study, ask, states, "validation"),
         patience=config.patience,

@@ -20,7 +20,7 @@ from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.loop import fit
 from kdjax.training.predict import Predictor
 from kdjax.training.program import Program
-from kdjax.training.state import create_state, variables
+from kdjax.training.state import Init, create_state, initializer, variables
 from kdjax.training.update import updates_of
 from kdjax.types import BadInput, Batch, Diverged, LossFn, Model, Networks, PyTree, TrainState
 
@@ -73,6 +73,13 @@ class Programs:
 
     def __init__(self) -> None:
         self._made: dict[tuple[Any, ...], Program] = {}
+        self._inits: dict[Any, Init] = {}
+
+    def init(self, model: Model | Networks) -> Init:
+        """A model's initial variables by key."""
+        if model.init not in self._inits:
+            self._inits[model.init] = initializer(model)
+        return self._inits[model.init]
 
     def program(self, config: Common, loss_fn: LossFn, *, steps: int, scan: bool, mesh: Any) -> Program:
         """The program of a recipe for a run of so many steps."""
@@ -124,10 +131,12 @@ def train(
     source = study.train if source is None else source
     steps = -(-(examples_per_epoch or len(source)) // config.batch_size)
     tx = optimizer_of(config, steps=steps * epochs)
-    state = begin(create_state(model, tx, jax.random.key(seed), hparams=hparams))
+    programs = programs or Programs()
+    init = programs.init(model)
+    state = begin(create_state(model, tx, jax.random.key(seed), hparams=hparams, init=init))
     state = parallel.place(state.replace(frozen=frozen), mesh, config.parallel)
     fed = feed(study, source, state.params, places=examples_per_epoch or 0)
-    program = (programs or Programs()).program(config, loss_fn, steps=steps * epochs, scan=fed.scan, mesh=mesh)
+    program = programs.program(config, loss_fn, steps=steps * epochs, scan=fed.scan, mesh=mesh)
 
     scored = model if isinstance(model, Model) else answers
     if scored is None:

@@ -24,7 +24,7 @@ from tests.study.studies import study_of
 
 # Not the user's own; shared by these tests, so that a program is compiled once.
 CACHE = str(Path(tempfile.gettempdir()) / f"kdjax-test-cache-{os.getuid()}")
-LEFT = {"config.json", "results.json", "table.md", "log.txt"}
+LEFT = {"config.json", "results.json", "table.md", "provenance.json", "log.txt"}
 TRAINS = {"train_teacher", "distill", "hinton2015"}
 
 
