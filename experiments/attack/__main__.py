@@ -18,6 +18,7 @@ the list fools, example by example.
 """
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from experiments.attack import figures
 from experiments.attack.outcomes import Case, Outcome, row, scores, worst_case
 from experiments.attack.targets import TARGETS, check_target, targets
 from kdjax.attacks import catalogue
+from kdjax.attacks.projections import require_radius
 from kdjax.attacks.run import run
 from kdjax.attacks.sweep import at_radius
 from kdjax.attacks.victims import white_box
@@ -87,6 +89,8 @@ def main(config: Config, workdir: Path) -> None:
     source = load(name, config.split, data_dir=config.data_dir, image_size=side)
     shape: dict[str, Any] = {"num_classes": source.num_classes, "image_shape": source.image_shape()}
     networks.refuse_other_shapes(network.description, path, shape, name, flag="model")
+    for epsilon in config.epsilons:
+        require_radius("--epsilons", epsilon, config.norm, math.prod(source.image_shape()))
     image, label = first(source, config.examples)
 
     def case(seed: int) -> Case:
@@ -127,9 +131,10 @@ def refuse_what_cannot_run(config: Config, chosen: list[Named], case: Case) -> N
     """Trace every attack on shapes alone: what no attack can do is found before the first has run."""
     wanted = {} if case.target is None else {"target": jnp.asarray(case.target[:1])}
     for one in chosen:
-        plain = one.make(norm=config.norm, image_shape=case.image.shape[1:])
         objective = one.objective(case.victim, jnp.asarray(case.label[:1]), **wanted)
         try:
+            for epsilon in sorted(config.epsilons):  # the largest is traced below, where it meets the image's size
+                plain = one.make(epsilon=epsilon, norm=config.norm, image_shape=case.image.shape[1:])
             jax.eval_shape(plain, objective, jax.random.split(jax.random.key(0), 1), jnp.asarray(case.image[:1]))
         except BadInput as error:
             raise BadInput(f"--attacks: {one.text!r}: {error}") from None

@@ -14,6 +14,7 @@ The checks are neither necessary nor sufficient, and the page says so.
 
 import dataclasses
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from experiments.audit import page
+from kdjax.attacks.projections import require_radius
 from kdjax.attacks.victims import Victim, white_box
 from kdjax.audit.audit import audit
 from kdjax.audit.finding import Finding, record
@@ -78,6 +80,7 @@ def main(config: Config, workdir: Path) -> None:
     """Load or train, audit, write the table and the page."""
     test = load(config.dataset, config.test_split, data_dir=config.data_dir, image_size=config.image_size)
     sizes = Sizes(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Sizes)})
+    require_radius("--epsilon", config.epsilon, config.norm, math.prod(test.image_shape()), zero=False)
     training = parse_attack(config, test.image_shape())
     victim = given(config, test, config.model, "model") if config.model else trained(config, workdir)
     twin = given(config, test, config.twin, "twin") if config.twin else None

@@ -47,10 +47,10 @@ def objective_of(name: str) -> str:
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """`name:key=value:key=value` as a name and its settings.
+    """`name:key=value:key=value` as a name and its settings; 8/255 is a number.
 
-    >>> parse("pgd:steps=20:random_start=true:norm=l2")
-    ('pgd', {'steps': 20, 'random_start': True, 'norm': 'l2'})
+    >>> parse("pgd:steps=20:random_start=true:norm=l2:epsilon=51/255")
+    ('pgd', {'steps': 20, 'random_start': True, 'norm': 'l2', 'epsilon': 0.2})
 
     Raises:
         BadInput: a part that is not key=value.
@@ -70,9 +70,14 @@ def _value(text: str) -> Any:
         return text.lower() == "true"
     if "+" in text:
         return tuple(_value(part) for part in text.split("+"))
-    for kind in (int, float):
+    for kind in (int, float, _quotient):
         try:
             return kind(text)
-        except ValueError:
+        except (ValueError, ZeroDivisionError):
             continue
     return text
+
+
+def _quotient(text: str) -> float:
+    over, _, under = text.partition("/")
+    return float(over) / float(under)

@@ -56,8 +56,12 @@ def centre(x: Array, axis: int, keep: Bool[Array, "..."] | None = None) -> Array
 
 def norm(x: Array, axis: int) -> Array:
     """Euclidean norm along `axis`, which it keeps, with gradient 0 and not NaN at 0."""
-    square = jnp.sum(x * x, axis, keepdims=True)
-    return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+    # The largest entry is taken out first: the square of 1e20, or of 1e-25, is no float32. The norm does not depend on
+    # what is taken out, which so needs no gradient.
+    top = jax.lax.stop_gradient(jnp.abs(x).max(axis, keepdims=True))
+    top = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
+    square = jnp.sum((x / top) ** 2, axis, keepdims=True)
+    return jnp.where(square == 0, 0, top * jnp.sqrt(jnp.where(square == 0, 1, square)))
 
 
 def divide(x: Array, scale: Array, eps: float) -> Array:

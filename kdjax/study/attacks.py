@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.attacks import catalogue
-from kdjax.attacks.compose import restarts
+from kdjax.attacks.combine import restarts
 from kdjax.attacks.objectives import Scored
 from kdjax.attacks.victims import Victim
 from kdjax.data.source import Examples, Source
@@ -83,14 +83,13 @@ def named(text: str, *, flag: str, fixed: Mapping[str, str] = {}) -> Named:
             if not accepted.get(key):
                 typed = [k for k, kinds in accepted.items() if kinds and k not in fixed] + ["objective", "restarts"]
                 raise BadInput(f"{key}={value}: accepted for {name} are {', '.join(typed)}{nearest(key, typed)}")
+            if tuple in accepted[key] and KINDS[int](value):
+                value = settings[key] = (value,)  # a list of one
             if not any(KINDS[kind](value) for kind in accepted[key]):
                 raise BadInput(f"{key}={value}: accepted is {' or '.join(kind.__name__ for kind in accepted[key])}.")
-            if not isinstance(value, str | bool | tuple) and not 0 <= value < float("inf"):
-                raise BadInput(f"{key}={value}: accepted are numbers that are not negative.")
-        if settings.get("steps") == 0:
-            raise BadInput("steps=0: accepted are 1 or more.")
         found = Named(text, name, settings, catalogue.OBJECTIVES[objective], count)
-        found.make(image_shape=(1, 1, 1))
+        # The radius may come from another flag; every setting that fits some radius fits the whole box.
+        found.make(epsilon=1.0, image_shape=(1, 1, 1))
     except BadInput as error:
         raise BadInput(f"--{flag}: {text!r}: {error}") from None
     return found
