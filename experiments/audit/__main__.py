@@ -58,7 +58,7 @@ class Config(Common):
     epsilon: float = field(0.1, "radius of the threat, in pixel units", low=1e-6)
     adaptive: str = field("", "how the attacks were fitted to this defence, or why that is not needed; for the record")
     claim: float = field(-1.0, "robust accuracy that is claimed, in [0, 1]; -1 for none", low=-1.0, high=1.0)
-    training_attack: str = field("", "attack it was trained with, such as fgsm or pgd:steps=7; empty: the plain PGD")
+    training_attack: str = field("", "attack it was trained with, such as fgsm or pgd(steps=7); empty: the plain PGD")
     epochs: int = field(20, "passes, where a network is trained here", low=1, smoke=10)
     seed: int = field(0, "of every draw of the attacks", low=0)
     steps: int = field(FULL.steps, "of the plain PGD", low=2, smoke=SMALL.steps)

@@ -72,7 +72,7 @@ class Config(Common):
     epochs: int = field(12, "passes, of teacher and of student", low=1, smoke=3)
     learning_rate: float = field(1e-3, "peak learning rate of both", low=0.0)
     examples: int = field(500, "test images attacked, from the first on", low=1, smoke=40)
-    epsilon: float = field(0.1, "radius in every pixel", low=0.0, high=1.0)
+    epsilon: float = field(0.1, "radius in every pixel", low=0.0)
     steps: int = field(20, "of PGD, each 2.5 epsilon / steps", low=1, smoke=5)
     queries: int = field(1000, "of Square, per image", low=1, smoke=20)
     zoo_examples: int = field(10, "images attacked by ZOO, the first ones that are classified well", low=1, smoke=2)

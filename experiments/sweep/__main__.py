@@ -5,8 +5,8 @@
         --workdir=runs/sweep-sample
     python -m experiments.sweep --loss=response.kl:0.9,relation.rkd_distance \
         --sweep='weight.relation.rkd_distance:0,1,25' --workdir=runs/sweep-weights
-    python -m experiments.sweep --members=teachers --attack=pgd:steps=7:random_start=true --teacher_hidden=64 \
-        --sweep='epsilon:0,0.05,0.1,0.2;label_smoothing:0,0.1' --under=pgd:epsilon=0.1:steps=20 --workdir=runs/sweep-eps
+    python -m experiments.sweep --members=teachers --attack='pgd(grid(0, 0.05, 0.1, 0.2), steps=7, random_start=True)' \
+        --teacher_hidden=64 --label_smoothing='grid(0, 0.1)' --under='pgd(0.1, steps=20)' --workdir=runs/sweep-eps
     JAX_NUM_CPU_DEVICES=2 python -m experiments.sweep --dataset=mnist --train_split='train[:80%]' --labels=0 \
         --teacher_hidden=1200,1200 --teacher_dropout=0.5 --teacher_epochs=3 --epochs=3 --learning_rate=1e-3 \
         --order=shared --sweep='temperature:1,2,3,4,6,8,12,16;alpha:0.5,0.9' --workdir=runs/sweep-mnist
@@ -76,11 +76,9 @@ class Config(distillation.Config):
         "own", "data order: each member's own, or one for all, which is faster", choices=("own", "shared")
     )
     own_labels: bool = field(False, "each seed draws its own --labels, as in experiments.distill")
-    attack: str = field("", "teachers' adversarial training, such as pgd:steps=7; its epsilon can be a set")
+    attack: str = field("", "teachers' adversarial training; its epsilon can be a set: pgd(grid(0.1, 0.2), steps=7)")
     label_smoothing: str = field("0", "of teachers, a number or a set")
-    under: str = field(
-        "", "attack such as pgd:epsilon=0.1:steps=20; what accuracy it leaves on validation then chooses"
-    )
+    under: str = field("", "attack such as pgd(0.1, steps=20); what accuracy it leaves on validation then chooses")
     patience: int = field(0, "stop a member after so many epochs without a better validation accuracy; 0 never", low=0)
     members_per_call: int = field(0, "members trained at a time; 0 takes what memory holds", low=0)
     group: int = field(0, "members of one vmap; 0 chooses for the device", low=0)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from kdjax import spec
 from kdjax.attacks import (
     _rows,
     catalogue,
@@ -47,14 +48,19 @@ FLOORS = {
     "mi_fgsm": 0.7, "nes": 0.5, "noise": 0.0, "pgd": 0.9, "r_fgsm": 0.35, "spsa": 0.5, "square": 0.4, "zoo": 0.95,
 }  # fmt: skip
 BLACK = ("hop_skip_jump", "nes", "noise", "spsa", "square", "zoo")
-NAMES = sorted(catalogue.attacks())
+NAMES = catalogue.ATTACKS.names()
 
 
 def make(name, **settings):
     given = SETTINGS.get(name, {}) | settings
-    if "epsilon" in inspect.signature(catalogue.attacks()[name]).parameters:
+    make = catalogue.ATTACKS.functions[name]
+    if "epsilon" in inspect.signature(make).parameters:
         given = {"epsilon": EPSILON} | given
-    return catalogue.attack(name, **given)
+    return make(**given)
+
+
+def attack(text):
+    return catalogue.ATTACKS.resolve(spec.call(text))
 
 
 def objective(name):
@@ -445,9 +451,9 @@ class TestBadInput:
             (lambda: combine.restarts(named.fgsm(0.1), 0), "restarts=0"),
             (lambda: combine.worst_of(), "one or more attacks"),
             (lambda: starts.uniform("l9", 0.1), "norm='l9'"),
-            (lambda: catalogue.attack("pdg"), "attack 'pdg': accepted are apgd, .*did you mean pgd"),
-            (lambda: catalogue.attack("pgd", stepz=3), "'stepz' is no setting of pgd.*did you mean steps"),
-            (lambda: catalogue.parse("pgd:steps"), "'steps' in 'pgd:steps': accepted is name:key=value"),
+            (lambda: attack("pdg"), "read the name pdg; accepted: apgd, .*did you mean pgd"),
+            (lambda: attack("pgd(stepz=3)"), "stepz=3; accepted: pgd takes epsilon, .*did you mean steps"),
+            (lambda: attack("pgd(steps)"), "epsilon=steps of pgd; accepted: a number"),
         ],
     )
     def test_settings(self, call, message):
