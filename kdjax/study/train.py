@@ -77,9 +77,10 @@ class Programs:
 
     def init(self, model: Model | Networks) -> Init:
         """A model's initial variables by key."""
-        if model.init not in self._inits:
-            self._inits[model.init] = initializer(model)
-        return self._inits[model.init]
+        key = model.init if isinstance(model, Model) else (*model.init.values(), *model.memory.values())
+        if key not in self._inits:
+            self._inits[key] = initializer(model)
+        return self._inits[key]
 
     def program(self, config: Common, loss_fn: LossFn, *, steps: int, scan: bool, mesh: Any) -> Program:
         """The program of a recipe for a run of so many steps."""

@@ -76,7 +76,7 @@ def name(request):
 @pytest.fixture(scope="module")
 def found(name, victim, image, label):
     """What the named attack finds."""
-    return run.run(make(name), victim, image, label, objective=objective(name))
+    return run(make(name), victim, image, label, objective=objective(name))
 
 
 def test_every_attack_has_a_floor():
@@ -108,7 +108,7 @@ class TestEveryAttack:
         attack = make(name, **({"steps": 6, "search_steps": 1} if name == "zoo" else {}))
         rows = slice(0, 3)
         together, each = (
-            run.run(attack, steady, image[rows], label[rows], objective=objective(name), chunk=n, on_device=n > 1)
+            run(attack, steady, image[rows], label[rows], objective=objective(name), chunk=n, on_device=n > 1)
             for n in (3, 1)
         )
         for field in ("image", "queries", "success", "first_success"):
@@ -121,7 +121,7 @@ class TestEveryAttack:
 def test_reported_queries_are_the_images_that_the_victim_saw(name, on_device, counter, image, label):
     host = victims.black_box(counter, num_classes=10)
     settings = {"zoo": {"steps": 120, "search_steps": 2}, "nes": {"budget": 200}}.get(name, {})
-    result = run.run(
+    result = run(
         make(name, **settings), host, image[:7], label[:7], objective=objective(name), chunk=3, on_device=on_device
     )
     assert int(result.queries.sum()) == counter.count
@@ -133,14 +133,14 @@ def test_reported_queries_are_the_images_that_the_victim_saw(name, on_device, co
 
 def test_a_divided_black_box_is_asked_no_more(counter, image, label):
     host = objectives.divided(victims.black_box(counter, num_classes=10), 10.0)
-    result = run.run(make("square", queries=5), host, image[:4], label[:4], objective=objectives.margin)
+    result = run(make("square", queries=5), host, image[:4], label[:4], objective=objectives.margin)
     assert int(result.queries.sum()) == counter.count
 
 
 def test_fgsm_is_its_closed_form(victim, image, label):
     x, y = jnp.asarray(image), jnp.asarray(label)
     slope = jax.grad(lambda x: -jax.nn.log_softmax(victim(x))[jnp.arange(len(y)), y].sum())(x)
-    result = run.run(named.fgsm(0.1), victim, image, label, objective=objectives.cross_entropy)
+    result = run(named.fgsm(0.1), victim, image, label, objective=objectives.cross_entropy)
     np.testing.assert_allclose(result.image, jnp.clip(x + 0.1 * jnp.sign(slope), 0, 1), atol=1e-6)
     assert (result.queries == 2).all()
 
@@ -152,7 +152,7 @@ def test_pgd_is_a_loop_of_three_lines(victim, image, label):
         slope = jax.grad(lambda x: -jax.nn.log_softmax(victim(x))[jnp.arange(len(y)), y].sum())(now)
         now = jnp.clip(jnp.clip(now + 0.03 * jnp.sign(slope), x - 0.1, x + 0.1), 0, 1)
     attack = named.pgd(0.1, steps=7, step_size=0.03)
-    result = run.run(attack, victim, image, label, objective=objectives.cross_entropy)
+    result = run(attack, victim, image, label, objective=objectives.cross_entropy)
     np.testing.assert_allclose(result.image, now, atol=1e-6)
 
 
@@ -163,7 +163,7 @@ def test_momentum_by_hand(victim, image, label):
         slope = jax.grad(lambda x: jax.nn.log_softmax(victim(x))[jnp.arange(4), y].sum())(now)
         momentum = momentum + slope / jnp.abs(slope).sum((1, 2, 3), keepdims=True)
         now = jnp.clip(jnp.clip(now - 0.05 * jnp.sign(momentum), x - 0.15, x + 0.15), 0, 1)
-    result = run.run(named.mi_fgsm(0.15, steps=3), victim, image[:4], label[:4], objective=objectives.cross_entropy)
+    result = run(named.mi_fgsm(0.15, steps=3), victim, image[:4], label[:4], objective=objectives.cross_entropy)
     np.testing.assert_allclose(result.image, now, atol=1e-6)
 
 
@@ -171,7 +171,7 @@ def test_pgd_on_finite_differences_is_pgd(victim, image, label):
     differences = oracles.coordinates(sampling.everything(), 64, h=1e-3)
     noisy = np.clip(image + 0.01 * np.random.default_rng(0).uniform(size=image.shape), 0, 1).astype(np.float32)
     white, black = (
-        run.run(named.pgd(0.15, steps=8, oracle=o), victim, noisy, label, objective=objectives.margin)
+        run(named.pgd(0.15, steps=8, oracle=o), victim, noisy, label, objective=objectives.margin)
         for o in (None, differences)
     )
     assert abs(white.success.mean() - black.success.mean()) <= 1 / 48
@@ -180,7 +180,7 @@ def test_pgd_on_finite_differences_is_pgd(victim, image, label):
 
 def test_zoo_on_autodiff_is_a_white_box_attack_of_cw_strength(victim, image, label):
     zoo, cw = (
-        run.run(attack, victim, image, label, objective=objectives.margin)
+        run(attack, victim, image, label, objective=objectives.margin)
         for attack in (make("zoo", oracle=oracles.autodiff()), make("cw"))
     )
     both = zoo.success & cw.success
@@ -192,7 +192,7 @@ def test_zoo_on_autodiff_is_a_white_box_attack_of_cw_strength(victim, image, lab
 def test_targeted(name, victim, image, label):
     target = (label + 1) % 10
     settings = {"epsilon": 0.4} if name in ("fgsm", "pgd", "apgd", "square") else {}
-    result = run.run(make(name, **settings), victim, image, label, objective=objective(name), target=target)
+    result = run(make(name, **settings), victim, image, label, objective=objective(name), target=target)
     answer = np.asarray(victim(jnp.asarray(result.image)).argmax(-1))
     np.testing.assert_array_equal(answer == target, result.success)
     assert result.success.mean() > (0.2 if name == "fgsm" else 0.5)
@@ -336,7 +336,7 @@ def test_square_side_shrinks_as_published():
 def test_square_in_l2(victim, image, label):
     """As strong as its reputation: more than noise of the same length, and at the edge of the ball."""
     blind, noise = (
-        run.run(attack, victim, image, label, objective=objectives.margin)
+        run(attack, victim, image, label, objective=objectives.margin)
         for attack in (named.square(1.0, norm="l2", queries=150), named.noise(1.0, norm="l2", queries=150))
     )
     assert blind.distance["l2"].max() <= 1 + 1e-5
@@ -357,13 +357,13 @@ def test_square_bumps_are_two_opposite_ones_of_unit_length():
 
 
 def test_momentum_in_l2_stays_in_its_ball_and_fools(victim, image, label):
-    result = run.run(named.mi_fgsm(1.5, norm="l2"), victim, image, label, objective=objectives.cross_entropy)
+    result = run(named.mi_fgsm(1.5, norm="l2"), victim, image, label, objective=objectives.cross_entropy)
     assert result.distance["l2"].max() <= 1.5 + 1e-5
     assert result.success.mean() >= 0.8
 
 
 def test_noise_reports_its_failures(victim, image, label):
-    result = run.run(named.noise(0.001), victim, image, label, objective=objectives.margin)
+    result = run(named.noise(0.001), victim, image, label, objective=objectives.margin)
     assert not result.success.any()
     assert (result.first_success == -1).all()
     assert (result.queries == 100).all()
@@ -400,7 +400,7 @@ def _constant(variables, image, *, train, key):
 class TestBadInput:
     def test_kappa_asks_for_a_margin(self, victim, image, label):
         sure = lambda v, y: objectives.margin(v, y, kappa=2.0)  # noqa: E731
-        result = run.run(named.pgd(0.2, steps=10), victim, image, label, objective=sure)
+        result = run(named.pgd(0.2, steps=10), victim, image, label, objective=sure)
         logits = np.asarray(victim(jnp.asarray(result.image[result.success])))
         own = np.take_along_axis(logits, label[result.success, None], 1)[:, 0]
         assert (np.sort(logits, 1)[:, -1] - own >= 2 - 1e-5).all()
@@ -426,7 +426,7 @@ class TestBadInput:
     def test_examples(self, change, message, victim, image):
         given = {"image": image[:4], "label": np.array([0, 1, 2, 3]), "target": None, "chunk": 2} | change
         with pytest.raises(BadInput, match=message):
-            run.run(
+            run(
                 named.fgsm(0.1), victim, given["image"], given["label"], target=given["target"],
                 objective=objectives.margin, chunk=given["chunk"],
             )  # fmt: skip
@@ -472,7 +472,7 @@ class TestBadInput:
     def test_a_victim_on_the_host(self, answer, message, on_device, counter, image, label):
         host = victims.black_box(lambda x: answer(counter(x)), num_classes=10)
         with pytest.raises(BadInput, match=message):
-            run.run(
+            run(
                 named.square(0.1, queries=5),
                 host,
                 image[:4],
@@ -486,7 +486,7 @@ class TestBadInput:
         host = objectives.divided(victims.black_box(counter, num_classes=10), 2.0)
         given = {"label": [0, 1], "target": [2, 3]} | change
         with pytest.raises(BadInput, match=rf"{next(iter(change))} runs from .*: accepted are 0 to 9"):
-            run.run(named.square(0.1, queries=5), host, image[:2], objective=objectives.margin, **given)
+            run(named.square(0.1, queries=5), host, image[:2], objective=objectives.margin, **given)
         assert counter.count == 0
 
     def test_lists_of_labels_and_targets(self, counter, image):
@@ -497,7 +497,7 @@ class TestBadInput:
             return _rows.untouched(image)._replace(value=jnp.zeros(len(image)))
 
         host, given = victims.black_box(counter, num_classes=10), {"label": [0, 1], "target": [2, 3]}
-        run.run(attack, host, image[:2], objective=objectives.margin, **given)
+        run(attack, host, image[:2], objective=objectives.margin, **given)
         assert {name: seen[name].tolist() for name in given} == given
 
     def test_probabilities_that_are_announced_serve_as_logits(self, counter, victim, image, label):
@@ -508,7 +508,7 @@ class TestBadInput:
 
         host = victims.black_box(ask, num_classes=10, probabilities=True)
         attack = named.square(EPSILON, queries=30)
-        a, b = (run.run(attack, v, image, label, objective=objectives.margin) for v in (host, victim))
+        a, b = (run(attack, v, image, label, objective=objectives.margin) for v in (host, victim))
         np.testing.assert_array_equal(a.success, b.success)
 
     @pytest.mark.parametrize("change", [jax.nn.softmax, lambda z: z * jnp.nan])
@@ -520,7 +520,7 @@ class TestBadInput:
             return outputs._replace(logits=change(outputs.logits)), state
 
         with pytest.raises(BadInput, match=r"probabilities|NaN"):
-            run.run(
+            run(
                 named.fgsm(0.1), victims.white_box(broken, weights), image, label, objective=objectives.cross_entropy
             )
 
@@ -546,13 +546,13 @@ class TestBadInput:
             return outputs._replace(logits=jnp.where(moved[:, None], jnp.nan, outputs.logits)), state
 
         with pytest.raises(BadInput, match="not a number"):
-            run.run(attack, victims.white_box(brittle, weights), image[rows], label[rows], objective=objectives.margin)
+            run(attack, victims.white_box(brittle, weights), image[rows], label[rows], objective=objectives.margin)
 
     def test_gradients_of_a_black_box(self, counter, image, label):
         host = victims.black_box(counter, num_classes=10)
         for attack in (named.pgd(0.1), named.cw(), named.deepfool(), named.apgd(0.1)):
             with pytest.raises(BadInput, match="gradients"):
-                run.run(attack, host, image[:2], label[:2], objective=objectives.margin)
+                run(attack, host, image[:2], label[:2], objective=objectives.margin)
 
     def test_dlr_needs_classes(self, victim):
         two = victims.white_box(_constant, jnp.zeros((1, 2)))
