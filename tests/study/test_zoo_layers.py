@@ -2,13 +2,16 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
-from kdjax.losses import combine
 from kdjax.models.connect import connectors
 from kdjax.models.zoo import FIXED
-from kdjax.study import lesson
+from kdjax.recipes import comparisons
+from kdjax.recipes.lesson import lesson
+from kdjax.training.state import create_state
 from kdjax.types import BadInput, Model, Outputs
 from tests.models.test_zoo import PUBLISHED, shapes
 
@@ -37,7 +40,7 @@ def network(name):
         own = {layer: variables["params"][layer] + jnp.zeros(x.shape) for layer, x in features.items()}
         return Outputs(jnp.zeros(logits.shape), own), {}
 
-    return Model(lambda key: ({layer: jnp.zeros(()) for layer in features}, {}), apply)
+    return Model(lambda key: ({layer: jnp.zeros(()) for layer in features}, {}), apply, (32, 32, 3))
 
 
 # A loss for every connector, and all that compare layers as they are; maps cannot be compared with vectors.
@@ -50,52 +53,72 @@ ANY = [
     "relation.pkt",
     "relation.cc_kernel",
 ]
-MAPS = [n for n in combine.names("feature") if n not in connectors.CONNECTORS and n != "feature.fsp"]
+MAPS = ["feature.attention", "feature.attention_paper", "feature.nst"]
 
 
 @pytest.mark.parametrize(
     ("teacher", "student", "layers", "names"),
     [
-        ("resnet56", "resnet20", "3=9,6=18+stem+embedding+logits", ANY),
-        ("resnet56", "resnet20", "every:3", ["feature.fsp"]),
-        ("resnet32x4", "shufflenet_v2", "stage1+stage2+stage3", [*ANY, *MAPS]),
-        ("vgg13", "mobilenet_v2_half", "stage1+stage4", [*ANY, *MAPS]),
-        ("resnet50_cifar", "vgg8", "stage1+stage4", [*ANY, *MAPS]),
+        ("resnet56", "resnet20", "pairs((3, 9), (6, 18)) + stem + embedding + logits", ANY),
+        ("resnet56", "resnet20", "every(3)", ["feature.fsp"]),
+        ("resnet32x4", "shufflenet_v2", "stage1 + stage2 + stage3", [*ANY, *MAPS]),
+        ("vgg13", "mobilenet_v2_half", "stage1 + stage4", [*ANY, *MAPS]),
+        ("resnet50_cifar", "vgg8", "stage1 + stage4", [*ANY, *MAPS]),
     ],
 )
 def test_every_connector_joins_networks_of_other_kinds(teacher, student, layers, names):
-    shape = {"num_classes": 100, "image_shape": (32, 32, 3)}
-    text = ",".join(["labels:1", *names, *(["relation.sp@stage2"] if MAPS[0] in names else [])])
-    plan = lesson.plan(network(student), network(teacher), shape, loss=text, steps=10, layers=layers, batch_size=2)
-    weights = [weight.removeprefix("weight/") for weight in plan.hparams if weight.startswith("weight/")]
+    compared = [name if name.startswith("relation.") else f"{name}({layers})" for name in names]
+    text = " + ".join(["labels", *compared, *(["relation.sp(stage2)"] if MAPS[0] in names else [])])
+    plan = lesson(text, network(student), network(teacher), steps=10, batch_size=2)
+    found = terms_of(plan)
     pairs = len(plan.layers) + layers.count("+") + (not plan.layers)
     for name in names:
-        terms = [w for w in weights if w.startswith(f"{name}@")]
+        own = {term for term in found if term.startswith(f"{name}(")}
         once = name.startswith("relation.") or name == "feature.review"
-        assert len(terms) == (1 if once else pairs - 1 if name == "feature.fsp" else pairs), name
+        assert len(own) == (1 if once else pairs - 1 if name == "feature.fsp" else pairs), name
     if "feature.review" in names:
-        deepest, ends = layers.rpartition("+")[2], []
+        deepest, ends = layers.rpartition(" + ")[2], []
         for side in (student, teacher):
             before = f"{deepest}_pre"
             ends.append(before if before in shapes(side, 100)[2][1] else deepest)
-        (review,) = (w for w in weights if w.startswith("feature.review@"))
-        assert [side.rpartition("-")[2] for side in review.partition("@")[2].split("=")] == ends
+        (review,) = (term for term in found if term.startswith("feature.review("))
+        sides = review.removeprefix("feature.review(").removesuffix(")").split(", ")
+        assert [side.rpartition("-")[2] for side in (sides[0], sides[-1])] == ends
+
+
+def terms_of(plan):
+    """The names of a lesson's terms."""
+    rows = {name: jnp.zeros(2, jnp.int32) for name in ("label", "index")}
+    rows |= {"image": jnp.zeros((2, 32, 32, 3)), "mask": jnp.ones(2)}
+
+    def metrics(key):
+        params, _ = plan.teacher.init(key)
+        state = create_state(plan.model, optax.sgd(0.1), key, hparams=plan.hparams, frozen={"params": params})
+        return plan.loss_fn(state.params, state, rows, key)[1][1]
+
+    return list(jax.eval_shape(metrics, jax.random.key(0)))
 
 
 def test_every_loss_has_a_connector_that_is_tested_here():
-    kinds = {type(connectors.connector(n)) for n in ANY}
-    assert kinds == {type(make()) for make in connectors.CONNECTORS.values()}
-    assert {"feature.attention", "feature.attention_paper", "feature.nst"} == set(MAPS)
+    """Whatever stands between layers is made for one of the losses above, or for one that is the same."""
+    made = {type(row.connector(False)) for name in ANY for row in [comparisons.comparison(name)]}
+    rows = [comparisons.comparison(name) for name in comparisons.names()]
+    untouched = {type(comparisons.comparison(name).connector(False)) for name in (*MAPS, "feature.fsp")}
+    assert len(untouched) == 1
+    assert {type(row.connector(False)) for row in rows if row.connector} == made | untouched
+    plain = [
+        n for n in comparisons.names("feature") if type(comparisons.comparison(n).connector(False)) in untouched
+    ]
+    assert set(plain) == {*MAPS, "feature.fsp"}
 
 
 def test_matrices_of_flow_need_the_same_channels_and_a_name_must_be_in_both():
-    shape = {"num_classes": 100, "image_shape": (32, 32, 3)}
     both = network("shufflenet_v2"), network("resnet32x4")
-    with pytest.raises(Exception, match=r"\[2,116,232\].*teacher.*\[2,64,128\]|116, 232\) and teacher \(2, 64, 128\)"):
-        lesson.plan(*both, shape, loss="feature.fsp:1", steps=1, layers="stage1+stage2", batch_size=2)
+    with pytest.raises(BadInput, match=r"feature\.fsp\(stage1-stage2\): .*116.*64"):
+        lesson("feature.fsp(stage1 + stage2)", *both, batch_size=2)
     with pytest.raises(
         BadInput, match=r"stage4 is no map .* and no layer of both networks; accepted layers: .*stage3,"
     ):
-        lesson.plan(*both, shape, loss="feature.hint:1", steps=1, layers="stage3+stage4")
-    with pytest.raises(BadInput, match=r"every:9"):
-        lesson.plan(*both, shape, loss="feature.hint:1", steps=1, layers="every:9")
+        lesson("feature.hint(stage3 + stage4)", *both)
+    with pytest.raises(BadInput, match="every pairs layer .* of the student with"):
+        lesson("feature.hint(every(9))", *both)
