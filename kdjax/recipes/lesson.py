@@ -24,6 +24,9 @@ from kdjax.spec import Call, Formula, Schedule, Set, grid
 from kdjax.teachers.live import Teacher, live
 from kdjax.types import ATTACKED, CLEAN, STUDENT, BadInput, LossFn, Model, Networks, PyTree, Recipe, TrainState
 
+LARGEST = 1e18
+"""The largest number of an expression."""
+
 OF_LAYERS, OF_FACTORS, OF_ANSWERS, OF_LABELS = "layers", "factors", "answers", "labels"
 
 
@@ -67,7 +70,10 @@ class Lesson:
     @property
     def compares_layers(self) -> bool:
         """Whether a loss compares layers, which no stored answer has."""
-        return not {OF_LAYERS, OF_FACTORS}.isdisjoint(self.kinds.values())
+        return not {LARGEST = 1e18
+"""The largest number of an expression."""
+
+OF_LAYERS, OF_FACTORS}.isdisjoint(self.kinds.values())
 
     @property
     def uses_labels(self) -> bool:
@@ -201,7 +207,7 @@ def lesson(
 
 
 def _bounds(one: Set) -> tuple[float, ...]:
-    return one.values() if isinstance(one, grid) else tuple(one.parts().values())
+    return tuple(map(float, one.values() if isinstance(one, grid) else one.parts().values()))
 
 
 def _ends(formula: Formula) -> list[Formula]:
@@ -307,6 +313,11 @@ class _Reader:
         self.hparams |= {name: float(x) for name, x in spec.numbers(value, name=place).items()}
         self.sets |= (sets := spec.sets(value, name=place))
         self.hparams |= {name: float(one.sample(np.random.default_rng(0))) for name, one in sets.items()}
+        for name, ends in {n: (x,) for n, x in spec.numbers(value, name=place).items()} | {
+            n: _bounds(one) for n, one in sets.items()
+        }.items():
+            if large := [x for x in ends if abs(x) > LARGEST]:
+                raise BadInput(f"{name}={large[0]:g}; accepted: up to {LARGEST:g}, so that float32 holds its square")
         if not isinstance(value, Schedule):
             return hyper(place)
         steps = self.steps

@@ -78,12 +78,14 @@ def test_a_method_in_stages_compares_layers(planned):
 
 
 def test_a_method_that_needs_other_layers_is_left_out_of_all_and_refused_by_name():
-    student, teacher = (create("cnn", **SHAPE, hidden=hidden) for hidden in ((4, 5, 6), (4, 6, 6)))
+    student, teacher = (create("cnn", **SHAPE, hidden=hidden) for hidden in ((4, 4, 4), (4, 4)))
     study = study_of(SHAPE, 100)
     found, unfit = methods.arms(methods.Flags(batch_size=10), study, student, teacher, examples=100)
-    assert "fsp" in unfit
+    assert {"fsp", "at", "review"} <= unfit.keys()
+    assert {"kd", "rkd", "crd"} <= found.keys()
+    assert "the student has 3 layers to count and the teacher 2" in unfit["fsp"]
     assert found.keys() | unfit.keys() == set(FAMILY.names())
-    with pytest.raises(BadInput, match="feature.fsp"):
+    with pytest.raises(BadInput, match="3 layers to count"):
         methods.arms(methods.Flags(methods="kd, fsp", batch_size=10), study, student, teacher, examples=100)
 
 

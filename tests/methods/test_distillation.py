@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from kdjax import methods
+from kdjax import methods, spec
 from kdjax.models.create import create
 from kdjax.recipes import comparisons
 from kdjax.recipes.lesson import lesson
@@ -160,3 +160,11 @@ def test_a_step_weighs_every_term_as_the_paper_does_and_moves_the_student(name):
         np.testing.assert_allclose(mean["loss"], total, rtol=1e-5, err_msg=f"{name} at {at}")
         moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params["student"], new.params["student"])
         assert max(jax.tree.leaves(moved)) > 0
+
+
+def test_a_share_that_two_weights_are_made_of_is_a_plain_number():
+    for text in ("kd(alpha=grid(0.1, 0.9))", "soft_labels(alpha=linear(1, 0))"):
+        with pytest.raises(BadInput, match="alpha=.*1 - alpha weighs the labels; accepted: a number"):
+            methods.method(text)
+    swept = methods.method("kd(temperature=grid(1, 2))").expression
+    assert list(spec.sets(swept)) == ["response.kl.temperature"]

@@ -13,6 +13,7 @@ from kdjax.models import create
 from kdjax.models.connect.factors import LEARNED
 from kdjax.recipes.lesson import lesson
 from kdjax.study import stages
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state, variables
 from kdjax.training.step import train_step
 from kdjax.types import BadInput
@@ -28,7 +29,7 @@ BATCH = {
     "mask": np.array([1, 1, 1, 1, 1, 1, 1, 0], np.float32),
 }
 # Decay reaches every parameter, gradient or none.
-TX = optax.chain(optax.add_decayed_weights(0.1), optax.scale(-1.0))
+TX = unit_rate(optax.chain(optax.add_decayed_weights(0.1), optax.scale(-1.0)))
 
 
 HINT, FACTORS = "feature.hint(hidden2, hidden4)", "feature.ft(hidden1, hidden2)"
@@ -138,7 +139,8 @@ def test_knowledge_review_is_one_term_over_all_pairs_of_a_map():
     made = plan("response.kl + 6*feature.review(every(2) + embedding)")
     name = "feature.review(hidden1_pre-hidden2_pre-embedding, hidden2_pre-hidden4_pre-embedding)"
     assert made.layers == ((1, 2), (2, 4))
-    assert made.hparams["feature.review(every(2) + embedding).weight"] == 6
+    assert made.scaled({"layers": 2.0}) == {**made.hparams, **dict.fromkeys(of_layers(made), 12.0)}
+    assert {made.hparams[place] for place in of_layers(made)} == {6.0}
     state = started(made, made.hparams)
     end, metrics = trained(made, state, 1)
     assert not same(end.params["connectors"][name], state.params["connectors"][name])
@@ -146,6 +148,10 @@ def test_knowledge_review_is_one_term_over_all_pairs_of_a_map():
     assert not same(*averages)
     mean = {n: float(s / c) for n, (s, c) in metrics.items()}
     np.testing.assert_allclose(mean["loss"], mean["response.kl"] + 6 * mean[name], rtol=1e-5)
+
+
+def of_layers(made):
+    return [place for place, kind in made.kinds.items() if kind == "layers"]
 
 
 def test_stages_by_name_and_weights_of_each():
@@ -216,7 +222,7 @@ def test_copied_blocks_come_with_their_averages():
     begin, names = stages.copies("pairs((1, 1), (3, 3), (5, 8))", student, teacher, {"params": params, **state})
     assert sorted(names) == ["conv1", "conv3", "conv5", "norm1", "norm3", "norm5"]
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variables_of(student))
-    before = create_state(STUDENT, TX, jax.random.key(0), hparams={})
+    before = create_state(STUDENT, TX, jax.random.key(0), hparams={"learning_rate": 0.1})
     before = before.replace(params={"student": zeros[0]}, model_state={"student": zeros[1]})
     after = begin(before)
     own, averages = after.params["student"], after.model_state["student"]["batch_stats"]
