@@ -12,8 +12,8 @@ and from the last assistant. Mirzadeh et al., Improved Knowledge Distillation vi
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kdjax import models
 from kdjax.config import field
-from kdjax.models import create as models
 from kdjax.study import command, students
 from kdjax.study.compare import Pair, compare, tested
 from kdjax.study.data import open_study

@@ -90,7 +90,7 @@ def main(config: Config, workdir: Path) -> None:
         if config.copy_layers:
             begin, copied = stages.copies(config.copy_layers, student, teacher, weights)
             log.info("copied from the teacher: %s", ", ".join(copied))
-        return Given(answered.source, plan.frozen(answered.frozen, transfer.labels()), begin)
+        return Given(answered.source, plan.frozen(answered.frozen, transfer.labels), begin)
 
     def after_hints(done: Done) -> Given:
         own = taught(done)

@@ -22,6 +22,7 @@ import numpy as np
 from kdjax.config import field
 from kdjax.data.augment import random_shift
 from kdjax.data.source import drop_classes
+from kdjax.evaluation.answers import decided
 from kdjax.losses import response
 from kdjax.models.create import create
 from kdjax.recipes.distill import distill
@@ -140,7 +141,7 @@ def main(config: Config, workdir: Path) -> None:
             if raised:
                 bias = matched_bias(done.answers(name, study.train), drop, share)
                 logits = logits + bias * np.eye(logits.shape[1])[drop]
-            wrong = (logits.argmax(-1) != labels) & (labels == drop)
+            wrong = (decided(logits) != labels) & (labels == drop)
             return {**compare.scores(study, logits, done.weights(name)), "errors on dropped": int(wrong.sum())}
 
         return Row((name,), of)

@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from kdjax import models
 from kdjax.config import field
 from kdjax.evaluation.classification import classification
-from kdjax.models import create as models
 from kdjax.models.import_torch import READABLE, from_torch, to_torch
 from kdjax.study import command, networks, report, train
 from kdjax.study.data import Data, open_study

@@ -25,6 +25,7 @@ from kdjax.attacks.run import Attacked, run
 from kdjax.attacks.victims import queries_only, white_box
 from kdjax.config import field
 from kdjax.data.load import load
+from kdjax.evaluation.answers import decided
 from kdjax.study import attacks, command, networks, report
 from kdjax.study.supervised import small_network
 from kdjax.types import Attack, BadInput
@@ -86,7 +87,7 @@ def main(config: Config, workdir: Path) -> None:
     source = load(network.learned["dataset"], "test", data_dir=config.data_dir)
     victim = white_box(network.model.apply, network.weights[0])
     image, label = attacks.first(source, 20 * config.examples)
-    right = np.flatnonzero(np.asarray(victim(jnp.asarray(image))).argmax(-1) == label)[: config.examples]
+    right = np.flatnonzero(decided(np.asarray(victim(jnp.asarray(image)))) == label)[: config.examples]
     if len(right) < config.examples:
         raise BadInput(f"--examples={config.examples}: the network is right on {len(right)} of the images looked at.")
     image, label = image[right], label[right]

@@ -69,7 +69,8 @@ def define_flags(config: type[Any], flag_values: flags.FlagValues = flags.FLAGS)
         elif isinstance(default, int):
             flags.DEFINE_integer(name, default, text, **bounds, **how)
         elif isinstance(default, float):
-            flags.DEFINE_float(name, default, text, **bounds, **how)
+            parser = _Quotient(**bounds)
+            flags.DEFINE(parser, name, default, text, serializer=flags.ArgumentSerializer(), **how)
         elif isinstance(default, tuple):
             flags.DEFINE_list(name, [str(x) for x in default], f"{text} (comma-separated)", **how)
         else:
@@ -101,9 +102,31 @@ def from_flags(config: Callable[..., C], flag_values: flags.FlagValues = flags.F
     return config(**values)
 
 
+class _Quotient(flags.FloatParser):
+    """Numbers, which may be typed as a division: 8/255."""
+
+    def convert(self, argument: Any) -> float:
+        return quotient(argument) if isinstance(argument, str) else super().convert(argument)
+
+
+def quotient(text: str) -> float:
+    """A number, or one number divided by another.
+
+    Raises:
+        ValueError: another text, or a division by zero.
+
+    >>> quotient("51/255")
+    0.2
+    """
+    over, slash, under = text.partition("/")
+    if slash and float(under) == 0:
+        raise ValueError(f"{text!r} is a division by zero")
+    return float(over) / float(under) if slash else float(over)
+
+
 def _number(name: str, text: str, kind: type, low: float | int | None, high: float | int | None) -> Any:
     try:
-        value = kind(text)
+        value = quotient(text) if kind is float else kind(text)
     except ValueError:
         raise BadInput(f"--{name}: {text!r} is not of type {kind.__name__}.") from None
     if not math.isfinite(value) or (low is not None and not value >= low) or (high is not None and not value <= high):

@@ -170,7 +170,18 @@ class Objective(Protocol):
     `where [B]` marks the rows that are asked for: a counting or paid victim is not shown the others, and their numbers
     mean nothing. `key` is for victims that draw random numbers. An objective is a pytree (weights and labels are its
     leaves), so a compiled attack takes it as an argument.
+
+    `white_box`: whether gradients may be taken. `logits(image, ...) -> [B, K]` is the answer that is scored, float32 at
+    least, and `data` what it is scored by, one row per example: `label [B]`, and `target [B]` where one is wanted.
     """
+
+    @property
+    def white_box(self) -> bool: ...
+
+    @property
+    def data(self) -> Mapping[str, Array]: ...
+
+    def logits(self, image: Array, *, key: Array | None = None, where: Array | None = None) -> Array: ...
 
     def __call__(
         self, image: Array, *, key: Array | None = None, where: Array | None = None
@@ -196,11 +207,15 @@ class Estimate(NamedTuple):
 class Oracle(Protocol):
     """`(objective, key [B], point, origin, where=[B]) -> Estimate`, `origin` being where the attack began.
 
-    `queries` is the number of model evaluations that one call costs each example, at most.
+    `queries` is the number of model evaluations that one call costs each example, at most. `forward_only`: it takes no
+    gradient, so that a loop of it is as fast on the device as stepped from Python.
     """
 
     @property
     def queries(self) -> int: ...
+
+    @property
+    def forward_only(self) -> bool: ...
 
     def __call__(self, objective: Objective, key: Array, point: Array, origin: Array, *, where: Array) -> Estimate: ...
 

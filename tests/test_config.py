@@ -22,6 +22,7 @@ class Config:
     widths: tuple[int, ...] = field((20,), "widths", low=1, smoke=(2,))
     flag: bool = field(False, "yes or no")
     runs: int = field(2, "how many", may_grow=True)
+    radii: tuple[float, ...] = field((0.5,), "radii", high=1.0)
 
 
 def parse(*argv: str) -> Config:
@@ -37,6 +38,11 @@ def test_defaults_and_every_kind_of_flag():
     assert typed == Config("x", "sgd", 5, 0.5, (1200, 1200), True)
 
 
+def test_a_number_may_be_typed_as_a_division():
+    typed = parse("--rate=8/255", "--radii=0.1,8/255, 1 / 4")
+    assert (typed.rate, typed.radii) == (8 / 255, (0.1, 8 / 255, 0.25))
+
+
 def test_smoke_shrinks_what_was_not_typed():
     assert parse("--smoke") == Config(steps=1, widths=(2,))
     assert parse("--smoke", "--steps=7").steps == 7
@@ -50,6 +56,11 @@ def test_smoke_shrinks_what_was_not_typed():
         ("--steps=0", "flag --steps=0: 0 is not a positive integer"),
         ("--steps=two", "two"),
         ("--rate=1.5", "1.5"),
+        ("--rate=8/4", "--rate=8/4: 2.0"),
+        ("--rate=8/0", "division by zero"),
+        ("--rate=8/255/2", "--rate=8/255/2"),
+        ("--rate=8/", "--rate=8/"),
+        ("--steps=8/4", "--steps=8/4"),
     ],
 )
 def test_a_wrong_flag_is_named(argument, message):
@@ -64,6 +75,12 @@ def test_a_wrong_flag_is_named(argument, message):
 def test_a_wrong_member_of_a_list_is_named(value, message):
     with pytest.raises(BadInput, match=message):
         parse(f"--widths={value}")
+
+
+@pytest.mark.parametrize("value", ["8/0", "8/2", "a/2", "2/", "nan/1"])
+def test_a_wrong_division_of_a_list_is_named(value):
+    with pytest.raises(BadInput, match="--radii: "):
+        parse(f"--radii=0.1,{value}")
 
 
 @pytest.mark.parametrize("argument", ["--rate=nan", "--widths="])

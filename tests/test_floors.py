@@ -7,7 +7,17 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FLOORS = {"types": 0, "axis": 0, "files": -1, "config": 0, "spec": 0, "methods": 4, "study": 5, "experiments": 6}
+FLOORS = {
+    "types": 0,
+    "axis": 0,
+    "files": -1,
+    "config": 0,
+    "spec": 0,
+    "methods": 4,
+    "fit": 4,
+    "study": 5,
+    "experiments": 6,
+}
 FLOORS |= dict.fromkeys(("losses", "models", "data", "training", "evaluation"), 1)
 FLOORS |= dict.fromkeys(("ensembles", "teachers", "attacks"), 2) | dict.fromkeys(("recipes", "audit"), 3)
 GROUND = "types"

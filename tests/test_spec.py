@@ -640,9 +640,12 @@ def test_what_does_not_fit_a_signature_is_refused(text, words):
         ("pgd(steps=True)", "accepted: a whole number"),
         ("pgd(steps=linear(1, 0))", "accepted: a whole number"),
         ("pgd(random_start=1)", "accepted: True or False"),
+        ("zoo(sides=4)", r"sides=4 of zoo; accepted: a tuple of whole numbers\n"),
+        ("zoo(sides=(2, 4.5))", r"accepted: a tuple of whole numbers\n"),
         ("pgd(norm=2)", "accepted: a name or a string"),
         ("pgd(norm=l2(1))", "accepted: a name or a string"),
-        ("pgd(oracle=spsa)", "it cannot be typed|accepted: None"),
+        ("pgd(oracle=spsa)", r"oracle=spsa; accepted: pgd takes epsilon, steps, step_size, norm, random_start, keep\n"),
+        ("pgd(epsilon=l2)", r"epsilon=l2 of pgd; accepted: a number\n"),
         ("pgd(stpes=3)", "did you mean steps"),
     ],
 )

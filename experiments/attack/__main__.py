@@ -1,10 +1,10 @@
 """Attack a trained network: any attacks, any radii, and what all of them together leave.
 
-    python -m experiments.attack --model=runs/teacher --attacks=fgsm,pgd:steps=40,apgd,square:queries=1000
+    python -m experiments.attack --model=runs/teacher --attacks='fgsm, pgd(steps=40), apgd, square(queries=1000)'
     python -m experiments.attack --model=runs/fgsm-rs --examples=1000 --epsilons=0.1,0.2,0.3,0.4 \
-        --attacks=fgsm,pgd:steps=50:random_start=true:restarts=10,apgd,apgd:objective=dlr,square:queries=5000 \
+        --attacks='fgsm, pgd(steps=50, random_start=True, restarts=10), apgd, apgd(objective=dlr), square' \
         --workdir=runs/attack-rs
-    python -m experiments.attack --model=runs/teacher --attacks=cw:steps=200,deepfool,pgd --target=next \
+    python -m experiments.attack --model=runs/teacher --attacks='cw(steps=200), deepfool, pgd' --target=next \
         --workdir=runs/attack-next
 
 Cost: seconds to minutes on two cores; Square and ZOO the most. Result: see the README's tables. Without --model a small
@@ -18,6 +18,7 @@ the list fools, example by example.
 """
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +26,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.attack import figures
 from experiments.attack.outcomes import Case, Outcome, row, scores, worst_case
 from experiments.attack.targets import TARGETS, check_target, targets
-from kdjax.attacks import catalogue
+from kdjax.attacks.catalogue import ATTACKS
+from kdjax.attacks.projections import require_radius
 from kdjax.attacks.run import run
 from kdjax.attacks.sweep import at_radius
 from kdjax.attacks.victims import white_box
 from kdjax.config import field
+from kdjax.data.checks import require_labels
 from kdjax.data.load import load
 from kdjax.study import command, networks, report
 from kdjax.study.attacks import Named, Scores, answers, first, several, table
@@ -62,8 +66,8 @@ class Config:
     split: str = field("test", "split that is attacked")
     examples: int = field(1000, "images, from the first on", low=1, smoke=40)
     attacks: str = field(
-        "noise,fgsm,pgd,apgd,square:queries=500", f"any of {', '.join(catalogue.attacks())}, as name:key=value",
-        smoke="fgsm,pgd:steps=3,deepfool:steps=3,square:queries=20",
+        "noise, fgsm, pgd, apgd, square(queries=500)", f"any of {', '.join(ATTACKS.names())}, each with its settings",
+        smoke="fgsm, pgd(steps=3), deepfool(steps=3), square(queries=20)",
     )  # fmt: skip
     epsilons: tuple[float, ...] = field((0.05, 0.1, 0.2, 0.3), "radii, in pixel units", low=0.0, smoke=(0.05, 0.2))
     norm: str = field("linf", "of the radii", choices=("linf", "l2"))
@@ -77,7 +81,7 @@ def main(config: Config, workdir: Path) -> None:
     chosen = several(config.attacks, flag="attacks", fixed={"epsilon": "--epsilons", "norm": "--norm"})
     for one in chosen:
         if config.norm != "linf" and one.has("epsilon") and not one.has("norm"):
-            raise BadInput(f"--norm={config.norm}: {one.name} knows linf alone; accepted are attacks with a norm.")
+            raise BadInput(f"--norm={config.norm}: {one.call.name} knows linf alone; accepted are attacks with a norm.")
     check_target(config.target)
     path = config.model or small_network(workdir)
     network = networks.load_network(path, flag="model", role=config.role)
@@ -87,7 +91,10 @@ def main(config: Config, workdir: Path) -> None:
     source = load(name, config.split, data_dir=config.data_dir, image_size=side)
     shape: dict[str, Any] = {"num_classes": source.num_classes, "image_shape": source.image_shape()}
     networks.refuse_other_shapes(network.description, path, shape, name, flag="model")
+    for epsilon in config.epsilons:
+        require_radius("--epsilons", epsilon, config.norm, math.prod(source.image_shape()))
     image, label = first(source, config.examples)
+    require_labels(source.select(np.arange(len(label))), flag="split")
 
     def case(seed: int) -> Case:
         victim = white_box(network.model.apply, network.weights[seed])
@@ -127,12 +134,15 @@ def refuse_what_cannot_run(config: Config, chosen: list[Named], case: Case) -> N
     """Trace every attack on shapes alone: what no attack can do is found before the first has run."""
     wanted = {} if case.target is None else {"target": jnp.asarray(case.target[:1])}
     for one in chosen:
-        plain = one.make(norm=config.norm, image_shape=case.image.shape[1:])
         objective = one.objective(case.victim, jnp.asarray(case.label[:1]), **wanted)
-        try:
-            jax.eval_shape(plain, objective, jax.random.split(jax.random.key(0), 1), jnp.asarray(case.image[:1]))
+        made = [
+            one.make(epsilon=epsilon, norm=config.norm, image_shape=case.image.shape[1:])
+            for epsilon in sorted(config.epsilons)
+        ]
+        try:  # the largest radius, where it meets the image's size
+            jax.eval_shape(made[-1], objective, jax.random.split(jax.random.key(0), 1), jnp.asarray(case.image[:1]))
         except BadInput as error:
-            raise BadInput(f"--attacks: {one.text!r}: {error}") from None
+            raise one.call.error(str(error)) from None
 
 
 def programs(config: Config, one: Named, shape: tuple[int, int, int]) -> Callable[[Any], Attack]:

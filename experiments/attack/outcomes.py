@@ -7,6 +7,7 @@ import numpy as np
 
 from kdjax.attacks.run import Attacked
 from kdjax.attacks.victims import Victim
+from kdjax.evaluation.answers import decided
 from kdjax.evaluation.classification import classification
 from kdjax.study.attacks import Scores
 
@@ -22,7 +23,7 @@ class Case(NamedTuple):
 
     def hit(self, logits: np.ndarray) -> np.ndarray:
         """Whether an answer is what the attacker wants, `[N]`."""
-        top = logits.argmax(-1)
+        top = decided(logits)
         return top != self.label if self.target is None else top == self.target
 
 

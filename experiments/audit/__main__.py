@@ -14,6 +14,7 @@ The checks are neither necessary nor sufficient, and the page says so.
 
 import dataclasses
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from typing import Any
 import numpy as np
 
 from experiments.audit import page
+from kdjax.attacks.projections import require_radius
 from kdjax.attacks.victims import Victim, white_box
 from kdjax.audit.audit import audit
 from kdjax.audit.finding import Finding, record
 from kdjax.audit.subject import SMALL, Sizes, Subject, Threat
 from kdjax.config import field
+from kdjax.data.checks import require_labels
 from kdjax.data.load import load
 from kdjax.data.pipeline import take
 from kdjax.data.source import Examples
@@ -55,7 +58,7 @@ class Config(Common):
     epsilon: float = field(0.1, "radius of the threat, in pixel units", low=1e-6)
     adaptive: str = field("", "how the attacks were fitted to this defence, or why that is not needed; for the record")
     claim: float = field(-1.0, "robust accuracy that is claimed, in [0, 1]; -1 for none", low=-1.0, high=1.0)
-    training_attack: str = field("", "attack it was trained with, such as fgsm or pgd:steps=7; empty: the plain PGD")
+    training_attack: str = field("", "attack it was trained with, such as fgsm or pgd(steps=7); empty: the plain PGD")
     epochs: int = field(20, "passes, where a network is trained here", low=1, smoke=10)
     seed: int = field(0, "of every draw of the attacks", low=0)
     steps: int = field(FULL.steps, "of the plain PGD", low=2, smoke=SMALL.steps)
@@ -78,10 +81,12 @@ def main(config: Config, workdir: Path) -> None:
     """Load or train, audit, write the table and the page."""
     test = load(config.dataset, config.test_split, data_dir=config.data_dir, image_size=config.image_size)
     sizes = Sizes(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Sizes)})
+    require_radius("--epsilon", config.epsilon, config.norm, math.prod(test.image_shape()), zero=False)
     training = parse_attack(config, test.image_shape())
     victim = given(config, test, config.model, "model") if config.model else trained(config, workdir)
     twin = given(config, test, config.twin, "twin") if config.twin else None
     image, label = first(test, config.examples)
+    require_labels(test.select(np.arange(len(label))), flag="test_split")
     threat = Threat(norm=config.norm, epsilon=config.epsilon, adaptive=config.adaptive)
     subject = Subject(victim, image, label, threat, twin=twin, seed=config.seed)
     findings: list[Finding] = []

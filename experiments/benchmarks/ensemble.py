@@ -19,8 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from kdjax import models
 from kdjax.config import field
-from kdjax.models import create as models
 from kdjax.study import command, networks, report
 from kdjax.teachers.live import live
 from kdjax.teachers.several import stack, stacked, together

@@ -63,7 +63,7 @@ def main(config: Config, workdir: Path) -> None:
     for name, recipe in recipes.items():
         plan = plans.get(name)
         model = student if plan is None else plan.model
-        frozen = None if plan is None else plan.frozen(variables, study.train.labels())
+        frozen = None if plan is None else plan.frozen(variables, study.train.labels)
         hparams = {"learning_rate": 1e-6, **({} if plan is None else plan.hparams)}
         state = create_state(model, tx, jax.random.key(0), hparams=hparams)
         states[name] = parallel.place(state.replace(frozen=frozen), study.mesh, config.parallel)

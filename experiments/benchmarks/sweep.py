@@ -120,9 +120,10 @@ def independence(config: Config, train: Examples, test: Examples) -> dict[str, d
     def order(seed: int, epoch: int) -> dict[str, np.ndarray]:
         return pipeline.epoch_rows(len(train), config.batch_size, seed=seed, epoch=epoch)
 
-    study = {"order": order, "epochs": config.epochs, "mesh": mesh}
+    study = {"order": order, "epochs": config.epochs}
     one = [Member(0, {"learning_rate": 1e-3})]
-    (taught,) = population.train(one, teacher, tx, supervised(teacher), data=columns, **study)
+    teachers = population.Population(teacher, tx, supervised(teacher), mesh)
+    (taught,) = teachers.train(one, data=columns, **study)
     columns["teacher_logits"] = stacked.Asked(teacher.apply, mesh)(taught.states, columns["image"])[0]
     grid = sweep_worker.grid(config.temperatures, config.alphas, config.seeds)
     members = [Member(s, {"learning_rate": 1e-3, "temperature": t, "alpha": a}) for s, t, a in grid]
@@ -130,8 +131,8 @@ def independence(config: Config, train: Examples, test: Examples) -> dict[str, d
     ask = stacked.Asked(student.apply, mesh)
     images, labels = test[np.arange(len(test))]["image"], test.labels()
     for name in ("own order", "shared order"):
-        plan = Plan(own_order=name == "own order")
-        parts = population.train(members, student, tx, loss_fn, data=columns, plan=plan, **study)
+        learners = population.Population(student, tx, loss_fn, mesh, Plan(own_order=name == "own order"))
+        parts = learners.train(members, data=columns, **study)
         logits = np.concatenate([ask(p.states, images) for p in parts])
         wrong = (logits.argmax(-1) != labels).reshape(-1, config.seeds, len(labels))
         found[name] = {

@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from experiments.defensive import figures, slopes
+from kdjax import models
 from kdjax.attacks import named, objectives
 from kdjax.attacks.run import run
 from kdjax.attacks.victims import Victim, white_box
 from kdjax.config import field
+from kdjax.evaluation.answers import decided
 from kdjax.losses import response
-from kdjax.models import create as models
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.study import command, compare, networks
@@ -71,7 +72,7 @@ class Config(Common):
     epochs: int = field(12, "passes, of teacher and of student", low=1, smoke=3)
     learning_rate: float = field(1e-3, "peak learning rate of both", low=0.0)
     examples: int = field(500, "test images attacked, from the first on", low=1, smoke=40)
-    epsilon: float = field(0.1, "radius in every pixel", low=0.0, high=1.0)
+    epsilon: float = field(0.1, "radius in every pixel", low=0.0)
     steps: int = field(20, "of PGD, each 2.5 epsilon / steps", low=1, smoke=5)
     queries: int = field(1000, "of Square, per image", low=1, smoke=20)
     zoo_examples: int = field(10, "images attacked by ZOO, the first ones that are classified well", low=1, smoke=2)
@@ -93,7 +94,7 @@ class Attacks:
         # Divided by 1 the victim is itself, and shares its programs with the one divided by T.
         logits, calm = answers(victim, x), objectives.divided(victim, temperature)
         victim, twin = objectives.divided(victim, 1.0), objectives.divided(twin, 1.0)
-        well, left = logits.argmax(-1) == y, {}
+        well, left = decided(logits) == y, {}
         entropy, margin = objectives.cross_entropy, objectives.margin
         for name, attack, on, objective in (
             ("naive FGSM", self.fgsm, victim, entropy),
@@ -106,7 +107,7 @@ class Attacks:
         ):
             left[name] = ~run(attack, on, x, y, objective=objective, chunk=len(x)).success
         borrowed = run(self.pgd, twin, x, y, objective=entropy, chunk=len(x)).image
-        left["transfer"] = answers(victim, borrowed).argmax(-1) == y
+        left["transfer"] = decided(answers(victim, borrowed)) == y
         left["worst case"] = np.all(list(left.values()), axis=0)
         some = np.flatnonzero(well)[: self.zoo_examples]
         zoo = run(self.zoo, victim, x[some], y[some], objective=margin)

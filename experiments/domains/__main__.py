@@ -36,12 +36,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.domains import arms, figures
+from kdjax import models
 from kdjax.config import field
 from kdjax.data import domains as typed
+from kdjax.data.checks import require_labels
 from kdjax.data.source import Source, labelled
 from kdjax.ensembles.label_spaces import LabelSpaces, embed_all
 from kdjax.losses import response
-from kdjax.models import create as models
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.study import command, compare, networks
@@ -135,6 +136,7 @@ def prepare(config: Config, workdir: Path) -> Setting:
             )
     gates, note = arms.chosen(config.gates, spaces)
     test = load("test", config.test_split).source
+    require_labels(test, flag="test_split")
     study = Study(config, train.source, None, test, parallel.data_mesh(), Recorder(workdir))
     network(config, train.source, "big_hidden")
     for d in range(len(domains)):

@@ -11,6 +11,7 @@ from kdjax.data.domains import Domain
 from kdjax.data.source import Source, hide_labels
 from kdjax.ensembles import gates, pools, unify
 from kdjax.ensembles.label_spaces import LabelSpaces, components, embed_all, refuse_unlinked
+from kdjax.evaluation.answers import decided
 from kdjax.evaluation.classification import classification
 from kdjax.evaluation.paired import paired_difference
 from kdjax.study import report
@@ -126,7 +127,7 @@ def score(logits: np.ndarray, test: Source, domains: Sequence[Domain], spaces: L
     share of group i's examples whose answer is in group j.
     """
     labels, domain = test.labels(), test.arrays["domain"]
-    right = logits.argmax(-1) == labels
+    right = decided(logits) == labels
     by_domain = {d.name: float(right[domain == i].mean()) for i, d in enumerate(domains)}
     given = np.where(spaces.mask[domain], logits, -np.inf).argmax(-1) == labels
     group = np.empty(spaces.union, int)
@@ -152,7 +153,7 @@ def gate_accuracy(share: np.ndarray, test: Source, domains: Sequence[Domain], sp
     labels, domain = test.labels(), test.arrays["domain"]
     same = np.array([[a.view == b.view for b in domains] for a in domains])
     right = same[domain] & spaces.mask.T[labels]
-    return float(right[np.arange(len(labels)), share.argmax(-1)].mean())
+    return float(right[np.arange(len(labels)), decided(share, "the weights of experts")].mean())
 
 
 def pairs(roles: Sequence[str]) -> list[Pair]:

@@ -2,10 +2,10 @@
 
     python -m experiments.ensemble
     python -m experiments.ensemble --teachers_noise=0 --teachers_share=1 --workdir=runs/ensemble-clean
-    python -m experiments.ensemble --teachers=mlp:128,cnn:8:16,mlp:64:64,cnn:8 --teachers_noise=0,0.6,0.8,0.3 \
-        --workdir=runs/ensemble-mixed
-    python -m experiments.ensemble --against=mean_probability+confidence_aware \
-        --arms=mean_probability+confidence_aware:features=0.1 --workdir=runs/ensemble-features
+    python -m experiments.ensemble --teachers='mlp(128), cnn(8, 16), mlp(64, 64), cnn(8)' \
+        --teachers_noise=0,0.6,0.8,0.3 --workdir=runs/ensemble-mixed
+    python -m experiments.ensemble --against='mean_probability + confidence_aware' \
+        --arms='mean_probability + confidence_aware + 0.1*features' --workdir=runs/ensemble-features
 
 The first is 1,797 real digits, five seeds and three teachers of which two learned from wrong labels in part, about two
 minutes on two cores; in the second all three saw all labels as they are; in the third they are of several
@@ -26,13 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.ensemble.arms import TEACHERS, Teachers, follow, parse_teachers, parse_ways, taught
+from kdjax import models
 from kdjax.config import field
 from kdjax.data.source import hide_labels, labelled
 from kdjax.ensembles import pools
 from kdjax.evaluation.classification import classification
 from kdjax.evaluation.fidelity import fidelity
 from kdjax.losses import response
-from kdjax.models import create as models
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.study import command, compare, figures, students
@@ -42,11 +42,11 @@ from kdjax.study.report import gain, table
 from kdjax.teachers.stored import cached
 from kdjax.types import BadInput
 
-PLAIN, ALONE, BEST = "mean_probability+uniform", "student alone", "best single teacher"
+PLAIN, ALONE, BEST = "mean_probability", "student alone", "best single teacher"
 COLUMNS = ("accuracy", "f1", "nll", "ece", "agreement", "teacher_kl")
 ARMS = (
-    "mean_logit+uniform,mean_probability+entropy:scale=0.3,mean_probability+ebkd,mean_probability+confidence_aware,"
-    "mean_probability+confidence_aware:features=0.1,mean_probability+gradient_space,vote"
+    "mean_logit, mean_probability + entropy(scale=0.3), mean_probability + ebkd, mean_probability + confidence_aware, "
+    "mean_probability + confidence_aware + 0.1*features, mean_probability + gradient_space, vote"
 )
 
 
@@ -57,7 +57,7 @@ class Config(Common):
     workdir: str = field(
         "runs/ensemble", "folder for everything the run leaves", identity=False, smoke="runs/smoke/ensemble"
     )
-    teachers: str = field("mlp:128,mlp:64,mlp:32", f"any number of them: {TEACHERS}", smoke="mlp:9,cnn:4,mlp:7")
+    teachers: str = field("mlp(128), mlp(64), mlp(32)", TEACHERS, smoke="mlp(9), cnn(4), mlp(7)")
     teachers_share: tuple[float, ...] = field(
         (0.5,), "share of the training images that each teacher sees, its own draw; one, or one per teacher",
         low=0.01, high=1.0,
@@ -77,10 +77,10 @@ class Config(Common):
     learning_rate: float = field(3e-3, "students' peak learning rate", low=0.0)
     arms: str = field(
         ARMS,
-        "ways of following them: POOL or POOL+GATE, with keywords as in mean_probability+fixed:shares=2/1/1; "
-        "features=W adds CA-MKD's term on last features with weight W "
-        f"(pools: {', '.join(pools.pools())}; gates: {', '.join(pools.gates())})",
-        smoke="mean_logit+confidence_aware:features=1,vote",
+        "ways of following them: POOL or POOL + GATE, such as mean_probability + fixed(shares=(2, 1, 1)); "
+        "+ W*features adds CA-MKD's term on last features with weight W "
+        f"(pools: {', '.join(pools.POOLS.names())}; gates: {', '.join(pools.GATES.names())})",
+        smoke="mean_logit + confidence_aware + 1*features, vote",
     )
     against: str = field(PLAIN, "the arm that all others are compared with")
     temperature: float = field(2.0, "softens both sides", low=1e-6, high=1e4)
@@ -149,7 +149,7 @@ def main(config: Config, workdir: Path) -> None:
         return Given(images.with_column("teacher_logits", teachers.answers(done, images)[:, chosen]))
 
     def learner(name: str, model: Any, recipe: Any, hparams: Any, lineage: Lineage, given: Any, **own: Any) -> Arm:
-        own = {"run": name.replace("/", "-")} | own
+        own = {"run": name.replace(" ", "")} | own
         return Arm(name, model, recipe, config.epochs, hparams, lineage, given, places=len(study.train), **own)
 
     one = Lineage("alpha*response.kl + (1-alpha)*labels", names, seen, chosen_on="validation")
@@ -198,7 +198,7 @@ def report(config: Config, workdir: Path, study: Study, found: compare.Compared,
     title = f"{config.dataset}, T={config.temperature:g}, alpha={config.alpha:g}"
     figures.curves(study.recorder.rows(), workdir / "curves.png", title=title)
     broken = {
-        name.replace("+", "\n+").replace(": ", "\n").replace(", ", "\n"): [s["accuracy"] for s in scores]
+        name.replace(" + ", "\n+ ").replace(": ", "\n").replace(", ", "\n"): [s["accuracy"] for s in scores]
         for name, scores in found.results.items()
     }
     figures.comparison(broken, workdir / "comparison.png", title=title)

@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from kdjax import models, spec
 from kdjax.data.source import Examples
 from kdjax.ensembles import pools
+from kdjax.evaluation.answers import decided
 from kdjax.losses import response
-from kdjax.models import create as models
 from kdjax.models.connect import connectors
 from kdjax.recipes import confidence
 from kdjax.recipes.distill import distill
 from kdjax.recipes.learn import CONNECTORS
+from kdjax.spec import Call, Formula
+from kdjax.spec.formula import Summand
 from kdjax.study.compare import Done, Given
 from kdjax.study.train import predict
 from kdjax.teachers import several
@@ -24,7 +27,9 @@ from kdjax.teachers.live import Teacher
 from kdjax.teachers.stored import cached, cached_with_features
 from kdjax.types import STUDENT, BadInput, LossFn, Model, Networks, Outputs, PyTree
 
-TEACHERS = "NAME:WIDTH:WIDTH, joined by commas, such as mlp:128,cnn:8:16,lenet"
+TEACHERS = "networks with their widths, such as 'mlp(128), cnn(8, 16), lenet'"
+
+FEATURES = "features"
 
 
 class Expert(NamedTuple):
@@ -42,15 +47,15 @@ def parse_teachers(text: str, shape: dict[str, Any]) -> list[Expert]:
         BadInput: none, an unknown network, or widths that do not fit it.
     """
     found: list[Expert] = []
-    for part in text.replace(" ", "").split(","):
-        name, *widths = part.split(":")
+    for call in spec.calls(text, flag="teachers"):
+        if call.kwargs or not all(type(width) is int for width in call.args):
+            raise call.error(f"read {call!r}; accepted: {TEACHERS}")
         try:
-            own: dict[str, Any] = {"hidden": tuple(map(int, widths))} if widths else {}
-            model = models.create(name, **shape, **own)
+            model = models.create(call.name, **shape, hidden=call.args)  # pyright: ignore[reportArgumentType]
             jax.eval_shape(model.init, jax.random.key(0))
-        except (BadInput, ValueError) as error:
-            raise BadInput(f"--teachers={text}: {part!r}: {error}; accepted is {TEACHERS}") from None
-        found.append(Expert(part, model, Model(model.init, partial(_last_features, model))))
+        except BadInput as error:
+            raise call.error(f"{error}; accepted: {TEACHERS}") from None
+        found.append(Expert(str(call), model, Model(model.init, partial(_last_features, model))))
     return found
 
 
@@ -68,36 +73,32 @@ class Way(NamedTuple):
     features: float = 0.0
 
 
-def parse_way(text: str) -> Way:
-    """`vote+entropy:scale=0.3:threshold=0.5` as a way; a keyword's value is a number, or several, as in 2/1/1.
+def parse_way(value: str | Summand) -> Way:
+    """`vote(threshold=0.5) + entropy(scale=0.3)` as a way; `features` is CA-MKD's feature term beside the answers.
 
-    The keyword `features` is the weight of CA-MKD's feature term beside the answers.
+    Raises:
+        BadInput: no ensemble, or a weight of the term that is not one number from 0 up.
 
-    >>> parse_way("mean_probability+confidence_aware:features=50").features
-    50.0
+    >>> parse_way("mean_probability + confidence_aware + 50*features").features
+    50
     """
-    names, *pairs = text.split(":")
-    pool, _, gate = names.partition("+")
-    hyper: dict[str, Any] = {}
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        try:
-            numbers = tuple(float(part) for part in value.split("/"))
-            if not np.isfinite(numbers).all():
-                raise ValueError
-        except ValueError:
-            raise BadInput(f"--arms: {pair!r} in {text!r}; accepted are KEY=NUMBER, or KEY=1/2/1.") from None
-        hyper[key] = numbers[0] if len(numbers) == 1 else numbers
-    features = hyper.pop("features", 0.0)
-    if isinstance(features, tuple) or features < 0:
-        raise BadInput(f"--arms: features={features} in {text!r}; accepted is one number from 0 up.")
-    return Way(pools.resolve(pool, gate or "uniform", **hyper), features)
+    terms = spec.formula(value, flag="arms").terms
+    weights: list[float] = []
+    for weight, call in terms:
+        if call.name == FEATURES:
+            if not isinstance(weight, int | float) or weight < 0 or weights or call != Call(FEATURES):
+                raise call.error(f"read {weight!r}*{call!r}; accepted: one NUMBER*{FEATURES}, the number from 0 up")
+            weights.append(weight)
+    answers = tuple(term for term in terms if term.call.name != FEATURES)
+    if not answers:
+        raise terms[0].call.error(f"read {value} without a pool; accepted: POOL + GATE + NUMBER*{FEATURES}")
+    return Way(pools.resolve(Formula(answers)), *weights)
 
 
 def parse_ways(text: str, against: str, *, experts: Sequence[Expert], classes: int) -> dict[str, Way]:
     """All arms by the names in the table, each called once on shapes alone, so that all is checked now."""
-    texts = dict.fromkeys([against, *filter(None, text.replace(" ", "").split(","))])
-    ways = {text: parse_way(text) for text in texts}
+    typed = (*spec.summands(against, flag="against"), *(spec.summands(text, flag="arms") if text else ()))
+    ways = {str(one): parse_way(one) for one in typed}
     said, labels = jnp.zeros((len(experts), 2, classes)), jnp.zeros(2, jnp.int32)
     for way in ways.values():
         jax.eval_shape(lambda v, z, y, way=way: way.ensemble(v, student=z, labels=y), said, said[0], labels)
@@ -136,7 +137,7 @@ class Teachers:
 
     def best(self, done: Done, validation: Examples) -> tuple[int, list[float]]:
         """The number of the teacher with the best accuracy on the validation split, and every one's."""
-        right = self.answers(done, validation).argmax(-1) == validation.labels()[:, None]
+        right = decided(self.answers(done, validation)) == validation.labels()[:, None]
         accuracy = right.mean(0)
         return int(accuracy.argmax()), [float(a) for a in accuracy]
 

@@ -17,35 +17,34 @@ that run and its teacher did not train on; the 5 seeds then train on all images 
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.map import figures, gains
 from kdjax.config import field
 from kdjax.data import pipeline
+from kdjax.data.checks import require_labels
 from kdjax.data.source import Source, hide_labels, labelled
 from kdjax.files import append_line, to_json, write_whole
 from kdjax.losses import response
 from kdjax.models.create import create
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
-from kdjax.study import command, report
-from kdjax.study import train as training
+from kdjax.study import command, compare, report
 from kdjax.study.data import Common, Data, open_study
 from kdjax.teachers.stored import cached
 from kdjax.training import optimizers
-from kdjax.training.state import create_state, variables
-from kdjax.training.step import eval_step, many_steps, train_step
+from kdjax.training.population import Plan, Population
+from kdjax.training.stacked import Asked, Member
 from kdjax.types import BadInput, Diverged, LossFn, Model, TrainState
 
 log = logging.getLogger("kdjax.map")
-Member = dict[str, float]
+TOGETHER = Plan(own_order=False, members_per_call=10**6, group=10**6)
+"""All members of a block at once, in the order of their seed."""
 
 
 @dataclass(frozen=True)
@@ -72,36 +71,51 @@ class Config(Data):
     learning_rates: tuple[float, ...] = field((1e-3, 3e-3, 1e-2), "to choose from", low=0.0, smoke=(1e-3, 1e-2))
 
 
-def train_members(
-    config: Config, model: Model, loss_fn: LossFn, source: Source, members: Sequence[Member], *, seed: int, places: int
-) -> Iterable[tuple[int, TrainState]]:
-    """Train all members at once; yield (epoch, stacked states) at each of `config.epochs`."""
-    tx = optimizers.optimizer(config.optimizer)
-    one = create_state(model, tx, jax.random.key(seed), hparams=members[0])
-    states = jax.tree.map(lambda x: jnp.stack([x] * len(members)), one)
-    states = states.replace(hparams={k: jnp.array([m[k] for m in members], jnp.float32) for k in members[0]})
-    run = jax.jit(many_steps(jax.vmap(train_step(loss_fn, tx), in_axes=(0, None))), donate_argnums=0)
-    data = jax.device_put(source.arrays)
-    for epoch in range(max(config.epochs)):
-        order = pipeline.epoch_order(len(source), seed=seed, epoch=epoch, length=places)
-        index, mask = pipeline.batches(order, config.batch_size)
-        states, metrics = run(states, data, {"index": index, "mask": mask})
-        if not np.isfinite(metrics["loss"][0]).all():
-            raise Diverged(f"seed {seed}: the loss of a member of {members} is not finite in epoch {epoch + 1}")
-        if epoch + 1 in config.epochs:
-            yield epoch + 1, states
+class Arm:
+    """Students of one width that learn by one loss: all members of a seed are one compiled program, for every seed."""
 
+    def __init__(self, config: Config, mesh: Any, model: Model, loss_fn: LossFn) -> None:
+        self.config = config
+        tx = optimizers.optimizer(config.optimizer)
+        self.population, self.ask = Population(model, tx, loss_fn, mesh, TOGETHER), Asked(model.apply, mesh)
 
-def accuracies(model: Model, states: TrainState, images: np.ndarray, labels: np.ndarray) -> list[float]:
-    """Each member's accuracy."""
-    forward = jax.jit(jax.vmap(eval_step(model.apply), in_axes=(0, None)))
-    right = np.zeros(len(jax.tree.leaves(states.hparams)[0]))
-    for part in np.split(np.arange(len(labels)), range(1000, len(labels), 1000)):
-        logits = np.asarray(forward(variables(states), images[part]))
-        if not np.isfinite(logits).all():
-            raise Diverged(f"a member of {len(logits)} answers with numbers that are not finite")
-        right += (logits.argmax(-1) == labels[part]).sum(1)
-    return (right / len(labels)).tolist()
+    def accuracies(
+        self, source: Source, against: Source, hparams: Sequence[Mapping[str, float]], *, seed: int, places: int
+    ) -> dict[int, list[float]]:
+        """Each member's accuracy against other examples, after each of `config.epochs`.
+
+        Raises:
+            Diverged: a number of a member is not finite.
+        """
+        found: dict[int, list[float]] = {}
+        steps = -(-places // self.config.batch_size)
+        labels = against.labels()
+
+        def order(_: int, epoch: int) -> dict[str, np.ndarray]:
+            visited = pipeline.epoch_order(len(source), seed=seed, epoch=epoch, length=places)
+            index, mask = pipeline.batches(visited, self.config.batch_size)
+            return {"index": index, "mask": mask}
+
+        def evaluate(states: TrainState) -> dict[str, np.ndarray]:
+            if int(states.step) // steps not in self.config.epochs:
+                return {}
+            logits = self.ask(states, against.arrays["image"])
+            right = (logits.argmax(-1) == labels).mean(-1)
+            return {"accuracy": np.where(np.isfinite(logits).all((1, 2)), right, np.nan)}
+
+        def check(members: Sequence[Member], epoch: int, metrics: list[dict[str, float]]) -> None:
+            if wrong := [m.hparams for m, own in zip(members, metrics, strict=True) if not own]:
+                raise Diverged(f"seed {seed}: a number of the member {wrong[0]} is not finite in epoch {epoch}")
+            if epoch in self.config.epochs:
+                found[epoch] = [own["accuracy"] for own in metrics]
+
+        members = [Member(seed, own) for own in hparams]
+        epochs = max(self.config.epochs)
+        for _ in self.population.train(
+            members, data=source.arrays, order=order, epochs=epochs, evaluate=evaluate, on_epoch=check
+        ):
+            pass
+        return found
 
 
 def main(config: Config, workdir: Path) -> None:
@@ -114,49 +128,60 @@ def main(config: Config, workdir: Path) -> None:
     if not config.held_out < len(train):
         raise BadInput(f"--held_out={config.held_out}: accepted are 1 to {len(train) - 1}.")
     kept, chosen_on = np.split(np.arange(len(train)), [len(train) - config.held_out])
+    require_labels(train.select(chosen_on), flag="held_out")
     for count in filter(None, config.labels):  # refuses a wrong count before anything trains
         hide_labels(train.select(kept), count, 0)
     others = json.loads((Path(config.also) / "results.json").read_text())["cells"] if config.also else []
     teacher = create("mlp", **study.shape, hidden=config.teacher_hidden, dropout=config.teacher_dropout)
     done = Done(workdir / "cells.jsonl")
 
+    trainer, learns = compare.Trainer(study, workdir), supervised(teacher)
+
     def answered(source: Source, role: str, seed: int) -> Source:
         """The source with the answers of a teacher of its own."""
-        rate, loss_fn = {"learning_rate": config.teacher_learning_rate}, supervised(teacher)
-        run, epochs = f"{role}/seed-{seed}", config.teacher_epochs
-        state = training.train(
-            study, workdir, run, teacher, loss_fn, seed=seed, epochs=epochs, hparams=rate, source=source
+        rate, lineage = {"learning_rate": config.teacher_learning_rate}, compare.Lineage("labels", source=role)
+        arm = compare.Arm(
+            role, teacher, learns, config.teacher_epochs, rate, lineage, lambda done: compare.Given(source)
         )
-        return source.with_column("teacher_logits", training.predict(study, teacher, variables(state), source))
+        done = compare.Done(study, seed)
+        trainer.train(arm, done)
+        return source.with_column("teacher_logits", done.answers(role, source))
+
+    students = {width: create("mlp", **study.shape, hidden=(width,)) for width in config.widths}
+    arms = {
+        (width, name): Arm(config, study.mesh, student, loss_fn)
+        for width, student in students.items()
+        for name, loss_fn in (
+            ("distilled", distill(student, cached(), response.kl)),
+            ("alone", supervised(student)),
+        )
+    }
 
     def sweep(phase: str, seed: int, source: Source, against: Source, rates: Callable[..., Iterable[float]]) -> None:
         """Both arms at every width, each at the learning rates that `rates` gives for it."""
         for width in config.widths:
-            student = create("mlp", **study.shape, hidden=(width,))
             soft = [
                 {"learning_rate": r, "temperature": t, "alpha": a}
                 for t in config.temperatures
                 for a in sorted({1.0, config.alpha})
                 for r in rates(width, "distilled", 0, t, a)
             ]
-            arms = [("distilled", 0, source, distill(student, cached(), response.kl), soft)]
+            blocks = [("distilled", 0, source, soft)]
             for count in config.labels:
                 known = labelled(hide_labels(source, count, seed)) if count else source
-                hard = [{"learning_rate": r} for r in rates(width, "alone", count)]
-                arms.append(("alone", count, known, supervised(student), hard))
-            for arm, count, data, loss_fn, members in arms:
-                key = {"phase": phase, "width": width, "arm": arm, "labels": count, "seed": seed}
+                blocks.append(("alone", count, known, [{"learning_rate": r} for r in rates(width, "alone", count)]))
+            for name, count, data, members in blocks:
+                key = {"phase": phase, "width": width, "arm": name, "labels": count, "seed": seed}
                 if done.has(key):
                     continue
-                cells = []
-                for epoch, states in train_members(
-                    config, student, loss_fn, data, members, seed=seed, places=len(source)
-                ):
-                    scores = accuracies(student, states, against.arrays["image"], against.arrays["label"])
-                    cells += [
-                        {**key, **m, "epochs": epoch, "accuracy": a} for m, a in zip(members, scores, strict=True)
+                found = arms[width, name].accuracies(data, against, members, seed=seed, places=len(source))
+                done.add(
+                    [
+                        {**key, **m, "epochs": epoch, "accuracy": a}
+                        for epoch, scores in found.items()
+                        for m, a in zip(members, scores, strict=True)
                     ]
-                done.add(cells)
+                )
                 log.info("%s", key)
 
     sweep(
@@ -178,7 +203,13 @@ def main(config: Config, workdir: Path) -> None:
     cells = gains.gains(done.cells, best, few_alpha=1.0, all_alpha=config.alpha, labels=config.labels)
     cells = sorted([*cells, *others], key=gains.order)
     figures.draw(cells, workdir / "map.png", dataset=config.dataset)
-    report.save_results(workdir, {"cells": cells}, gains.table(cells))
+    chosen_on = f"the last {config.held_out} of {config.train_split}"
+    lineage = {
+        "distilled": {"loss": "alpha*response.kl + (1-alpha)*labels", "teachers": ["teacher"], "chosen_on": chosen_on},
+        "alone": {"loss": "labels", "teachers": [], "chosen_on": chosen_on},
+    }
+    pairs = [{"first": "distilled", "minus": "alone", "score": "accuracy"}]
+    report.save_results(workdir, {"cells": cells, "arms": lineage, "pairs": pairs}, gains.table(cells))
 
 
 class Done:

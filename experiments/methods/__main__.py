@@ -114,7 +114,7 @@ def main(config: Config, workdir: Path) -> None:
 
     def given(plan: Lesson, first: Lesson, start: str, done: Done) -> Given:
         begin = stages.after(first, done.state(start)) if start else stages.unchanged
-        return Given(images[done.seed], plan.frozen(done.weights(TEACHER), images[done.seed].labels()), begin)
+        return Given(images[done.seed], plan.frozen(done.weights(TEACHER), images[done.seed].labels), begin)
 
     def trained(made: Sequence[Arm], done: Done) -> tuple[Arm, Done]:
         """A choice's last stage, and what it leaves at a seed; the networks of other choices are let go."""

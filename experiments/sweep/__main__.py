@@ -5,9 +5,8 @@
         --sample=32 --workdir=runs/sweep-sample
     python -m experiments.sweep --workdir=runs/sweep-weights \
         --loss='0.9*response.kl + 0.1*labels + grid(0, 1, 25)*relation.rkd_distance'
-    python -m experiments.sweep --members=teachers --teacher_hidden=64 --label_smoothing='grid(0, 0.1)' \
-        --attack='pgd:steps=7:random_start=true:epsilon=grid(0, 0.05, 0.1, 0.2)' --under=pgd:epsilon=0.1:steps=20 \
-        --workdir=runs/sweep-eps
+    python -m experiments.sweep --members=teachers --attack='pgd(grid(0, 0.05, 0.1, 0.2), steps=7, random_start=True)' \
+        --teacher_hidden=64 --label_smoothing='grid(0, 0.1)' --under='pgd(0.1, steps=20)' --workdir=runs/sweep-eps
     JAX_NUM_CPU_DEVICES=2 python -m experiments.sweep --dataset=mnist --train_split='train[:80%]' --labels=0 \
         --teacher_hidden=1200,1200 --teacher_dropout=0.5 --teacher_epochs=3 --epochs=3 --learning_rate=1e-3 \
         --order=shared --workdir=runs/sweep-mnist \
@@ -78,11 +77,9 @@ class Config(distillation.Config):
         "own", "data order: each member's own, or one for all, which is faster", choices=("own", "shared")
     )
     own_labels: bool = field(False, "each seed draws its own --labels, as in experiments.distill")
-    attack: str = field("", "teachers' adversarial training, such as pgd:steps=7; its epsilon can be a set")
+    attack: str = field("", "teachers' adversarial training; its epsilon can be a set: pgd(grid(0.1, 0.2), steps=7)")
     label_smoothing: str = field("0", "of teachers, a number or a set")
-    under: str = field(
-        "", "attack such as pgd:epsilon=0.1:steps=20; what accuracy it leaves on validation then chooses"
-    )
+    under: str = field("", "attack such as pgd(0.1, steps=20); what accuracy it leaves on validation then chooses")
     patience: int = field(0, "stop a member after so many epochs without a better validation accuracy; 0 never", low=0)
     members_per_call: int = field(0, "members trained at a time; 0 takes what memory holds", low=0)
     group: int = field(0, "members of one vmap; 0 chooses for the device", low=0)
@@ -105,17 +102,13 @@ def main(config: Config, workdir: Path) -> None:
     if not chooses_scan("auto", jax.eval_shape(lesson.network.init, jax.random.key(0))[0], study.mesh):
         log.warning("on a CPU a sweep's convolutions run inside a loop, where a step may cost twice what it does alone")
     taught, ask = lesson.prepare(workdir), stacked.Asked(lesson.network.apply, study.mesh)
+    plan = Plan(config.order == "own", config.members_per_call, config.group)
     train = partial(
-        population.train,
+        population.Population(lesson.model, tx, taught.loss_fn, study.mesh, plan).train,
         members,
-        lesson.model,
-        tx,
-        taught.loss_fn,
         data=taught.source.arrays,
         order=partial(order, len(taught.source), config.batch_size),
         epochs=lesson.epochs,
-        mesh=study.mesh,
-        plan=Plan(config.order == "own", config.members_per_call, config.group),
         frozen=taught.frozen,
         evaluate=lambda states: score(study, ask, states, "validation"),
         patience=config.patience,
@@ -196,6 +189,7 @@ def rows_of(
                 left = lessons.attacked_accuracy(lesson.network.apply, each, getattr(study, split), config.under)
                 scored[f"{split}_attacked"] = left
         for i, (member, outcome) in enumerate(zip(part.members, part.outcomes, strict=True)):
+            # The last update may overflow after a loss that was finite.
             well = outcome.status != "diverged" and all(np.isfinite(values[i]) for values in scored.values())
             numbers = {name: float(values[i]) if well else None for name, values in scored.items()}
             point, status = points[at // config.seeds], outcome.status if well else "diverged"

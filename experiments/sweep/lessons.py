@@ -1,6 +1,5 @@
 """What the members of a sweep learn: students from a teacher, or teachers from labels; every axis a traced number."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import spec
-from kdjax.attacks import catalogue
+from kdjax.attacks.catalogue import ATTACKS
 from kdjax.attacks.run import run as attack_all
 from kdjax.attacks.victims import white_box
 from kdjax.data.source import Examples, Source, hide_labels
@@ -56,20 +55,20 @@ class Lesson(NamedTuple):
 
 
 def swept(
-    text: str, flag: str, name: str, *, low: float = 0.0, high: float = float("inf")
+    typed: str | float | spec.Set, flag: str, name: str, *, low: float = 0.0, high: float = float("inf")
 ) -> tuple[dict[str, spec.Set], float]:
     """What a flag sweeps that is a number or a set of numbers, and a number that stands for it.
 
     Raises:
         BadInput: another text; numbers out of range.
     """
-    value = spec.number(text, flag=flag)
+    value = spec.number(typed, flag=flag)
     if isinstance(value, spec.Schedule):
-        raise BadInput(f"--{flag}={text}: a schedule; accepted: a number, or a set such as log(1e-4, 1e-2).")
+        raise BadInput(f"--{flag}={typed}: a schedule; accepted: a number, or a set such as log(1e-4, 1e-2).")
     numbers = spec.ends(value) if isinstance(value, spec.Set) else (float(value),)
     for x in numbers:
         if not low <= x <= high:
-            raise BadInput(f"--{flag}={text}: {x:g}; accepted: numbers from {low:g} to {high:g}.")
+            raise BadInput(f"--{flag}={typed}: {x:g}; accepted: numbers from {low:g} to {high:g}.")
     return ({name: value} if isinstance(value, spec.Set) else {}), numbers[0]
 
 
@@ -124,7 +123,7 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
                 batch = {**batch, "label": jnp.take(batch["labels"], at, axis=1)}
             return recipe(params, state, batch, key)
 
-        return Taught(loss_fn, source, plan.frozen(answered.frozen, source.labels()))
+        return Taught(loss_fn, source, plan.frozen(answered.frozen, source.labels))
 
     sets, fixed = {**plan.sets, **rates}, {RATE: rate, **plan.hparams}
     return Lesson("students", described, plan.model, student, config.epochs, sets, fixed, check, prepare)
@@ -147,12 +146,11 @@ def of_teachers(config: Any, study: Study, workdir: Path) -> Lesson:
     sets, fixed = {**rates, **smoothings}, {RATE: rate, "label_smoothing": smoothing}
     against = None
     if config.attack:
-        against = attacks.named(config.attack, flag="attack")
+        against = attacks.named(config.attack, flag="attack", swept=("epsilon",))
         if against.has("epsilon"):
-            default = inspect.signature(catalogue.attacks()[against.name]).parameters["epsilon"].default
-            radii, radius = swept(str(against.settings.get("epsilon", default)), "attack", "epsilon", high=1.0)
+            default = ATTACKS.parameters(against.call)["epsilon"].default
+            radii, radius = swept(against.settings.pop("epsilon", default), "attack", "epsilon")
             sets, fixed = {**sets, **radii}, {**fixed, "epsilon": radius}
-            against = against._replace(settings={n: x for n, x in against.settings.items() if n != "epsilon"})
 
     def loss_fn(params: Any, state: TrainState, batch: Any, key: Any) -> Any:
         hparams, attacked = state.hparams, {}

@@ -5,7 +5,7 @@ wrong one. Z are logits, y the label, t the target.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.attacks.victims import Victim
+from kdjax.attacks.victims import Victim, require_classes
 from kdjax.losses import response
 from kdjax.types import BadInput
 
@@ -36,12 +36,25 @@ class Scored:
     score: Score = dataclasses.field(metadata={"static": True})
 
     def __call__(self, image: Array, *, key: Array | None = None, where: Array | None = None) -> tuple[Array, Array]:
-        return self.score(self.victim(image, key=key, where=where), self.data)
+        value, success = self.score(self.logits(image, key=key, where=where), self.data)
+        # The largest of NaNs is the first class: without this, an answer that is no number fools.
+        return value, success & ~jnp.isnan(value)
+
+    def logits(self, image: Array, *, key: Array | None = None, where: Array | None = None) -> Array:
+        """The victim's answer, `[B, K]`, in float32 where it comes in half precision: scores need the digits."""
+        found = self.victim(image, key=key, where=where)
+        require_classes(found.shape[-1])
+        wide = found.astype(jnp.promote_types(found.dtype, jnp.float32))
+        if wide.dtype == found.dtype:
+            return found
+        # XLA may leave out a rounding that is undone at once; who asks the victim again would meet other ties.
+        kind = jnp.finfo(found.dtype)
+        return jax.lax.reduce_precision(wide, kind.nexp, kind.nmant)
 
     @property
     def white_box(self) -> bool:
-        """Whether gradients may be taken."""
-        return self.victim.white_box
+        """Whether gradients may be taken: not of what is no `Victim`."""
+        return isinstance(self.victim, Victim) and self.victim.white_box
 
 
 def cross_entropy(victim: Victim, label: Array, *, target: Array | None = None) -> Scored:
@@ -112,6 +125,15 @@ class Penalised:
     def __call__(self, image: Array, *, key: Array | None = None, where: Array | None = None) -> tuple[Array, Array]:
         value, success = self.objective(image, key=key, where=where)
         return jnp.sum((image - self.origin) ** 2, axis=tuple(range(1, image.ndim))) + self.weight * value, success
+
+    def logits(self, image: Array, *, key: Array | None = None, where: Array | None = None) -> Array:
+        """The victim's answer."""
+        return self.objective.logits(image, key=key, where=where)
+
+    @property
+    def data(self) -> Mapping[str, Array]:
+        """What answers are scored by."""
+        return self.objective.data
 
     @property
     def white_box(self) -> bool:

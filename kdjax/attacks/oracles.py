@@ -4,7 +4,8 @@ An oracle is `(objective, key [B], point, origin, where=[B]) -> Estimate`. Rando
 batch of n is n batches of one.
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kdjax.attacks._settings import Number, require_count, require_positive, require_share
 from kdjax.attacks.sampling import Sampling
 from kdjax.types import BadInput, Estimate, Objective, Oracle
 
@@ -36,7 +38,7 @@ def autodiff() -> Oracle:
     """
 
     def estimate(objective: Objective, key: Array, point: Array, origin: Array, *, where: Array) -> Estimate:
-        if not getattr(objective, "white_box", True):
+        if not objective.white_box:
             raise BadInput(
                 "this attack needs gradients and the victim is a black box; accepted: a white-box victim, or an attack "
                 "that only asks, such as zoo, nes, spsa or square."
@@ -53,7 +55,7 @@ def autodiff() -> Oracle:
 
 
 def coordinates(
-    sampling: Sampling, count: int, *, h: float = 1e-4, curvature: bool = False, chunk: int | None = None
+    sampling: Sampling, count: int, *, h: Number = 1e-4, curvature: bool = False, chunk: int | None = None
 ) -> Oracle:
     """Symmetric differences along single coordinates: 2 count + 1 queries, one of them at the point itself.
 
@@ -69,8 +71,9 @@ def coordinates(
     Reference:
         Chen, Zhang, Sharma, Yi, Hsieh, ZOO, AISec 2017, equations 6 and 7.
     """
-    _positive("count", count)
-    _positive("h", h)
+    require_count("count", count)
+    require_positive("h", h)
+    _require_chunk(chunk)
 
     def estimate(objective: Objective, key: Array, point: Array, origin: Array, *, where: Array) -> Estimate:
         batch = len(point)
@@ -96,7 +99,7 @@ def coordinates(
         zeros = jnp.zeros_like(flat)
 
         def scatter(numbers: Array) -> Array:
-            return zeros.at[rows[:, None], index].set(numbers).reshape(point.shape)
+            return zeros.at[rows[:, None], index].set(numbers.astype(zeros.dtype)).reshape(point.shape)
 
         return Estimate(
             value,
@@ -110,7 +113,7 @@ def coordinates(
     return Estimator(2 * count + 1, estimate, forward_only=True)
 
 
-def nes(samples: int = 50, *, sigma: float = 1e-3, chunk: int | None = None) -> Oracle:
+def nes(samples: int = 50, *, sigma: Number = 1e-3, chunk: int | None = None) -> Oracle:
     """Natural evolution strategies with antithetic Gaussian directions: samples + 1 queries.
 
     g = 1 / (n sigma) sum_j u_j f(x + sigma u_j),    u_{n/2 + j} = -u_j,    u ~ N(0, I)
@@ -119,11 +122,11 @@ def nes(samples: int = 50, *, sigma: float = 1e-3, chunk: int | None = None) -> 
         Ilyas, Engstrom, Athalye, Lin, Black-box Adversarial Attacks with Limited Queries and Information, ICML 2018,
         algorithm 1.
     """
-    _positive("sigma", sigma)
+    require_positive("sigma", sigma)
     return _directions(jax.random.normal, samples, sigma, chunk)
 
 
-def spsa(samples: int = 128, *, delta: float = 0.01, chunk: int | None = None) -> Oracle:
+def spsa(samples: int = 128, *, delta: Number = 0.01, chunk: int | None = None) -> Oracle:
     """Simultaneous perturbation: random signs v, g = mean_j (f(x + delta v_j) - f(x - delta v_j)) / (2 delta) v_j.
 
     `samples` counts evaluations, two per direction; samples + 1 queries.
@@ -132,7 +135,7 @@ def spsa(samples: int = 128, *, delta: float = 0.01, chunk: int | None = None) -
         Uesato, O'Donoghue, van den Oord, Kohli, Adversarial Risk and the Dangers of Evaluating Against Weak Attacks,
         ICML 2018, algorithm 1; Spall, IEEE Transactions on Automatic Control 37 (1992).
     """
-    _positive("delta", delta)
+    require_positive("delta", delta)
     return _directions(jax.random.rademacher, samples, delta, chunk)
 
 
@@ -144,7 +147,7 @@ def eot(oracle: Oracle, draws: int) -> Oracle:
     Reference:
         Athalye, Engstrom, Ilyas, Kwok, Synthesizing Robust Adversarial Examples, ICML 2018, equation 2.
     """
-    _positive("draws", draws)
+    require_count("draws", draws)
 
     def estimate(objective: Objective, key: Array, point: Array, origin: Array, *, where: Array) -> Estimate:
         def draw(number: Array) -> Estimate:
@@ -155,9 +158,11 @@ def eot(oracle: Oracle, draws: int) -> Oracle:
         value, grad = each.value.mean(0), each.grad.mean(0)
         mask = None if each.mask is None else each.mask.max(0)
         curvature = None if each.curvature is None else each.curvature.mean(0)
-        return Estimate(value, 2 * each.success.sum(0) > draws, grad, each.queries.sum(0), mask, curvature)
+        return Estimate(
+            value, 2 * each.success.sum(0) > draws, grad, each.queries.sum(0, dtype=jnp.int32), mask, curvature
+        )
 
-    return Estimator(oracle.queries * draws, estimate, getattr(oracle, "forward_only", False))
+    return Estimator(oracle.queries * draws, estimate, oracle.forward_only)
 
 
 def seen_through(oracle: Oracle, change: Callable[[Array, Array], Array]) -> Oracle:
@@ -165,58 +170,86 @@ def seen_through(oracle: Oracle, change: Callable[[Array, Array], Array]) -> Ora
 
     def estimate(objective: Objective, key: Array, point: Array, origin: Array, *, where: Array) -> Estimate:
         split = jax.vmap(jax.random.split)(key)
+        return oracle(Changed(objective, split[:, 0], change), split[:, 1], point, origin, where=where)
 
-        def changed(image: Array, *, key: Array | None = None, where: Array | None = None) -> tuple[Array, Array]:
-            one = lambda k, x: change(k, x[None])[0]  # noqa: E731 - change works on batches
-            return objective(jax.vmap(one)(split[:, 0], image), key=key, where=where)
-
-        changed.white_box = getattr(objective, "white_box", True)  # pyright: ignore[reportFunctionMemberAccess]
-        return oracle(changed, split[:, 1], point, origin, where=where)
-
-    return Estimator(oracle.queries, estimate, getattr(oracle, "forward_only", False))
+    return Estimator(oracle.queries, estimate, oracle.forward_only)
 
 
-def resize_and_pad(probability: float = 0.5, smallest: float = 0.9) -> Callable[[Array, Array], Array]:
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Changed:
+    """An objective at `change(key, image)`, each example with its own key."""
+
+    objective: Any
+    keys: Any
+    change: Callable[[Array, Array], Array] = dataclasses.field(metadata={"static": True})
+
+    def __call__(self, image: Array, *, key: Array | None = None, where: Array | None = None) -> tuple[Array, Array]:
+        return self.objective(self._of(image), key=key, where=where)
+
+    def logits(self, image: Array, *, key: Array | None = None, where: Array | None = None) -> Array:
+        """The victim's answer to the changed image."""
+        return self.objective.logits(self._of(image), key=key, where=where)
+
+    @property
+    def data(self) -> Mapping[str, Array]:
+        """What answers are scored by."""
+        return self.objective.data
+
+    @property
+    def white_box(self) -> bool:
+        """Whether gradients may be taken."""
+        return self.objective.white_box
+
+    def _of(self, image: Array) -> Array:
+        # A change works on batches.
+        return jax.vmap(lambda key, x: self.change(key, x[None])[0])(self.keys, image)
+
+
+def resize_and_pad(probability: Number = 0.5, smallest: Number = 0.9) -> Callable[[Array, Array], Array]:
     """DI's change: with some probability shrink the image to a random size and put it at a random place on zeros.
 
     Reference:
         Xie, Zhang, Zhou, Bai, Wang, Ren, Yuille, Improving Transferability of Adversarial Examples with Input
         Diversity, CVPR 2019, section 3.3.
     """
+    require_share("probability", probability, zero=True)
+    require_share("smallest", smallest)
 
     def change(key: Array, image: Array) -> Array:
         use, size_key, place_key = jax.random.split(key, 3)
-        scale = jax.random.uniform(size_key, (), minval=smallest, maxval=1.0)
+        scale = jax.random.uniform(size_key, (), image.dtype, minval=smallest, maxval=1.0)
         sides = jnp.array(image.shape[1:3], image.dtype)
-        room = sides * (1 - scale) * jax.random.uniform(place_key, (2,))
+        room = sides * (1 - scale) * jax.random.uniform(place_key, (2,), image.dtype)
         shrunk = jax.image.scale_and_translate(
             image, image.shape, (1, 2), jnp.stack([scale, scale]), room, "linear", antialias=False
         )
-        return jnp.where(jax.random.bernoulli(use, probability), shrunk, image)
+        return jnp.where(jax.random.bernoulli(use, jnp.asarray(probability, jnp.float32)), shrunk, image)
 
     return change
 
 
-def _directions(draw: Callable[..., Array], samples: int, distance: float, chunk: int | None) -> Oracle:
+def _directions(draw: Callable[..., Array], samples: int, distance: Number, chunk: int | None) -> Oracle:
     if samples < 2 or samples % 2:
         raise BadInput(f"samples={samples}: accepted are even counts, 2 or more: directions come with their opposites.")
+    _require_chunk(chunk)
     pairs = samples // 2
 
     def estimate(objective: Objective, key: Array, point: Array, origin: Array, *, where: Array) -> Estimate:
         def direction(number: Array) -> Array:
-            one = lambda k: draw(jax.random.fold_in(k, number), point.shape[1:]).astype(point.dtype)  # noqa: E731
+            one = lambda k: draw(jax.random.fold_in(k, number), point.shape[1:], point.dtype)  # noqa: E731
             return jax.vmap(one)(key)
 
         # Drawn again for the sum below: that costs less than keeping them all. The last probe is the point itself.
         number = jnp.concatenate([jnp.arange(pairs), jnp.arange(pairs), jnp.zeros(1, int)])
-        step = jnp.concatenate([jnp.full(pairs, distance), jnp.full(pairs, -distance), jnp.zeros(1)])
+        step = jnp.concatenate([jnp.full(pairs, distance), jnp.full(pairs, -distance), jnp.zeros(1)], dtype=point.dtype)
 
         def probe(arguments: tuple[Array, Array]) -> tuple[Array, Array]:
             which, by = arguments
             return objective(point + by * direction(which), key=key[0], where=where)
 
         values, successes = _precise_map(probe, (number, step), chunk)
-        slope = (values[:pairs] - values[pairs:-1]) / (2 * distance)
+        slope = ((values[:pairs] - values[pairs:-1]) / (2 * distance)).astype(point.dtype)
 
         def add(pair: Array, total: Array) -> Array:
             return total + slope[pair].reshape((-1,) + (1,) * (point.ndim - 1)) * direction(pair)
@@ -232,10 +265,9 @@ def _precise_map(probe: Any, arguments: Any, chunk: int | None) -> Any:
     with jax.default_matmul_precision("highest"):
         if chunk is None:
             return jax.vmap(probe)(arguments)
-        _positive("chunk", chunk)
         return jax.lax.map(probe, arguments, batch_size=chunk)
 
 
-def _positive(name: str, value: float | int) -> None:
-    if not value > 0:
-        raise BadInput(f"{name}={value}: accepted are numbers above 0.")
+def _require_chunk(chunk: int | None) -> None:
+    if chunk is not None:
+        require_count("chunk", chunk)

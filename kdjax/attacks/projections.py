@@ -1,22 +1,17 @@
 """Threat sets: `(image, origin) -> image`. Radii are in pixel units, one number or one per example `[B]`.
 
+A radius longer than the diameter of the images, such as 8 in linf for 8/255, is refused: by linf at once, by l2 and l1
+where they see the image's size.
+
 A ball and the box are combined with `both`: ball first, then box. For these convex sets around an origin that lies in
 the box the result satisfies both, because clipping to the box never moves a pixel away from the origin.
 """
 
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array
 
+from kdjax.attacks._settings import Radius, require_radius
 from kdjax.types import BadInput, Projection
-
-Radius = Array | float | int
-
-
-def require_radius(name: str, value: Radius) -> None:
-    """Refuse a plain radius that is negative or not a number. A traced one has no value yet and passes."""
-    if not isinstance(value, Tracer) and not bool(jnp.all(jnp.asarray(value) >= 0)):
-        raise BadInput(f"{name}={value}: accepted are pixel units, 0 or more.")
 
 
 def spread(radius: Radius, image: Array) -> Array:
@@ -38,7 +33,7 @@ def lengths(delta: Array) -> dict[str, Array]:
 
 def linf(epsilon: Radius) -> Projection:
     """|x - x0| <= epsilon in every pixel: clip."""
-    require_radius("epsilon", epsilon)
+    require_radius("epsilon", epsilon, "linf")
 
     def project(image: Array, origin: Array) -> Array:
         radius = spread(epsilon, image)
@@ -52,6 +47,7 @@ def l2(epsilon: Radius) -> Projection:
     require_radius("epsilon", epsilon)
 
     def project(image: Array, origin: Array) -> Array:
+        require_radius("epsilon", epsilon, "l2", origin[0].size)
         delta = image - origin
         length = spread(lengths(delta)["l2"], image)
         radius = spread(epsilon, image)
@@ -70,6 +66,7 @@ def l1(epsilon: Radius) -> Projection:
     require_radius("epsilon", epsilon)
 
     def project(image: Array, origin: Array) -> Array:
+        require_radius("epsilon", epsilon, "l1", origin[0].size)
         delta = (image - origin).reshape(len(image), -1)
         size = jnp.abs(delta)
         radius = jnp.broadcast_to(jnp.asarray(epsilon, image.dtype), (len(image),))[:, None]

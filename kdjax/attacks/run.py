@@ -1,8 +1,6 @@
 """Attack a whole set of examples: the one place where inputs are checked and memory is bounded."""
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.attacks.objectives import Scored
+from kdjax.attacks._settings import require_count
+from kdjax.attacks.objectives import Scored, cross_entropy
 from kdjax.attacks.projections import lengths
-from kdjax.attacks.victims import Victim, look_like_probabilities
+from kdjax.attacks.victims import Victim, look_like_probabilities, own_exceptions, require_classes
+from kdjax.data.source import Source
 from kdjax.types import Attack, BadInput
 
 
@@ -40,10 +40,10 @@ class Attacked:
 def run(
     attack: Attack,
     victim: Victim,
-    image: np.ndarray,
-    label: np.ndarray | Sequence[int],
+    image: np.ndarray | Source,
+    label: np.ndarray | Sequence[int] | None = None,
     *,
-    objective: Callable[..., Scored],
+    objective: Callable[..., Scored] = cross_entropy,
     target: np.ndarray | Sequence[int] | None = None,
     seed: int = 0,
     chunk: int = 256,
@@ -56,8 +56,8 @@ def run(
     Args:
         attack: any of the algebra.
         victim: whom.
-        image: `[N, H, W, C]` in [0, 1], floats; or bytes, taken as 255ths.
-        label: `[N]`.
+        image: `[N, H, W, C]` in [0, 1], floats; or bytes, taken as 255ths; or examples with their labels.
+        label: `[N]`; None with examples.
         objective: `(victim, label, target=...) -> Objective`, such as `objectives.margin`.
         target: `[N]`, the classes wanted, for a targeted attack.
         seed: of every draw.
@@ -66,12 +66,15 @@ def run(
             loops around convolutions are slower (see `sweep.at_radius`), else the first.
 
     Raises:
-        BadInput: images outside the box, labels or targets that do not fit, a victim that answers with
-            probabilities or with what is not a number.
+        BadInput: images outside the box, labels or targets that do not fit, a victim of one class, or one that answers
+            with probabilities or with what is not a number. What a black box raises comes out as it is.
     """
+    if isinstance(image, Source) != (label is None):
+        raise BadInput("label: accepted are labels beside images, and none beside examples, which have theirs.")
+    if isinstance(image, Source):
+        image, label = image.arrays["image"], image.labels()
     image, label, target = _checked(image, label, target)
-    if chunk < 1:
-        raise BadInput(f"chunk={chunk}: accepted are 1 or more.")
+    require_count("chunk", chunk)
     size = min(chunk, len(image))
     if victim.on_host:
         classes = victim.num_classes
@@ -89,7 +92,7 @@ def run(
         asked = np.arange(at, at + size) < len(image)
         wanted = {} if target is None else {"target": jnp.asarray(target[rows])}
         clean = jnp.asarray(image[rows])
-        with _refusals_as_they_were():
+        with own_exceptions():
             found = call(
                 objective(victim, jnp.asarray(label[rows]), **wanted),
                 _keys(seed, rows),
@@ -102,19 +105,10 @@ def run(
     result = Attacked(*columns)
     if not np.isfinite(result.value).all():
         where = int(np.flatnonzero(~np.isfinite(result.value))[0])
-        raise BadInput(f"the victim's answer to example {where} is not a number; accepted are finite logits.")
+        raise BadInput(
+            f"the victim's answer to example {where}, or its slope there, is not a number; accepted are finite logits."
+        )
     return result
-
-
-@contextmanager
-def _refusals_as_they_were() -> Iterator[None]:
-    """What a victim on the host is refused for comes out of XLA as an error of XLA's, with our words inside."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if found := re.search(r"BadInput: (.+)", str(error)):
-            raise BadInput(found[1]) from None
-        raise
 
 
 @jax.jit
@@ -136,7 +130,9 @@ def _checked(image: Any, label: Any, target: Any) -> tuple[np.ndarray, np.ndarra
     image, label, target = np.asarray(image), np.asarray(label), None if target is None else np.asarray(target)
     if image.ndim != 4 or not len(image):
         raise BadInput(f"image has shape {image.shape}: accepted is [N, height, width, channels], N at least 1.")
-    image = image / np.float32(255) if image.dtype == np.uint8 else image.astype(np.float32)
+    # float64 stays what it is where JAX keeps it.
+    real = jax.dtypes.canonicalize_dtype(np.float64) if image.dtype == np.float64 else np.float32
+    image = image / np.float32(255) if image.dtype == np.uint8 else image.astype(real)
     low, high = float(image.min()), float(image.max())
     if not (low >= 0 and high <= 1):
         raise BadInput(f"image runs from {low} to {high}: accepted are values in [0, 1].")
@@ -153,6 +149,7 @@ def _checked(image: Any, label: Any, target: Any) -> tuple[np.ndarray, np.ndarra
 
 def _check_scores(logits: np.ndarray) -> int:
     """The number of classes, of scores that can be attacked."""
+    require_classes(logits.shape[-1])
     if not np.isfinite(logits).all():
         raise BadInput("the victim answers with NaN or infinity; accepted: finite logits.")
     if look_like_probabilities(logits):

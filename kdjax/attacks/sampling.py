@@ -3,7 +3,6 @@
 `moved` is the point minus where the attack began, flattened; indices are distinct.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -22,7 +21,7 @@ def uniform(count: int) -> Sampling:
     """`count` coordinates, all equally likely."""
 
     def sample(key: Array, moved: Array) -> Array:
-        return jax.lax.top_k(jax.random.uniform(key, (moved.size,)), min(count, moved.size))[1]
+        return jax.lax.top_k(jax.random.uniform(key, (moved.size,), moved.dtype), min(count, moved.size))[1]
 
     return sample
 
@@ -45,14 +44,11 @@ def important(count: int, shape: tuple[int, int, int], *, blocks: int = 8) -> Sa
 
     def sample(key: Array, moved: Array) -> Array:
         size = jnp.abs(moved.reshape(shape))
-        pooled = jax.lax.reduce_window(size, 0.0, jax.lax.max, (*window, 1), (1, 1, 1), "SAME").reshape(-1)
+        none = size.dtype.type(0)  # of the same type in float64 mode too
+        pooled = jax.lax.reduce_window(size, none, jax.lax.max, (*window, 1), (1, 1, 1), "SAME").reshape(-1)
         # A floor, so that no coordinate is out of reach forever.
         p = pooled + jnp.maximum(1e-3 * pooled.max(), 1e-12)
-        draw = jnp.log(p) + jax.random.gumbel(key, (moved.size,))
+        draw = jnp.log(p) + jax.random.gumbel(key, (moved.size,), moved.dtype)
         return jax.lax.top_k(draw, min(count, moved.size))[1]
 
     return sample
-
-
-count_of = functools.cache(lambda sampling, size: jax.eval_shape(sampling, jax.random.key(0), jnp.zeros(size)).size)
-"""How many coordinates a sampling picks among `size`."""

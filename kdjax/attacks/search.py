@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.attacks.compose import ONE, Start, Stop, fold, judge, on_success, pick, untouched
-from kdjax.types import Adversarial, Attack, BadInput, Estimate, Objective, Projection
+from kdjax.attacks._rows import fold, judge, pick, untouched
+from kdjax.attacks._settings import require_count
+from kdjax.attacks.iterate import Stop, on_success
+from kdjax.attacks.starts import Start
+from kdjax.types import Adversarial, Attack, Estimate, Objective, Projection
 
 Propose = Callable[[Array, Array, Array, Array], Array]
 """`(key, best, origin, progress) -> image` for one example; progress runs from 0 to 1 over the search."""
@@ -26,16 +29,16 @@ def random_search(
         start: the first proposal.
         stop: `on_success()` by default.
     """
-    if queries < 1:
-        raise BadInput(f"queries={queries}: accepted are 1 or more.")
+    require_count("queries", queries)
     done = on_success() if stop is None else stop
 
     def search(objective: Objective, key: Array, image: Array, begun: Array | None, where: Array) -> Adversarial:
         def attempt(number: Array, carry: Any, tried: Array) -> Any:
             kept, active, memory = carry
-            tried = projection(tried, image)
+            tried = projection(tried.astype(image.dtype), image)
             value, success = objective(tried, key=key[0], where=active)
-            kept = judge(kept, tried, Estimate(value, success, tried, ONE), active, image, "value")
+            value = value.astype(kept.value.dtype)
+            kept = judge(kept, tried, Estimate(value, success, tried, active.astype(jnp.int32)), active, image, "value")
             memory, stopped = done(memory, number, value, success)
             return kept, active & ~stopped, memory
 
@@ -47,7 +50,8 @@ def random_search(
             return number + 1, attempt(number, (kept, active, memory), tried)
 
         first = jax.vmap(start)(fold(key, queries), image)
-        begin = (untouched(image), where, jnp.full(len(image), jnp.inf))
+        kept = untouched(image)
+        begin = (kept, where, kept.value)  # infinity, both
         carry = attempt(jnp.asarray(0), begin, first if begun is None else begun)
         _, (kept, *_) = jax.lax.while_loop(lambda c: (c[0] < queries) & c[1][1].any(), step, (jnp.asarray(1), carry))
         return pick(where, kept, untouched(image))

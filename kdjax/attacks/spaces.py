@@ -6,7 +6,7 @@ A space keeps the box by itself where its decode does; its projection, if any, a
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ _NEARLY = 0.9999995
 
 
 def _encode_tanh(image: Array, origin: Array) -> Array:
-    return jnp.arctanh((2 * image - 1) * jnp.float32(_NEARLY))
+    return jnp.arctanh((2 * image - 1) * _NEARLY)
 
 
 def _decode_tanh(point: Array, origin: Array) -> Array:
@@ -86,6 +86,15 @@ class InSpace:
 
     def __call__(self, image: Array, *, key: Array | None = None, where: Array | None = None) -> tuple[Array, Array]:
         return self.objective(self.space.decode(image, self.origin), key=key, where=where)
+
+    def logits(self, image: Array, *, key: Array | None = None, where: Array | None = None) -> Array:
+        """The victim's answer to the image of a point."""
+        return self.objective.logits(self.space.decode(image, self.origin), key=key, where=where)
+
+    @property
+    def data(self) -> Mapping[str, Array]:
+        """What answers are scored by."""
+        return self.objective.data
 
     @property
     def white_box(self) -> bool:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.attacks.projections import Radius, require_radius
+from kdjax.attacks._settings import Number, Radius, require_radius, require_share
 from kdjax.attacks.search import Propose
 from kdjax.attacks.starts import Start
 
@@ -12,29 +12,31 @@ from kdjax.attacks.starts import Start
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
-def squares(epsilon: Radius, *, share: float = 0.8) -> Propose:
+def squares(epsilon: Radius, *, share: Number = 0.8) -> Propose:
     """One square, at a random place, of plus or minus epsilon channel by channel, around the clean image.
 
     The side is round(sqrt(p H W)); p is `share` at first, halved at 0.1, 0.5, 2, 5, 10, 20, 40, 60 and 80 % of the
-    search.
+    search. A square may lie at the image's last row and column, as in algorithm 2.
 
     Reference:
         Andriushchenko, Croce, Flammarion, Hein, Square Attack: a Query-efficient Black-box Adversarial Attack via
         Random Search, ECCV 2020, algorithms 1 and 2.
     """
+    require_radius("epsilon", epsilon, "linf")
+    require_share("share", share)
 
     def propose(key: Array, best: Array, origin: Array, progress: Array) -> Array:
         height, width, channels = origin.shape
         side = _side(share, progress, height, width)
         place, sign = jax.random.split(key)
         inside = _window(_place(place, side, height, width), side, height, width)
-        signs = jax.random.rademacher(sign, (1, 1, channels)).astype(origin.dtype)
+        signs = jax.random.rademacher(sign, (1, 1, channels), origin.dtype)
         return jnp.where(inside[..., None], origin + epsilon * signs, best)
 
     return propose
 
 
-def trades(epsilon: Radius, *, share: float = 0.1) -> Propose:
+def trades(epsilon: Radius, *, share: Number = 0.1) -> Propose:
     """Square's L2 step: one window gives up its length, another takes it over and grows a pair of bumps.
 
     With the change delta, windows W1 and W2 of odd side round(sqrt(p H W)), at least 3, and bumps eta of unit length,
@@ -48,6 +50,7 @@ def trades(epsilon: Radius, *, share: float = 0.1) -> Propose:
         Andriushchenko et al., Square Attack, ECCV 2020, algorithm 3 and its supplement.
     """
     require_radius("epsilon", epsilon)
+    require_share("share", share)
 
     def propose(key: Array, best: Array, origin: Array, progress: Array) -> Array:
         height, width, channels = origin.shape
@@ -56,7 +59,7 @@ def trades(epsilon: Radius, *, share: float = 0.1) -> Propose:
         delta = best - origin
         taken, given = (_window(_place(k, side, height, width), side, height, width) for k in (first, second))
         bumps = _bumps(_place(first, side, height, width), side, height, width, jax.random.bernoulli(turn))
-        signs = jax.random.rademacher(sign, (1, 1, channels)).astype(origin.dtype)
+        signs = jax.random.rademacher(sign, (1, 1, channels), origin.dtype)
         new = signs * bumps[..., None] + delta * taken[..., None] / (_length(delta * taken[..., None]) + 1e-10)
         room = jnp.maximum(epsilon**2 - jnp.sum(delta**2), 0) / channels
         both = (taken | given)[..., None]
@@ -80,14 +83,14 @@ def tiles(epsilon: Radius) -> Start:
         sign, turn = jax.random.split(key)
         turned = jax.random.bernoulli(turn, shape=(25,))
         bumps = jax.vmap(lambda at, t: _bumps(at, jnp.asarray(float(side)), height, width, t))(places, turned)
-        signs = jax.random.rademacher(sign, (25, 1, 1, channels)).astype(image.dtype)
+        signs = jax.random.rademacher(sign, (25, 1, 1, channels), image.dtype)
         delta = jnp.sum(signs * bumps[..., None], 0)
         return image + epsilon * delta / jnp.sqrt(jnp.sum(delta**2))
 
     return start
 
 
-def _side(share: float, progress: Array, height: int, width: int) -> Array:
+def _side(share: Number, progress: Array, height: int, width: int) -> Array:
     p = share / 2.0 ** jnp.sum(progress > jnp.array(_HALVINGS))
     return jnp.clip(jnp.round(jnp.sqrt(p * height * width)), 1, min(height, width))
 
@@ -99,7 +102,7 @@ def _odd(side: Array, most: int) -> Array:
 
 
 def _place(key: Array, side: Array, height: int, width: int) -> Array:
-    return jnp.floor(jax.random.uniform(key, (2,)) * (jnp.array([height, width]) - side + 1))
+    return jnp.floor(jax.random.uniform(key, (2,), jnp.float32) * (jnp.array([height, width]) - side + 1))
 
 
 def _window(place: Array, side: Array, height: int, width: int) -> Array:

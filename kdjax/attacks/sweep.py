@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.attacks.compose import Iterated
-from kdjax.attacks.projections import Radius, require_radius
+from kdjax.attacks._settings import Number, Radius, require_radius
+from kdjax.attacks.iterate import Iterated
 from kdjax.types import Adversarial, Attack, Objective
 
 STAGES = ("begin", "step", "finish", "whole")
 
 
-def at_radius(make: Callable[[Radius], Attack], *, on_device: bool | None = None) -> Callable[[float], Attack]:
+def at_radius(make: Callable[[Radius], Attack], *, on_device: bool | None = None) -> Callable[[Number], Attack]:
     """An attack as a function of its radius, which becomes an argument of its programs: all radii share them.
 
     The programs are the attack's stages, stepped from Python, or the whole attack at once. Mapping a whole attack over
@@ -48,7 +48,7 @@ def at_radius(make: Callable[[Radius], Attack], *, on_device: bool | None = None
     ) -> Adversarial:
         return make(epsilon)(objective, key, image, start, where=where)
 
-    def at(epsilon: float) -> Attack:
+    def at(epsilon: Number) -> Attack:
         require_radius("epsilon", epsilon)
         radius, plain = jnp.asarray(epsilon, jnp.float32), make(epsilon)
         if isinstance(plain, Iterated):

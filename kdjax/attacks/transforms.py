@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from kdjax.attacks._settings import Radius, require_radius
 from kdjax.types import BadInput
 
 
@@ -28,6 +29,28 @@ def normalize(order: int) -> optax.GradientTransformation:
     return optax.stateless_with_tree_map(unit)
 
 
+def steepest(norm: str) -> optax.GradientTransformation:
+    """The direction that goes farthest in a ball: the sign for linf, the unit vector for l2."""
+    if norm not in ("linf", "l2"):
+        raise BadInput(f"norm={norm!r}: accepted are linf, l2.")
+    return optax.scale_by_sign() if norm == "linf" else normalize(2)
+
+
+def no_longer(name: str, step_size: Radius, norm: str) -> optax.GradientTransformation:
+    """Changes nothing; refuses a typed step that is not above 0, or longer than the images' diameter, once it sees one.
+
+    Raises:
+        BadInput: at once in linf, from the attack in l2, whose diameter is the root of the image's size.
+    """
+    require_radius(name, step_size, norm if norm == "linf" else "", zero=False)
+
+    def init(params: Any) -> optax.EmptyState:
+        require_radius(name, step_size, norm, params.size, zero=False)
+        return optax.EmptyState()
+
+    return optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state))
+
+
 def smooth(size: int = 15, sigma: float = 3.0) -> optax.GradientTransformation:
     """Blur the slope with a Gaussian kernel: TI, which makes perturbations transfer.
 
@@ -44,7 +67,7 @@ def smooth(size: int = 15, sigma: float = 3.0) -> optax.GradientTransformation:
     def blur(g: Any, params: Any = None) -> Array:
         for axis in (0, 1):
             shape = tuple(size if a == axis else 1 for a in range(2))
-            kernel = jnp.broadcast_to(line.reshape(*shape, 1, 1), (*shape, 1, g.shape[-1]))
+            kernel = jnp.broadcast_to(line.astype(g.dtype).reshape(*shape, 1, 1), (*shape, 1, g.shape[-1]))
             g = jax.lax.conv_general_dilated(
                 g[None], kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
                 feature_group_count=g.shape[-1],

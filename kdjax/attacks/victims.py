@@ -2,7 +2,10 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kdjax.types import ApplyFn, BadInput, PyTree
+from kdjax.attacks._settings import require_count
+from kdjax.types import ApplyFn, BadInput, Model, PyTree
 
 
 @jax.tree_util.register_dataclass
@@ -39,14 +43,21 @@ class Victim:
         return self.forward(self.variables, image, key, where)
 
 
+def require_classes(count: int) -> None:
+    """Refuse a classifier that has one answer only."""
+    if count < 2:
+        raise BadInput(f"the victim knows {count} class; accepted: 2 or more.")
+
+
 @functools.cache
 def _evaluating(apply: ApplyFn) -> Callable[..., Array]:
     # One function per model, so that programs compiled for it are found again.
     return lambda variables, image, key, where: apply(variables, image, train=False, key=key)[0].logits
 
 
-def white_box(apply: ApplyFn, variables: PyTree) -> Victim:
-    """A model with its weights, in evaluation mode: logits and gradients."""
+def white_box(model: Model | ApplyFn, variables: PyTree) -> Victim:
+    """A model, or its `apply`, with its weights, in evaluation mode: logits and gradients."""
+    apply = model.apply if isinstance(model, Model) else model
     return Victim(variables, _evaluating(apply), white_box=True)
 
 
@@ -68,11 +79,11 @@ def black_box(ask: Callable[[np.ndarray], np.ndarray], *, num_classes: int, prob
 
     Raises:
         BadInput: fewer than 2 classes; from the attack, where an answer has another shape, is not finite, or is
-            probabilities unannounced.
+            probabilities unannounced. What `ask` itself raises comes out of `attacks.run` as it is.
     """
-    if num_classes < 2:
-        raise BadInput(f"num_classes={num_classes}: accepted are 2 or more.")
+    require_count("num_classes", num_classes, 2)
 
+    @_remembered
     def answer(image: Any, where: Any) -> np.ndarray:
         image, where = np.asarray(image), np.asarray(where)
         lead, rows = image.shape[:-3], image.reshape(-1, *image.shape[-3:])
@@ -88,6 +99,42 @@ def black_box(ask: Callable[[np.ndarray], np.ndarray], *, num_classes: int, prob
         return jax.pure_callback(answer, shape, image, wanted, vmap_method="expand_dims")
 
     return Victim((), forward, white_box=False, on_host=True, num_classes=num_classes)
+
+
+_raised: dict[str, BaseException] = {}
+"""What black boxes raised inside compiled programs and nobody has met yet, by the number in XLA's message."""
+_numbers = itertools.count()
+
+
+class _Failure(Exception):
+    """What XLA, which turns every exception of a callback into one of its own, is given in an exception's place."""
+
+
+def _remembered(answer: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    def call(*arguments: Any) -> np.ndarray:
+        try:
+            return answer(*arguments)
+        except BaseException as error:
+            name = f"black box failure {next(_numbers)}:"
+            _raised[name] = error
+            for old in list(_raised)[:-8]:  # what nobody met, outside `own_exceptions`, is not kept for ever
+                del _raised[old]
+            raise _Failure(f"{name} {type(error).__name__}: {error}") from error
+
+    return call
+
+
+@contextmanager
+def own_exceptions() -> Iterator[None]:
+    """What a black box raises inside a compiled attack comes out as it was raised, with its traceback."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        name = re.search(r"black box failure \d+:", str(error))
+        own = _raised.pop(name[0], None) if name else None
+        if own is None:
+            raise
+        raise own from None
 
 
 def check_answer(answer: np.ndarray, count: int, num_classes: int, probabilities: bool) -> np.ndarray:
@@ -114,5 +161,7 @@ def check_answer(answer: np.ndarray, count: int, num_classes: int, probabilities
 
 
 def look_like_probabilities(scores: np.ndarray) -> bool:
-    """Whether every row lies in [0, 1] and sums to 1 (to 1e-3)."""
-    return bool((scores >= 0).all() and (scores <= 1).all() and (np.abs(scores.sum(-1) - 1) < 1e-3).all())
+    """Whether every row lies in [0, 1] and sums to 1, to 1e-3, or to what half precision leaves of that."""
+    slack = max(1e-3, float(jnp.finfo(scores.dtype).eps)) if jnp.issubdtype(scores.dtype, jnp.floating) else 1e-3
+    scores = scores.astype(np.float64)
+    return bool((scores >= 0).all() and (scores <= 1).all() and (np.abs(scores.sum(-1) - 1) < slack).all())

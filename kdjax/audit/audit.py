@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kdjax.attacks import boundary, compose, named, objectives, projections, search, starts
+from kdjax.attacks import boundary, named, objectives, projections, search, starts
 from kdjax.attacks.victims import Victim
 from kdjax.audit import comparisons, conduct, slopes
 from kdjax.audit.finding import Finding
@@ -245,7 +245,7 @@ PROBES = 100
 """Decisions of the hard-label attack for one slope."""
 
 
-def _inside_or_edge(norm: str, epsilon: float) -> compose.Start:
+def _inside_or_edge(norm: str, epsilon: float) -> starts.Start:
     """Half uniform in the ball; half corners of the linf ball, or points of the l2 ball's surface."""
     inside = starts.uniform(norm, epsilon)
     # From far outside, the projection leads to the surface.

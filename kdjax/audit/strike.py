@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kdjax.attacks import compose, named, objectives, oracles, projections, starts
+from kdjax.attacks import named, objectives, oracles, projections, starts
+from kdjax.attacks._rows import fold, merge, untouched
 from kdjax.attacks.run import run
 from kdjax.attacks.victims import Victim
 from kdjax.audit.subject import Subject, chunk_size, chunks, scores
@@ -127,7 +128,7 @@ def climb(
         objective = goal(victim, jnp.asarray(subject.label[rows]))
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, rows)
         point = image if random_start is None else begin(keys, image, epsilon)
-        best, course = compose.untouched(image), []
+        best, course = untouched(image), []
         for number in range(steps):
             point, best, tally = step(objective, keys, image, point, best, epsilon, size, real, jnp.asarray(number))
             course.append(tally)
@@ -150,9 +151,9 @@ def _step(norm: str, draws: int) -> Callable[..., tuple[Array, Adversarial, Arra
         objective: Objective, key: Array, image: Array, point: Array, best: Adversarial, epsilon: Array, size: Array,
         real: Array, number: Array,
     ) -> tuple[Array, Adversarial, Array]:  # fmt: skip
-        key = compose.fold(key, number)
+        key = fold(key, number)
         moved = named.pgd(epsilon, steps=1, step_size=size, norm=norm, oracle=oracle)(objective, key, image, point)
-        best = compose.merge(best, moved, image, by="value")
+        best = merge(best, moved, image, by="value")
         return (
             moved.image,
             best,

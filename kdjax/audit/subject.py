@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from kdjax.attacks.projections import require_radius
 from kdjax.attacks.victims import Victim, look_like_probabilities
 from kdjax.types import BadInput
 
@@ -113,8 +114,7 @@ class Subject:
     def __post_init__(self) -> None:
         if self.threat.norm not in ("linf", "l2"):
             raise BadInput(f"norm={self.threat.norm!r}: accepted are linf, l2.")
-        if not self.threat.epsilon > 0:
-            raise BadInput(f"epsilon={self.threat.epsilon}: accepted are pixel units above 0.")
+        require_radius("epsilon", self.threat.epsilon, self.threat.norm, self.image[:1].size or None, zero=False)
         if (self.threat.low, self.threat.high) != (0, 1):
             raise BadInput(f"box [{self.threat.low}, {self.threat.high}]: accepted is [0, 1]; scale inside the model.")
         if len(self.image) != len(self.label) or self.image.ndim != 4 or not len(self.image):

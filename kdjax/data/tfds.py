@@ -7,11 +7,14 @@ import numpy as np
 
 from kdjax.data import cache, prepared, splits
 from kdjax.data.source import Source
-from kdjax.data.stream import Record, Stream, decode
+from kdjax.data.stream import MODES, Record, Stream, decode
 from kdjax.types import BadInput
 
 CHUNK = 1000
 """Records read at once while a whole set is decoded."""
+
+_DECODER = 2
+"""Counts the changes of `decode` that change pixels, so that no cache holds those of before."""
 
 
 def load(name: str, split: str, data_dir: str = "", image_size: int = 0, memory_gb: float = 4.0) -> Source | Stream:
@@ -57,21 +60,21 @@ def load(name: str, split: str, data_dir: str = "", image_size: int = 0, memory_
     positions = range(examples)[whole]
     size, stamp = "x".join(map(str, shape)), cache.fingerprint(found.folder)
     name_and_version = f"{found.name.replace('/', '+')}-{found.folder.name}"
-    key = f"{name_and_version}-{base}-{whole.start}_{whole.stop}-{size}-{stamp}"
+    key = f"{name_and_version}-{base}-{whole.start}_{whole.stop}-{size}-{_DECODER}-{stamp}"
     arrays = cache.cached(
         key,
         {"image": (len(positions), *shape), "label": (len(positions),)},
-        lambda: _decode_all(read, positions, shape),
+        lambda: _decode_all(read, positions, shape, stream.name),
     )
     inside = slice(part.start - whole.start, part.stop - whole.start)
     return Source({column: array[inside] for column, array in arrays.items()}, classes, stream.name)
 
 
-def _decode_all(read: Any, positions: range, shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+def _decode_all(read: Any, positions: range, shape: tuple[int, int, int], name: str) -> dict[str, np.ndarray]:
     image, label = np.empty((len(positions), *shape), np.uint8), np.empty(len(positions), np.int32)
     for start in range(0, len(positions), CHUNK):
         records = read(list(positions[start : start + CHUNK]))
-        image[start : start + CHUNK] = decode([data for data, _ in records], shape)
+        image[start : start + CHUNK] = decode([data for data, _ in records], shape, name)
         label[start : start + CHUNK] = [number for _, number in records]
     return {"image": image, "label": label}
 
@@ -97,8 +100,12 @@ def _image_shape(tfds: Any, features: Any, name: str, image_size: int) -> tuple[
         kinds = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in given.items())
         raise BadInput(f"dataset={name!r} has features {kinds}; accepted: image (Image) and label (ClassLabel)")
     if image.np_dtype != np.uint8:
-        raise BadInput(f"dataset={name!r} has images of {np.dtype(image.np_dtype)}; accepted: uint8")
+        raise BadInput(f"dataset={name!r}: feature 'image' is of {np.dtype(image.np_dtype)}; accepted: uint8")
     height, width, channels = image.shape
+    if channels and channels not in MODES:
+        raise BadInput(
+            f"dataset={name!r}: feature 'image' has {channels} channels; accepted: 1 (grey), 3 (RGB) or 4 (RGBA)"
+        )
     if image_size:
         height = width = image_size
     if not height or not width:

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from kdjax.ensembles._minimum_norm import minimum_norm
 from kdjax.losses import _logits
-from kdjax.losses._rows import Scalar, clean, require_positive
+from kdjax.losses._rows import Scalar, clean, require, require_positive
 from kdjax.types import BadInput
 
 Answers: TypeAlias = Float[Array, "teachers batch classes"]
@@ -334,8 +334,8 @@ def gradient_space(
     teachers = len(logits)
     if teachers == 1:
         return _even(logits)
-    if isinstance(bound, float | int) and not 1 / teachers <= bound <= 1:
-        raise BadInput(f"bound={bound}: {teachers} weights that sum to 1 need one from 1/{teachers} to 1")
+    accepted = f"a number from 1/{teachers} to 1, as {teachers} weights sum to 1"
+    require("bound", bound, accepted, lambda x: 1 / teachers <= x <= 1)
     answers, mine = jax.lax.stop_gradient((clean(logits, None), clean(student, None)))
     slope = jax.nn.softmax(mine / temperature)[None] - jax.nn.softmax(answers / temperature)
     gram = jnp.einsum("tbk,sbk->bts", slope, slope, precision="highest")

@@ -11,11 +11,8 @@ As Σ_k w_k KL(p_k‖q) = KL(Σ_k w_k p_k‖q) + Σ_k w_k KL(p_k‖Σ_j w_j p_j)
 gradient of the weighted mean of the teachers' losses, and a value that is smaller by a constant.
 """
 
-import functools
-import inspect
 import sys
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -25,6 +22,8 @@ from jaxtyping import Array, Float, Int
 from kdjax.ensembles import gates as gating
 from kdjax.ensembles.gates import Answers, Domain, Labels, Student, Weights, check_answers
 from kdjax.losses._rows import Mask, Scalar, blank, clean, require_fraction, require_positive
+from kdjax.spec import Family, formula
+from kdjax.spec.formula import Summand
 from kdjax.types import BadInput, nearest
 
 Pooled: TypeAlias = Float[Array, "batch classes"]
@@ -286,81 +285,40 @@ def combine(pool: Callable[..., Array | Vote], gate: Callable[..., Array] = gati
     return ensemble
 
 
-def resolve(pool: str, gate: str = "uniform", /, **hyper: Any) -> Ensemble:
-    """The ensemble that two names stand for, hyper-parameters of either bound.
+POOLS = Family(sys.modules[__name__], first=("logits", "weights"))
+"""The pools by name."""
+
+GATES = Family(gating, first=("logits", "labels"))
+"""The gates by name."""
+
+_GIVEN = ("logits", "weights", "labels", "student", "domain", "temperature")
+
+
+def resolve(value: str | Summand, *, flag: str = "ensemble") -> Ensemble:
+    """The ensemble that an expression says: a pool, plus a gate where it is not `uniform`.
 
     Args:
-        pool: one of `pools()`.
-        gate: one of `gates()`.
-        **hyper: own keywords of the pool or the gate, such as `threshold` or `scale`.
+        value: `vote(threshold=0.5) + entropy(scale=0.3)`, as text or as it is.
+        flag: that it was typed for, for messages.
 
-    Raises: BadInput: a name or a keyword that does not exist, or one that is needed and missing; the message lists
-        those that do.
+    Raises: BadInput: another expression, an unknown name or keyword, or a keyword that is missing.
 
-    >>> resolve("mean_logit", "fixed", shares=(0, 1))(jnp.array([[[3.0, 1.0]], [[0.0, 2.0]]]))
+    >>> resolve("mean_logit + fixed(shares=(0, 1))")(jnp.array([[[3.0, 1.0]], [[0.0, 2.0]]]))
     Array([[0., 2.]], dtype=float32)
     """
-    chosen = [_find("pool", pool, _pools()), _find("gate", gate, _gates())]
-    own = [
-        {name: p for name, p in inspect.signature(f).parameters.items() if name not in _GIVEN_BY_THE_CALLER}
-        for f in chosen
-    ]
-    both = own[0] | own[1]
-    wanted = f"expected one of {', '.join(sorted(both))}" if both else "they have no keywords of their own"
-    for key, value in hyper.items():
-        if key not in both:
-            raise BadInput(f"{key}={value!r}: not a keyword of {pool} or {gate}; {wanted}{nearest(key, both)}")
-    for key, parameter in both.items():
-        if parameter.default is parameter.empty and key not in hyper:
-            raise BadInput(f"{key} is missing: {gate} has no default for it")
-    ready = [
-        functools.partial(f, **{k: v for k, v in hyper.items() if k in mine})
-        for f, mine in zip(chosen, own, strict=True)
-    ]
-    return combine(*ready)
-
-
-def pools() -> list[str]:
-    """The pools that `resolve` knows, sorted.
-
-    >>> pools()[:3]
-    ['geometric', 'majority', 'mean_logit']
-    """
-    return sorted(_pools())
-
-
-def gates() -> list[str]:
-    """The gates that `resolve` knows, sorted.
-
-    >>> gates()[:3]
-    ['confidence_aware', 'ebkd', 'entropy']
-    """
-    return sorted(_gates())
-
-
-_GIVEN_BY_THE_CALLER = ("logits", "weights", "labels", "student", "domain", "temperature")
-
-
-def _pools() -> dict[str, Callable[..., Any]]:
-    return _public(sys.modules[__name__], "logits", "weights")
-
-
-def _gates() -> dict[str, Callable[..., Any]]:
-    return _public(gating, "logits", "labels")
-
-
-def _find(what: str, name: str, known: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
-    if name not in known:
-        raise BadInput(f"{what} name {name!r}: expected one of {', '.join(sorted(known))}{nearest(name, known)}")
-    return known[name]
-
-
-def _public(module: ModuleType, *first: str) -> dict[str, Callable[..., Any]]:
-    """Every public function, defined in the module itself, whose first parameters are these."""
-    return {
-        name: function
-        for name, function in inspect.getmembers(module, inspect.isfunction)
-        if not name.startswith("_")
-        and function.__module__ == module.__name__
-        and list(inspect.signature(function).parameters)[: len(first)] == list(first)
-    }
+    known, found = POOLS.names() + GATES.names(), dict[str, Callable[..., Any]]()
+    terms = formula(value, flag=flag).terms
+    for weight, call in terms:
+        if call.name not in known:
+            names = f"the pools {', '.join(POOLS.names())}, and the gates {', '.join(GATES.names())}"
+            raise call.error(f"read the name {call.name}; accepted: {names}{nearest(call.name, known)}")
+        family = POOLS if call.name in POOLS.functions else GATES
+        part = "pool" if family is POOLS else "gate"
+        if not (isinstance(weight, int | float) and weight == 1) or part in found:
+            raise call.error(f"read {weight!r}*{call!r}; accepted: POOL or POOL + GATE, of each one, and no weights")
+        found[part] = family.resolve(call, given=_GIVEN, varying=False)
+    if "pool" not in found:
+        raise terms[0].call.error(
+            f"read {value} without a pool; accepted: POOL + GATE, with one of {', '.join(POOLS.names())}"
+        )
+    return combine(**found)

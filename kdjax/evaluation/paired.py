@@ -23,7 +23,8 @@ def paired_difference(
         `mean`, `low`, `high`, and `n`.
 
     Raises:
-        BadInput: unequal lengths, or fewer than two pairs: one run says nothing about spread.
+        BadInput: unequal lengths, fewer than two pairs (one says nothing about spread), a number that is not finite,
+            or a level outside (0, 1).
 
     >>> d = paired_difference([2.0, 3.0, 4.0], [1.0, 1.0, 1.0])
     >>> round(d["mean"], 6), round(d["low"], 4), round(d["high"], 4)
@@ -31,6 +32,10 @@ def paired_difference(
     """
     if len(a) != len(b) or len(a) < 2:
         raise BadInput(f"a has {len(a)} runs and b has {len(b)}: accepted are as many of both, and at least 2.")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise BadInput(f"a={list(a)} and b={list(b)}; accepted: finite numbers, one per run")
+    if not 0 < level < 1:
+        raise BadInput(f"level={level}; accepted: above 0 and below 1, such as 0.95")
     d = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     half = stats.t.ppf((1 + level) / 2, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
     return {

@@ -28,7 +28,9 @@ def negative_log_likelihood(
     log_q = jax.nn.log_softmax(logits)
     # "fill" is NaN beyond the last class; "clip" would train on the wrong class in silence.
     log_q_target = jnp.take_along_axis(log_q, target[:, None], axis=1, mode="fill")[:, 0]
-    return -(1 - label_smoothing) * log_q_target - label_smoothing * log_q.mean(axis=1)
+    # Without smoothing a class that is ruled out adds 0, not 0·∞.
+    spread = jnp.where(label_smoothing == 0, 0, label_smoothing * log_q.mean(axis=1))
+    return -(1 - label_smoothing) * log_q_target - spread
 
 
 def split_target(
@@ -56,8 +58,17 @@ def centre(x: Array, axis: int, keep: Bool[Array, "..."] | None = None) -> Array
 
 def norm(x: Array, axis: int) -> Array:
     """Euclidean norm along `axis`, which it keeps, with gradient 0 and not NaN at 0."""
-    square = jnp.sum(x * x, axis, keepdims=True)
-    return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+    # The largest entry is taken out first: the square of 1e20, or of 1e-25, is no float32. The norm does not depend on
+    # what is taken out, which so needs no gradient.
+    top = jax.lax.stop_gradient(jnp.abs(x).max(axis, keepdims=True))
+    top = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
+    square = jnp.sum((x / top) ** 2, axis, keepdims=True)
+    return jnp.where(square == 0, 0, top * jnp.sqrt(jnp.where(square == 0, 1, square)))
+
+
+def size(x: Array) -> Array:
+    """|x|, with slope 0 at 0, where that of `jnp.abs` is 1: it would push where both sides agree."""
+    return x * jnp.sign(x)
 
 
 def divide(x: Array, scale: Array, eps: float) -> Array:

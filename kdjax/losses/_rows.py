@@ -1,10 +1,13 @@
 """What every loss does with its rows before and after its formula: check, widen, leave out."""
 
-from numbers import Real
+import math
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import chex
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Num
 
 from kdjax.types import BadInput
@@ -16,16 +19,24 @@ Mask: TypeAlias = Bool[Array, " batch"] | Float[Array, " batch"] | None
 """Rows to keep: True or non-zero; None keeps all. It selects and does not weigh: weights are the caller's."""
 
 
+def require(name: str, value: Any, accepted: str, fits: Callable[[float], bool]) -> None:
+    """Refuse what is no single real number, or a number that does not fit. A traced one has no value yet: it passes."""
+    shape, kind = np.shape(value), value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    if shape or not jnp.issubdtype(kind, np.number) or jnp.issubdtype(kind, np.complexfloating):
+        what = f"{kind} of shape {shape}" if hasattr(value, "dtype") else repr(value)
+        raise BadInput(f"{name} is {what}: expected {accepted}")
+    if not isinstance(value, Tracer) and not (math.isfinite(value) and fits(float(value))):
+        raise BadInput(f"{name}={value}: expected {accepted}")
+
+
 def require_positive(name: str, value: Any) -> None:
-    """Refuse a plain number that is not above 0. A traced one has no value yet and passes."""
-    if isinstance(value, Real) and not float(value) > 0:
-        raise BadInput(f"{name}={value!r}: expected a number above 0")
+    """Refuse what is no number above 0."""
+    require(name, value, "a number above 0", lambda x: x > 0)
 
 
 def require_fraction(name: str, value: Any) -> None:
-    """Refuse a plain number outside [0, 1]. A traced one has no value yet and passes."""
-    if isinstance(value, Real) and not 0 <= float(value) <= 1:
-        raise BadInput(f"{name}={value!r}: expected a number from 0 to 1")
+    """Refuse what is no number in [0, 1]."""
+    require(name, value, "a number from 0 to 1", lambda x: 0 <= x <= 1)
 
 
 def check_shapes(student: Array, *, labels: Array | None = None, where: Mask = None, **alike: Array) -> None:
@@ -41,6 +52,8 @@ def check_shapes(student: Array, *, labels: Array | None = None, where: Mask = N
         except AssertionError:
             message = f"student has shape {student.shape} and {name} {other.shape}: expected {expected}"
             raise BadInput(message) from None
+    if labels is not None and not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise BadInput(f"labels is {labels.dtype} of shape {labels.shape}: expected integers, the number of each class")
 
 
 def blank(x: Array, where: Mask) -> Array:

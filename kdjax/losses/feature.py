@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdjax.losses import _logits, _maps
-from kdjax.losses._rows import Mask, Scalar, blank, require_positive
+from kdjax.losses._rows import Mask, Scalar, blank, require, require_positive
 from kdjax.types import BadInput
 
 Features: TypeAlias = Float[Array, "batch *rest channels"]
@@ -51,10 +51,10 @@ def hint(student: Features, teacher: Features, *, where: Mask = None) -> PerExam
 
 
 def _attention_maps(student: Array, teacher: Array, p: Scalar, where: Mask) -> tuple[Array, Array]:
-    if isinstance(p, int | float) and not p >= 1:
-        raise BadInput(f"p={p!r}: expected a number from 1 up; below, the gradient at a feature of 0 is infinite")
+    require("p", p, "a number from 1 up; below, the gradient at a feature of 0 is infinite", lambda x: x >= 1)
     student, teacher = _maps.positions(where, student=student, teacher=teacher)
-    return _maps.unit((jnp.abs(student) ** p).mean(2)), _maps.unit((jnp.abs(teacher) ** p).mean(2))
+    ours, theirs = (_maps.unit((_logits.size(x) ** p).mean(2)) for x in (student, teacher))
+    return ours, theirs
 
 
 def attention(student: Maps, teacher: Maps, *, where: Mask = None, p: Scalar = 2.0) -> PerExample:
@@ -96,7 +96,7 @@ def attention_paper(student: Maps, teacher: Maps, *, where: Mask = None, p: Scal
     Reference: Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017, equation 2.
     """
     ours, theirs = _attention_maps(student, teacher, p, where)
-    return blank(_logits.norm(ours - theirs, axis=1)[:, 0], where)
+    return blank(_logits.norm(_maps.apart(ours, theirs), axis=1)[:, 0], where)
 
 
 def nst(student: Maps, teacher: Maps, *, where: Mask = None) -> PerExample:
@@ -275,13 +275,16 @@ def ab(student: Features, teacher: Features, *, where: Mask = None, margin: Scal
 
 
 def ft(student: Features, teacher: Features, *, where: Mask = None) -> PerExample:
-    """Factor transfer: mean over elements of |s/‖s‖ - t/‖t‖|.
+    """Factor transfer, as the authors' code has it: mean over elements of |s/‖s‖ - t/‖t‖|.
+
+    The lengths are those of an example's whole factor. For the CIFAR-100 code's, which is another loss, see `ft_crd`.
 
     Args:
         student: the translator's factor, `[batch, ...]`. where: rows to keep.
         teacher: the paraphraser's.
 
-    Returns: `[batch]`, no unit. The paper has the sum; the mean is that of the CIFAR-100 code, whose weight is 200.
+    Returns: `[batch]`, no unit. The paper has the sum; the authors' code the mean, with a weight of 500. At an element
+        on which both sides agree exactly the gradient is 0.
 
     Raises: BadInput: shapes that differ.
 
@@ -289,10 +292,40 @@ def ft(student: Features, teacher: Features, *, where: Mask = None) -> PerExampl
     Array([1.], dtype=float32)
 
     Reference: Kim, Park, Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS 2018,
-    equation 3, with p = 1.
+    equation 3, with p = 1, as released.
     """
-    student, teacher = (x.reshape(len(x), -1) for x in _maps.alike(student, teacher, where))
-    return blank(_maps.mean(jnp.abs(_maps.unit(student) - _maps.unit(teacher))), where)
+    return blank(_factor_distance(*_maps.alike(student, teacher, where)), where)
+
+
+def ft_crd(student: Features, teacher: Features, *, where: Mask = None) -> PerExample:
+    """Factor transfer, as the CIFAR-100 code has it: `ft` of the maps of mean_c s_c² and of mean_c t_c².
+
+    The factor's channels are gone before they are compared: this sees where a factor is large, `ft` what it holds.
+    Their gradients have next to nothing in common.
+
+    Args:
+        student: the translator's factor, `[batch, ..., channels]`, two axes of it or more. where: rows to keep.
+        teacher: the paraphraser's.
+
+    Returns: `[batch]`, no unit; its weight in that code is 200. The same for any positive multiple of either side.
+
+    Raises: BadInput: shapes that differ, or a factor without places.
+
+    >>> ft_crd(jnp.array([[[3.0], [0.0]]]), jnp.array([[[0.0], [1.0]]]))  # (1 + 1) / 2
+    Array([1.], dtype=float32)
+
+    Reference: the code of Tian, Krishnan, Isola, "Contrastive Representation Distillation", ICLR 2020, there for Kim,
+    Park, Kwak, NeurIPS 2018.
+    """
+    student, teacher = _maps.alike(student, teacher, where)
+    if student.ndim < 3:
+        raise BadInput(f"student has shape {student.shape}: expected [batch, ..., channels], maps of one place or more")
+    return blank(_factor_distance(*((x**2).mean(-1) for x in (student, teacher))), where)
+
+
+def _factor_distance(student: Array, teacher: Array) -> Array:
+    ours, theirs = (_maps.unit(x.reshape(len(x), -1)) for x in (student, teacher))
+    return _maps.mean(_logits.size(_maps.apart(ours, theirs)))
 
 
 def review(student: Features, teacher: Features, *, where: Mask = None) -> PerExample:

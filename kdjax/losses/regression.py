@@ -7,12 +7,14 @@ Means over dims throughout, so that a weight means the same whatever their numbe
 in float32, and gradients flow to both sides.
 """
 
+import math
 from typing import TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.losses._rows import Mask, Scalar, blank, check_shapes, clean, pair, require_positive
+from kdjax.losses import _logits
+from kdjax.losses._rows import Mask, Scalar, blank, check_shapes, clean, pair, require, require_positive
 from kdjax.types import BadInput
 
 Numbers: TypeAlias = Float[Array, "batch dims"]
@@ -61,7 +63,7 @@ def huber(
     """
     require_positive("delta", delta)
     student, teacher = pair(student, teacher, where)
-    distance = jnp.abs(student - teacher)
+    distance = _logits.size(student - teacher)
     near = jnp.minimum(distance, delta)
     return blank(jnp.mean(near * (distance - 0.5 * near), axis=1), where)
 
@@ -95,6 +97,7 @@ def teacher_bounded(
     Reference: Chen et al., "Learning Efficient Object Detection Models with Knowledge Distillation", NeurIPS
     2017, section 3.3.
     """
+    require("margin", margin, "a number", math.isfinite)
     if targets is None:
         raise BadInput("targets=None: teacher_bounded compares two errors; expected targets [batch, dims]")
     student, teacher = pair(student, teacher, where)

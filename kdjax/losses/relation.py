@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax.losses import _maps
+from kdjax.losses import _logits, _maps
 from kdjax.losses._rows import Mask, Scalar, blank, clean, require_positive
 from kdjax.types import BadInput
 
@@ -56,7 +56,7 @@ def _products(a: Array, b: Array) -> Array:
 
 
 def _huber(difference: Array) -> Array:
-    size = jnp.abs(difference)
+    size = _logits.size(difference)
     near = jnp.minimum(size, 1)
     return near * (size - 0.5 * near)
 
@@ -243,7 +243,7 @@ def cc_neighbours(student: Features, teacher: Features, *, where: Mask = None) -
     """
     _maps.alike(student, teacher, where)
     student, teacher, keep, count = _rows(student, teacher, where)
-    size, nobody = jnp.abs(student - teacher), len(keep)
+    size, nobody = _logits.size(student - teacher), len(keep)
     candidates = jnp.where(keep, jnp.arange(nobody), nobody)
     following = jnp.append(jax.lax.cummin(candidates, reverse=True)[1:], nobody)
     products = (size * size.at[following].get(mode="fill", fill_value=0)).sum(1)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
@@ -72,8 +73,10 @@ class StridedConv(nn.Module):
         if self.size % self.stride:
             raise BadInput(f"size={self.size}, stride={self.stride}: accepted are sizes that the stride divides.")
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = jnp.asarray(self.param("kernel", nn.initializers.lecun_normal(), shape))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        # In float32 where JAX makes float64, and computed in the wider of the two, as `nn.Conv` does.
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        x, kernel, bias = promote_dtype(x, kernel, bias)
         convolve = _convolve if jax.default_backend() == "cpu" else _plain
         return convolve(x, kernel, self.stride, self.padding) + bias.reshape(1, 1, 1, -1)
 

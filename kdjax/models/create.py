@@ -1,12 +1,13 @@
 """A network by name, as two pure functions. Flax stays behind this border."""
 
 import inspect
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from kdjax.models.layers import check_moments
 from kdjax.models.padding import real_rows
 from kdjax.models.zoo import MODELS, WITH_WIDTHS
 from kdjax.types import BadInput, Model, Outputs, PyTree, nearest
@@ -17,6 +18,16 @@ NORMS = ("batch", "group")
 _UNSET: dict[str, Any] = {
     "hidden": (), "dropout": 0.0, "input_dropout": 0.0, "norm": None, "mean": None, "std": None,
 }  # fmt: skip
+
+
+@runtime_checkable
+class Like(Protocol):
+    """Examples that a network must fit."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def image_shape(self) -> tuple[int, int, int]: ...
 
 
 def names() -> tuple[str, ...]:
@@ -46,8 +57,9 @@ def accepts(name: str) -> frozenset[str]:
 def create(
     name: str,
     *,
-    num_classes: int,
-    image_shape: tuple[int, int, int],
+    num_classes: int | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+    like: Like | None = None,
     hidden: tuple[int, ...] = (),
     dropout: float = 0.0,
     input_dropout: float = 0.0,
@@ -63,13 +75,15 @@ def create(
         name: one of `all_names()`.
         num_classes: number of logits, at least 2.
         image_shape: height, width and channels.
+        like: examples that the network must fit, instead of these two.
         hidden: for the networks of `names()`, which need it: widths of an MLP's hidden layers; channels of a CNN's
             blocks; of a fast CNN the last is a dense width.
         dropout: rate in the hidden layers of an MLP, on the embedding of a CNN or a MobileNet, in the blocks of a wide
             ResNet; in [0, 1).
         input_dropout: rate on the pixels; in [0, 1).
         norm: "batch", where nothing is said, or "group".
-        mean, std: a number per channel, for the network to normalise images with; else they are used as they are.
+        mean, std: a number per channel, for the network to normalise images with, of images in [0, 1] as they are
+            themselves: mean in [0, 1], std in (0, 1]. Else images are used as they are.
 
     Returns:
         A `Model`. Parameters are created in float32; images are in [0, 1].
@@ -82,6 +96,10 @@ def create(
     >>> parameter_count(model.init(jax.random.key(0))[0])
     15910
     """
+    if like is not None and num_classes is None and image_shape is None:
+        num_classes, image_shape = like.num_classes, like.image_shape()
+    if num_classes is None or image_shape is None:
+        raise BadInput(f"num_classes={num_classes}, image_shape={image_shape}; accepted: both, or like=EXAMPLES alone")
     given: dict[str, Any] = {
         "hidden": tuple(hidden), "dropout": dropout, "input_dropout": input_dropout,
         "norm": norm, "mean": mean, "std": std,
@@ -101,6 +119,7 @@ def create(
             raise BadInput(f"{argument}={rate}; accepted: a rate in [0, 1)")
     if norm not in (None, *NORMS):
         raise BadInput(f"norm={norm!r}; accepted: {', '.join(NORMS)}")
+    check_moments(mean, std, image_shape[2])
     module = MODELS[name](num_classes=num_classes, **given)
     return from_linen(module, image_shape, needs_key=max(dropout, input_dropout) > 0)
 

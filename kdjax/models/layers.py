@@ -84,20 +84,37 @@ def entered(
         multiple: what height and width must be a multiple of.
 
     Raises:
-        BadInput: an image that is too small; one of the two numbers without the other, or not one per channel.
+        BadInput: an image that is too small; moments that `check_moments` refuses.
     """
     if min(image.shape[1:3]) < least or any(side % multiple for side in image.shape[1:3]):
         wanted = f", each a multiple of {multiple}" if multiple > 1 else ""
         raise BadInput(
             f"image is {image.shape[1]} x {image.shape[2]}; accepted by this network: {least} x {least} or more{wanted}"
         )
-    if mean is None and std is None:
+    check_moments(mean, std, image.shape[-1])
+    if mean is None or std is None:
         return image
-    channels = image.shape[-1]
-    if mean is None or std is None or not len(mean) == len(std) == channels or not min(std) > 0:
-        raise BadInput(f"mean={mean}, std={std}; accepted: {channels} numbers each, those of std positive, or neither")
     shift, scale = (jnp.array(numbers, image.dtype).reshape(1, 1, 1, -1) for numbers in (mean, std))
     return (image - shift) / scale
+
+
+def check_moments(mean: Sequence[float] | None, std: Sequence[float] | None, channels: int) -> None:
+    """Refuse a mean and a standard deviation that are not of images in [0, 1].
+
+    Raises:
+        BadInput: one without the other, not one number per channel, a mean outside [0, 1], or a deviation that is 0,
+            negative or above 1; of those in 255ths the message says what was probably meant.
+    """
+    if mean is None and std is None:
+        return
+    if mean is None or std is None or not len(mean) == len(std) == channels:
+        raise BadInput(f"mean={mean}, std={std}; accepted: {channels} numbers each, one per channel, or neither")
+    for name, numbers, fits in (("mean", mean, lambda x: 0 <= x <= 1), ("std", std, lambda x: 0 < x <= 1)):
+        wrong = [float(x) for x in numbers if not fits(x)]
+        if wrong:
+            meant = f"; {wrong[0]:g}/255 = {wrong[0] / 255:.4f} was probably meant" if 1 < wrong[0] <= 255 else ""
+            accepted = "from 0 to 1" if name == "mean" else "above 0 and at most 1"
+            raise BadInput(f"{name}={tuple(numbers)} of images in [0, 1]{meant}; accepted: numbers {accepted}")
 
 
 def relu(x: Array) -> Array:

@@ -54,5 +54,11 @@ def known(label: Array) -> Array:
 
 
 def correct(logits: Array, label: Array) -> Array:
-    """1 where the largest logit is the label's, `[B]`."""
-    return (jnp.argmax(logits, -1) == label).astype(jnp.float32)
+    """1 where the largest logit is the label's, `[B]`; NaN where no logit is a finite largest: argmax would hide it."""
+    right = (jnp.argmax(logits, -1) == label).astype(jnp.float32)
+    return jnp.where(jnp.isfinite(logits.max(-1)), right, jnp.nan)
+
+
+def agreement(a: Array, b: Array) -> Array:
+    """1 where two answers have the same largest logit, `[B]`; NaN where one of them has no finite largest."""
+    return jnp.where(jnp.isfinite(b.max(-1)), correct(a, jnp.argmax(b, -1)), jnp.nan)

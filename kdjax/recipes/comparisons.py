@@ -4,8 +4,8 @@ A loss that is not in the table compares answers if it is a response loss, and e
 are, if it is not.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -15,8 +15,9 @@ from kdjax.losses.contrastive import Remembering
 from kdjax.models.connect.connectors import Embed, Normalised, Pooled, Project, Untouched, Variational
 from kdjax.models.connect.factors import Factors
 from kdjax.models.connect.review import Fusion
+from kdjax.recipes.terms import Comparison
 from kdjax.spec import Call, Family
-from kdjax.types import nearest
+from kdjax.types import BadInput, nearest
 
 MOST = 99
 """As many layers as anybody has."""
@@ -29,33 +30,6 @@ MEMORIES = Family(contrastive, first=("examples",), accepts=lambda f: f.__name__
 
 _GIVEN = ("student", "teacher", "labels", "where")
 """What every loss is given with each call."""
-
-
-class Comparison(NamedTuple):
-    """What a loss needs.
-
-    Attributes:
-        connector: makes what stands between the layers, given whether a first stage taught it; None: nothing does, the
-            loss compares answers.
-        layers: the fewest and the most layers of each side that it compares at once.
-        between: of a map of n pairs it takes n - 1 pairs of neighbours (FSP), or all at once (review).
-        halves: of a map, an earlier pair weighs half of the next, as in released code.
-        before_relu: it looks before the ReLU where a network shows that, `NAME_pre`.
-        couples: an example's number depends on the others, so it must be given the global batch.
-        least: how many examples it compares at least; with fewer it teaches nothing.
-        complete: the loss on what the connector gives, where that is more than two arrays.
-        beside: further losses on the same layers that always come with it, by name: the connector's own.
-    """
-
-    connector: Callable[[bool], Any] | None = None
-    layers: tuple[int, int] = (1, 1)
-    between: str = ""
-    halves: bool = False
-    before_relu: bool = False
-    couples: bool = False
-    least: int = 1
-    complete: Callable[[Callable[..., Array]], Callable[..., Array]] = lambda loss: loss
-    beside: Mapping[str, Callable[..., Array]] = {}
 
 
 def _matrices(loss: Callable[..., Array]) -> Callable[..., Array]:
@@ -100,6 +74,7 @@ COMPARISONS: dict[str, Comparison] = {
     "feature.ab": Comparison(_made(Normalised), halves=True, before_relu=True),
     "feature.ofd": Comparison(_made(lambda: Normalised(margin=True)), halves=True, before_relu=True),
     "feature.ft": _FACTORS,
+    "feature.ft_crd": _FACTORS,
     "relation.rkd_distance": _VECTORS,
     "relation.rkd_angle": _VECTORS._replace(least=3),
     "relation.pkt": _VECTORS,
@@ -140,8 +115,7 @@ def loss_of(call: Call) -> tuple[Callable[..., Any], dict[str, Any]]:
     """
     own = Call(call.name, (), call.kwargs, call.place)
     if remembers(call.name) or call.name not in LOSSES.functions:
-        near = nearest(call.name, names()) or nearest(f"response.{call.name}", names())
-        raise call.error(f"read the name {call.name}; accepted: labels, {', '.join(names())}{near}")
+        raise _unknown(call)
     # What a connector finds channel by channel is no keyword of the expression.
     given = [*_GIVEN, *(n for n, p in LOSSES.parameters(own, given=_GIVEN).items() if p.default is p.empty)]
     LOSSES.resolve(own, given=given)
@@ -149,6 +123,11 @@ def loss_of(call: Call) -> tuple[Callable[..., Any], dict[str, Any]]:
     kept = tuple((key, value) for key, value in call.kwargs if key not in traced)
     bound = LOSSES.resolve(Call(call.name, (), kept, call.place), given=given)
     return comparison(call.name).complete(bound), traced
+
+
+def _unknown(call: Call) -> BadInput:
+    near = nearest(call.name, names()) or nearest(f"response.{call.name}", names())
+    return call.error(f"read the name {call.name}; accepted: labels, {', '.join(names())}{near}")
 
 
 def default_of(call: Call, keyword: str, otherwise: float) -> float:
@@ -163,5 +142,7 @@ def memory_of(call: Call, examples: int | None) -> Remembering:
     Raises:
         BadInput: as `loss_of`; too few examples, or an unknown number for a loss that needs it.
     """
+    if call.name not in names():
+        raise _unknown(call)
     maker = Call(f"remember_{call.name.partition('.')[2]}", (), call.kwargs, call.place)
     return MEMORIES.resolve(maker, given=("examples",))(examples)

@@ -33,7 +33,7 @@ def distill(
             `kdjax.teachers.several`.
         loss: a response loss; T^2 is its own business.
         augment: applied to the images of each step; the teacher sees what the student sees.
-        ensemble: makes one answer of several teachers', such as `ensemble.resolve("mean_probability")`. Where it votes,
+        ensemble: makes one answer of several teachers', such as `pools.resolve("mean_probability")`. Where it votes,
             the first term is multiplied by the example's weight.
 
     Returns:

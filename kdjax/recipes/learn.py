@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from kdjax.attacks import objectives, victims
 from kdjax.ensembles.pools import Ensemble, Vote
-from kdjax.recipes._batch import Augment, augmented, correct, known, spread_rows
+from kdjax.recipes._batch import Augment, agreement, augmented, correct, known, spread_rows
 from kdjax.recipes.memory import over_devices, recall
 from kdjax.recipes.terms import LABELS, TEACHER, Number, Term
 from kdjax.teachers.live import Teacher
@@ -159,7 +159,7 @@ def learn(
                 if term.teacher.network == TEACHER:
                     answer, voted = theirs[term.teacher.view]
                     right = answer.logits
-                    metrics.setdefault("agreement", correct(mine.logits, right.argmax(-1)))
+                    metrics.setdefault("agreement", agreement(mine.logits, right))
                 else:
                     right = own[term.teacher.view].logits
                     right = jax.lax.stop_gradient(right) if term.stop else right

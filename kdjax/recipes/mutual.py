@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from kdjax.ensembles.pools import mean_probability
 from kdjax.losses import response
-from kdjax.recipes._batch import Augment, augmented, correct, known
+from kdjax.recipes._batch import Augment, agreement, augmented, correct, known
 from kdjax.training.state import need
 from kdjax.types import STUDENT, Aux, BadInput, Batch, LossFn, Metrics, Model, Outputs, PyTree, TrainState
 
@@ -128,12 +128,11 @@ def mutual(cohort: Model, *, augment: Augment | None = None) -> LossFn:
         pairs = jax.vmap(lambda p: jax.vmap(lambda r: follow(p, r))(jax.lax.stop_gradient(said)))(said)
         mimicry = pairs.sum(1) / (len(said) - 1)
         hard = jax.vmap(lambda z: response.cross_entropy(z, label))(said)
-        together = outputs.logits.argmax(-1)
         metrics: Metrics = {
             "cross_entropy": (hard.mean(0), known(label)),
             "mimicry": mimicry.mean(0),
             "accuracy": (correct(outputs.logits, label), known(label)),
-            "agreement": jax.vmap(lambda z: correct(z, together))(said).mean(0),
+            "agreement": jax.vmap(lambda z: agreement(z, outputs.logits))(said).mean(0),
         }
         return jnp.sum(hard + need(state, "weight") * mimicry, axis=0), Aux({STUDENT: model_state}, metrics)
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from kdjax.recipes.comparisons import Comparison
+from jaxtyping import Array
+
 from kdjax.training.state import need as need
 from kdjax.types import CLEAN, STUDENT, TrainState
 
@@ -26,6 +27,33 @@ class Side(NamedTuple):
     network: str
     view: str = CLEAN
     layers: tuple[str, ...] = LOGITS
+
+
+class Comparison(NamedTuple):
+    """What a loss needs.
+
+    Attributes:
+        connector: makes what stands between the layers, given whether a first stage taught it; None: nothing does, the
+            loss compares answers.
+        layers: the fewest and the most layers of each side that it compares at once.
+        between: of a map of n pairs it takes n - 1 pairs of neighbours (FSP), or all at once (review).
+        halves: of a map, an earlier pair weighs half of the next, as in released code.
+        before_relu: it looks before the ReLU where a network shows that, `NAME_pre`.
+        couples: an example's number depends on the others, so it must be given the global batch.
+        least: how many examples it compares at least; with fewer it teaches nothing.
+        complete: the loss on what the connector gives, where that is more than two arrays.
+        beside: further losses on the same layers that always come with it, by name: the connector's own.
+    """
+
+    connector: Callable[[bool], Any] | None = None
+    layers: tuple[int, int] = (1, 1)
+    between: str = ""
+    halves: bool = False
+    before_relu: bool = False
+    couples: bool = False
+    least: int = 1
+    complete: Callable[[Callable[..., Array]], Callable[..., Array]] = lambda loss: loss
+    beside: Mapping[str, Callable[..., Array]] = {}
 
 
 class Term(NamedTuple):

@@ -4,7 +4,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from kdjax.spec.expression import Expression, Value, is_number
@@ -16,12 +16,14 @@ Function = Callable[..., Any]
 
 _EMPTY = inspect.Parameter.empty
 
-_FITS: dict[type, tuple[str, Callable[[Value], bool]]] = {
+_FITS: dict[Any, tuple[str, Callable[[Value], bool]]] = {
     bool: ("True or False", lambda v: isinstance(v, bool)),
     int: ("a whole number", lambda v: isinstance(v, Set) or (isinstance(v, int) and not isinstance(v, bool))),
     float: ("a number", lambda v: is_number(v) or isinstance(v, Schedule | Set)),
     str: ("a name or a string", lambda v: isinstance(v, str)),
     tuple: ("a tuple", lambda v: isinstance(v, tuple)),
+    tuple[int, ...]: ("a tuple of whole numbers", lambda v: isinstance(v, tuple) and all(type(x) is int for x in v)),
+    Sequence: ("a tuple", lambda v: isinstance(v, tuple)),
 }
 """What can be typed for a parameter, by the type that its signature asks for."""
 
@@ -85,8 +87,14 @@ class Family:
         """
         return {n: p for n, p in inspect.signature(self.find(call)).parameters.items() if n not in set(given)}
 
-    def resolve(self, call: Call, *, given: Iterable[str] = ()) -> functools.partial[Any]:
-        """The function that a call names, with the call's arguments bound.
+    def resolve(self, call: Call, *, given: Iterable[str] = (), varying: bool = True) -> functools.partial[Any]:
+        """The function that a call names, with the call's arguments bound (`bind`)."""
+        return functools.partial(self.find(call), **self.bind(call, given=given, varying=varying))
+
+    def bind(
+        self, call: Call, *, given: Iterable[str] = (), beside: Function | None = None, varying: bool = True
+    ) -> dict[str, Value]:
+        """The arguments of a call, by the parameters of the function that it names.
 
         Positional arguments fill the parameters that may be typed, in their order; those that take keywords alone too.
         For a parameter that is a string, a bare name is one. A schedule or a set may stand for a number: `fill` it
@@ -95,29 +103,43 @@ class Family:
         Args:
             call: `pgd(0.1, steps=40)`.
             given: parameters that are handed over later, with each call of the function.
+            beside: its parameters too may be typed, by keyword, whatever the function.
+            varying: whether a schedule or a set may stand for a number.
 
         Raises:
             BadInput: an unknown name or keyword, too many arguments, one twice, missing or of the wrong type.
         """
-        function, own, given = self.find(call), self.parameters(call, given=given), list(given)
-        ordered = [n for n, p in own.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        own, given = self.parameters(call, given=given), list(given)
+        more = inspect.signature(beside).parameters if beside else {}
+        ordered = [n for n, p in own.items() if _typable(p)]
+        named = [*ordered, *more]
         anything = any(p.kind is p.VAR_KEYWORD for p in own.values())
-        takes = f"{call.name} takes {', '.join(ordered)}" if ordered else f"{call.name} takes no arguments"
+        takes = f"{call.name} takes {', '.join(named)}" if named else f"{call.name} takes no arguments"
         if len(call.args) > len(ordered):
             raise call.error(f"read {len(call.args)} arguments of {call.name}; accepted: {takes}")
         bound = dict(zip(ordered, call.args, strict=False))
         for key, value in call.kwargs:
             if key in given:
                 raise call.error(f"read {key}={value!r}, which is given with each call; accepted: {takes}")
-            if key not in ordered and not anything:
-                raise call.error(f"read {key}={value!r}; accepted: {takes}{nearest(key, ordered)}")
+            if key not in named and not anything:
+                raise call.error(f"read {key}={value!r}; accepted: {takes}{nearest(key, named)}")
             if key in bound:
                 raise call.error(f"read {key} twice in {call!r}; accepted: each argument once")
             bound[key] = value
         if missing := [n for n in ordered if n not in bound and own[n].default is _EMPTY]:
             raise call.error(f"read {call!r} without {', '.join(missing)}; accepted: {takes}")
-        checked = {key: _checked(call, own[key], value) if key in own else value for key, value in bound.items()}
-        return functools.partial(function, **checked)
+        for key, value in bound.items():
+            if not varying and isinstance(value, Schedule | Set):
+                raise call.error(f"read {key}={value!r} of {call.name}; accepted: one value")
+        known = {**own, **more}
+        return {key: _checked(call, known[key], value) if key in known else value for key, value in bound.items()}
+
+
+def _typable(parameter: inspect.Parameter) -> bool:
+    """Whether a text can say a parameter's value: `oracle: Oracle | None = None` is for Python alone."""
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        return False
+    return _EMPTY in (parameter.default, parameter.annotation) or bool(_wanted(parameter)[0])
 
 
 def _checked(call: Call, parameter: inspect.Parameter, value: Value) -> Value:
@@ -129,7 +151,8 @@ def _checked(call: Call, parameter: inspect.Parameter, value: Value) -> Value:
         return value
     if value is None and optional:
         return value
-    words = [_FITS[kind][0] for kind in kinds if not (kind is str and choices)]
+    told = [kind for kind in kinds if not (kind is str and choices) and not (kind is int and float in kinds)]
+    words = [_FITS[kind][0] for kind in told]
     words += [repr(c) for c in choices] + ["None"] * optional
     typed = isinstance(value, Expression | str | int | float | tuple) or value is None
     fits = value in choices if choices and isinstance(value, str) else any(_FITS[kind][1](value) for kind in kinds)
@@ -141,9 +164,9 @@ def _checked(call: Call, parameter: inspect.Parameter, value: Value) -> Value:
     return float(value) if isinstance(value, int) and float in kinds and not {int, bool} & set(kinds) else value
 
 
-def _wanted(parameter: inspect.Parameter) -> tuple[list[type], list[str], bool]:
+def _wanted(parameter: inspect.Parameter) -> tuple[list[Any], list[str], bool]:
     """The types that can be typed for a parameter, the strings if only some will do, and whether None will."""
-    kinds: list[type] = []
+    kinds: list[Any] = []
     choices: list[str] = []
     optional = parameter.default is None
     members = [parameter.annotation]
@@ -157,8 +180,8 @@ def _wanted(parameter: inspect.Parameter) -> tuple[list[type], list[str], bool]:
             kinds.append(str)
         elif member is None or member is types.NoneType:
             optional = True
-        elif (origin or member) in _FITS:
-            kinds.append(origin or member)
+        elif member in _FITS or origin in _FITS:
+            kinds.append(member if member in _FITS else origin)
     if not kinds and type(parameter.default) in _FITS:
         kinds = [type(parameter.default)]
     return list(dict.fromkeys(kinds)), choices, optional

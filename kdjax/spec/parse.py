@@ -106,6 +106,23 @@ def calls(value: Value, *, flag: str = "text") -> tuple[Call, ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
+def summands(value: Value, *, flag: str = "text") -> tuple[Summand, ...]:
+    """Calls and formulas, with commas between them, as text or as they are.
+
+    >>> summands("vote + entropy(scale=0.3), majority")
+    (vote + entropy(scale=0.3), majority)
+
+    Raises: BadInput: as `parse`, or another value.
+    """
+
+    def fits(found: Value) -> bool:
+        return isinstance(found, Summand) or (isinstance(found, tuple) and all(isinstance(x, Summand) for x in found))
+
+    wanted = "NUMBER*NAME(...) and sums of such, with commas between several"
+    found = _expect(value, flag, lambda v: v != () and fits(v), wanted)
+    return found if isinstance(found, tuple) else (found,)
+
+
 def formula(value: Value, *, flag: str = "text") -> Formula:
     """A sum of weighted calls, as text or as it is; a call alone has the weight 1.
 

@@ -1,49 +1,51 @@
-"""Attacks from flags: `pgd:steps=40:random_start=true` becomes an attack with its objective, or one clear error."""
+"""Attacks from flags: `pgd(steps=40, random_start=True)` becomes an attack with its objective, or one clear error."""
 
-import inspect
-import typing
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdjax import spec
 from kdjax.attacks import catalogue
-from kdjax.attacks.compose import restarts
+from kdjax.attacks.catalogue import ATTACKS
+from kdjax.attacks.combine import restarts
 from kdjax.attacks.objectives import Scored
 from kdjax.attacks.victims import Victim
 from kdjax.data.source import Examples, Source
 from kdjax.data.stream import Stream
+from kdjax.spec import Call, Schedule, Set, ends
 from kdjax.study import report
-from kdjax.types import Attack, BadInput, nearest
-
-# What a colon-separated setting can be, by the type that an attack's signature asks for.
-KINDS: dict[type, Callable[[Any], bool]] = {
-    bool: lambda v: isinstance(v, bool),
-    int: lambda v: isinstance(v, int) and not isinstance(v, bool),
-    float: lambda v: isinstance(v, int | float) and not isinstance(v, bool),
-    str: lambda v: isinstance(v, str),
-    tuple: lambda v: isinstance(v, tuple) and all(isinstance(x, int) for x in v),
-}
+from kdjax.types import Attack, BadInput
 
 
 class Named(NamedTuple):
-    """An attack as it was typed: `text`, its `name` and `settings`, the objective that it makes small, and restarts.
+    """An attack as it was typed: its `call`, the `settings` among its arguments, its objective, and its restarts.
 
     One that has no setting `epsilon` searches no ball, but looks for the nearest image that fools.
     """
 
-    text: str
-    name: str
+    call: Call
     settings: dict[str, Any]
     objective: Callable[..., Scored]
     restarts: int = 1
 
+    @property
+    def text(self) -> str:
+        """What was typed, in one way of writing."""
+        return str(self.call)
+
     def make(self, **more: Any) -> Attack:
-        """The attack, run once; of further settings, such as epsilon, it takes those that it has."""
-        accepted = _accepted(self.name)
-        return catalogue.attack(self.name, **{**{k: v for k, v in more.items() if k in accepted}, **self.settings})
+        """The attack, run once; of further settings, such as epsilon, it takes those that it has.
+
+        Raises:
+            BadInput: a setting that the attack refuses.
+        """
+        try:
+            return ATTACKS.find(self.call)(**{**{k: v for k, v in more.items() if self.has(k)}, **self.settings})
+        except BadInput as error:
+            raise self.call.error(str(error)) from None
 
     def repeated(self, attack: Attack) -> Attack:
         """The worst of as many runs as were asked for."""
@@ -51,72 +53,61 @@ class Named(NamedTuple):
 
     def has(self, setting: str) -> bool:
         """Whether there is such a setting."""
-        return setting in _accepted(self.name)
+        return setting in ATTACKS.parameters(self.call)
 
 
-def named(text: str, *, flag: str, fixed: Mapping[str, str] = {}) -> Named:
-    """Read `name:key=value:key=value`; `objective` replaces that of the attack's paper, `restarts` repeats it.
+def named(value: str | Call, *, flag: str, fixed: Mapping[str, str] = {}, swept: Container[str] = ()) -> Named:
+    """Read `pgd(steps=7, random_start=True)`; `objective` replaces that of the attack's paper, `restarts` repeats it.
 
     Args:
-        text: as typed.
+        value: as typed.
         flag: that it was typed for, for messages.
         fixed: settings that may not be typed here, and the flags that set them.
+        swept: settings for which a set may stand.
 
     Raises:
         BadInput: an unknown attack, setting or objective, or a value that does not fit.
+
+    >>> named("pgd(8/255, steps=7, restarts=2)", flag="attack").settings
+    {'epsilon': 0.03137254901960784, 'steps': 7}
     """
-    try:
-        name, settings = catalogue.parse(text)
-        objective, count = settings.pop("objective", None), settings.pop("restarts", 1)
-        if not KINDS[int](count) or count < 1:
-            raise BadInput(f"restarts={count}: accepted are 1 or more.")
-        if name not in catalogue.attacks():
-            catalogue.attack(name)  # refuses it with the list of those that exist
-        objective = catalogue.objective_of(name) if objective is None else str(objective)
-        if objective not in catalogue.OBJECTIVES:
-            near = nearest(objective, catalogue.OBJECTIVES)
-            raise BadInput(f"objective={objective}: accepted are {', '.join(catalogue.OBJECTIVES)}{near}")
-        accepted = _accepted(name)
-        for key, value in settings.items():
-            if key in fixed:
-                raise BadInput(f"{key} is the same for all attacks; accepted is {fixed[key]}.")
-            if not accepted.get(key):
-                typed = [k for k, kinds in accepted.items() if kinds and k not in fixed] + ["objective", "restarts"]
-                raise BadInput(f"{key}={value}: accepted for {name} are {', '.join(typed)}{nearest(key, typed)}")
-            if not any(KINDS[kind](value) for kind in accepted[key]):
-                raise BadInput(f"{key}={value}: accepted is {' or '.join(kind.__name__ for kind in accepted[key])}.")
-            if not isinstance(value, str | bool | tuple) and not 0 <= value < float("inf"):
-                raise BadInput(f"{key}={value}: accepted are numbers that are not negative.")
-        if settings.get("steps") == 0:
-            raise BadInput("steps=0: accepted are 1 or more.")
-        found = Named(text, name, settings, catalogue.OBJECTIVES[objective], count)
-        found.make(image_shape=(1, 1, 1))
-    except BadInput as error:
-        raise BadInput(f"--{flag}: {text!r}: {error}") from None
+    call = spec.call(value, flag=flag)
+    settings = ATTACKS.bind(call, beside=_conduct)
+    for key, setting in settings.items():
+        if key in fixed:
+            raise call.error(f"read {key}={setting!r}; accepted: {fixed[key]}, for {key} is the same for all attacks")
+        if isinstance(setting, Schedule | Set) and not (isinstance(setting, Set) and key in swept):
+            raise call.error(f"read {key}={setting!r} of {call.name}; accepted: one value")
+    objective, count = settings.pop("objective", catalogue.objective_of(call.name)), settings.pop("restarts", 1)
+    if count < 1:
+        raise call.error(f"restarts={count}: accepted are 1 or more.")
+    found = Named(call, settings, catalogue.OBJECTIVES[objective], count)
+    sets = {key: setting for key, setting in settings.items() if isinstance(setting, Set)}
+    for key, setting in sets.items():
+        for end in ends(setting):
+            found._replace(settings={**settings, key: end}).make(image_shape=(1, 1, 1))
+    if not sets:
+        # The radius may come from another flag; every setting that fits some radius fits the whole box.
+        found.make(epsilon=1.0, image_shape=(1, 1, 1))
     return found
 
 
 def several(text: str, *, flag: str, fixed: Mapping[str, str]) -> list[Named]:
-    """Read a comma-separated list of attacks.
+    """Read attacks with commas between them.
 
     Raises:
         BadInput: none, or one that is typed twice, or as `named`.
     """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(parts) or len(set(parts)) < len(parts):
-        raise BadInput(f"--{flag}={text}: accepted are one or more attacks, each once, such as fgsm,pgd:steps=40.")
-    return [named(part, flag=flag, fixed=fixed) for part in parts]
-
-
-def _accepted(name: str) -> dict[str, list[type]]:
-    """An attack's settings, each with the types of values that can be typed for it."""
-    found = {}
-    for key, parameter in inspect.signature(catalogue.attacks()[name]).parameters.items():
-        members = typing.get_args(parameter.annotation) or (parameter.annotation,)
-        if typing.get_origin(parameter.annotation) is tuple:
-            members = (tuple,)
-        found[key] = [kind for m in members if (kind := typing.get_origin(m) or m) in KINDS]
+    found = [named(call, flag=flag, fixed=fixed) for call in spec.calls(text, flag=flag)]
+    for i, one in enumerate(found):
+        # pgd(0.1) and pgd(epsilon=0.1) are one.
+        if (one.call.name, *one[1:]) in [(earlier.call.name, *earlier[1:]) for earlier in found[:i]]:
+            raise one.call.error(f"read {one.text} twice; accepted: one or more attacks, each once")
     return found
+
+
+def _conduct(objective: Literal["cross_entropy", "dlr", "margin"] = "cross_entropy", restarts: int = 1) -> None:
+    """What can be typed of every attack."""
 
 
 def first(source: Examples | Source | Stream, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -300,6 +300,7 @@ def described(arm: Arm, study: Study) -> dict[str, Any]:
     split = getattr(config, f"{lineage.split}_split")
     seeds = [arm.seed(0)] if arm.once else [arm.seed(number) for number in range(config.seeds)]
     return {
+        "run": arm.run or arm.name,
         **lineage._asdict(),
         "teachers": list(lineage.teachers),
         "split": split,

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from kdjax.config import field
-from kdjax.data import pipeline, splits
+from kdjax.data import checks, pipeline, splits
 from kdjax.data.load import load
 from kdjax.data.source import Examples, Source
 from kdjax.training import optimizers, parallel
@@ -136,6 +136,10 @@ def open_study(config: Data, workdir: Path) -> Study:
         recorder=Recorder(workdir),
     )
     check_batch(study, study.train)
+    for flag, scored in (("validation_split", study.validation), ("test_split", study.test)):
+        if scored is not None:
+            checks.require_labels(scored, flag=flag)
+    checks.warn_of_duplicates({f"{name}_split": getattr(study, name) for name in ("train", "validation", "test")})
     sizes = {name: len(s) for name in ("train", "validation", "test") if (s := getattr(study, name)) is not None}
     log.info("%s: %s", config.dataset, ", ".join(f"{n} {name}" for name, n in sizes.items()))
     return study

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import jax
 
-from kdjax import spec
+from kdjax import models, spec
 from kdjax.config import field
 from kdjax.methods import FAMILY, Method, method
-from kdjax.models import create as models
 from kdjax.recipes.comparisons import names
 from kdjax.recipes.lesson import Lesson, lesson
 from kdjax.study import networks, stages, views

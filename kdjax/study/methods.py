@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from kdjax import spec
+from kdjax import models, spec
 from kdjax.config import field
 from kdjax.methods import FAMILY, Method, method
-from kdjax.models import create as models
-from kdjax.recipes.lesson import OF_LABELS, Lesson, lesson
+from kdjax.recipes.lesson import Lesson, lesson
+from kdjax.recipes.reading import OF_LABELS
 from kdjax.study import networks
 from kdjax.study.data import Common, Study
 from kdjax.study.stages import AFTER_LAYERS, hints_alone

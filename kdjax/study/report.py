@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kdjax.files import to_json, write_whole
+from kdjax.study.provenance import provenance
 
 Number = float | int
 PERCENT = ("accuracy", "precision", "recall", "f1", "ece", "agreement")
@@ -49,12 +50,17 @@ def gain(name: str, d: Mapping[str, Number]) -> str:
 
 
 def save_results(workdir: Path, results: Mapping[str, Any], text: str) -> None:
-    """Write table.md and results.json, and print the table.
+    """Write table.md, provenance.json and results.json, and print the table.
+
+    A command that is repeated finds its results as they are, and leaves where they came from as it is.
 
     Raises:
         Diverged: a number is not finite; nothing is written.
     """
     content = to_json(results, "results.json", indent=2) + "\n"
     write_whole(workdir / "table.md", text + "\n")
-    write_whole(workdir / "results.json", content)  # last: it says that the run is finished
+    file, source = workdir / "results.json", workdir / "provenance.json"
+    if not (source.exists() and file.exists() and file.read_text() == content):
+        write_whole(source, to_json(provenance(workdir), source.name, indent=2) + "\n")
+    write_whole(file, content)  # last: it says that the run is finished
     print(text)

@@ -10,7 +10,8 @@ from kdjax.models.connect import connectors
 from kdjax.models.connect.factors import LEARNED
 from kdjax.recipes.layers import Shown, mapped
 from kdjax.recipes.learn import CONNECTORS
-from kdjax.recipes.lesson import OF_ANSWERS, OF_FACTORS, OF_LABELS, OF_LAYERS, Lesson, layer_names
+from kdjax.recipes.lesson import Lesson, layer_names
+from kdjax.recipes.reading import OF_ANSWERS, OF_FACTORS, OF_LABELS, OF_LAYERS
 from kdjax.types import STUDENT, BadInput, Model, PyTree, TrainState
 
 AFTER_LAYERS = (OF_ANSWERS, OF_LABELS, OF_FACTORS)

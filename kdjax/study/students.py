@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from kdjax import models
 from kdjax.config import field
 from kdjax.data.source import Examples, hide_labels, labelled
 from kdjax.losses import response
-from kdjax.models import create as models
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.study import networks

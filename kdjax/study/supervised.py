@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdjax import config as configs
+from kdjax import models
 from kdjax.config import field
-from kdjax.models import create as models
 from kdjax.recipes.supervised import supervised
 from kdjax.study import attacks, networks, views
 from kdjax.study.compare import Arm, Lineage, compare
@@ -33,7 +33,7 @@ class Config(Common):
     label_smoothing: float = field(0.0, "share of the target spread over all classes", low=0.0, high=1.0)
     augment: str = field("", views.HELP)
     attack: str = field(
-        "", "adversarial training: an attack as name:key=value, such as pgd:epsilon=0.3:steps=7; empty for clean images"
+        "", "adversarial training: an attack such as pgd(0.3, steps=7, random_start=True); empty for clean images"
     )
     attacked: float = field(1.0, "share of each batch that is attacked", low=0.0, high=1.0)
     epochs: int = field(60, "passes over the training split", low=1, smoke=2)

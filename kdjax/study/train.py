@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,18 @@ from kdjax.study.data import Common, Study, feed, optimizer_of
 from kdjax.training import parallel
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.loop import fit
+from kdjax.training.predict import Predictor
 from kdjax.training.program import Program
-from kdjax.training.state import create_state, variables
+from kdjax.training.state import Init, create_state, initializer, variables
 from kdjax.training.update import updates_of
-from kdjax.types import BadInput, LossFn, Model, Networks, PyTree, TrainState
+from kdjax.types import BadInput, Batch, Diverged, LossFn, Model, Networks, PyTree, TrainState
 
 log = logging.getLogger("kdjax.train")
 
 
 def predict(study: Study, model: Model, weights: PyTree, source: Examples, *, batch_size: int = 1000) -> np.ndarray:
-    """A model's logits for every example of a source, in order."""
-    return study.forward(model)(weights, _eval_batches(study, source, batch_size))
+    """A model's logits for every example of a source, in order; those that are not numbers end the run."""
+    return _ask(study.forward(model), weights, _eval_batches(study, source, batch_size), source)
 
 
 def predictions(
@@ -38,7 +39,14 @@ def predictions(
     forward, weights = study.forward(model), parallel.replicate(weights, study.mesh)
     for batch in _eval_batches(study, source, batch_size, first):
         wanted = (batch["mask"] > 0) & (batch["index"] >= first)
-        yield batch["image"][wanted], forward(weights, [batch])[wanted[batch["mask"] > 0]]
+        yield batch["image"][wanted], _ask(forward, weights, [batch], source)[wanted[batch["mask"] > 0]]
+
+
+def _ask(forward: Predictor, weights: PyTree, batches: Iterable[Batch], source: Examples) -> np.ndarray:
+    try:
+        return forward(weights, batches)
+    except Diverged as error:
+        raise Diverged(f"{source.name}: {error}") from None
 
 
 def _eval_batches(
@@ -65,6 +73,13 @@ class Programs:
 
     def __init__(self) -> None:
         self._made: dict[tuple[Any, ...], Program] = {}
+        self._inits: dict[Any, Init] = {}
+
+    def init(self, model: Model | Networks) -> Init:
+        """A model's initial variables by key."""
+        if model.init not in self._inits:
+            self._inits[model.init] = initializer(model)
+        return self._inits[model.init]
 
     def program(self, config: Common, loss_fn: LossFn, *, steps: int, scan: bool, mesh: Any) -> Program:
         """The program of a recipe for a run of so many steps."""
@@ -116,10 +131,12 @@ def train(
     source = study.train if source is None else source
     steps = -(-(examples_per_epoch or len(source)) // config.batch_size)
     tx = optimizer_of(config, steps=steps * epochs)
-    state = begin(create_state(model, tx, jax.random.key(seed), hparams=hparams))
+    programs = programs or Programs()
+    init = programs.init(model)
+    state = begin(create_state(model, tx, jax.random.key(seed), hparams=hparams, init=init))
     state = parallel.place(state.replace(frozen=frozen), mesh, config.parallel)
     fed = feed(study, source, state.params, places=examples_per_epoch or 0)
-    program = (programs or Programs()).program(config, loss_fn, steps=steps * epochs, scan=fed.scan, mesh=mesh)
+    program = programs.program(config, loss_fn, steps=steps * epochs, scan=fed.scan, mesh=mesh)
 
     scored = model if isinstance(model, Model) else answers
     if scored is None:

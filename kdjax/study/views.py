@@ -11,8 +11,8 @@ from kdjax.recipes._batch import Augment
 from kdjax.types import BadInput
 
 HELP = (
-    f"views of training images, one after the other: {views.SYNTAX}; NAME one of {', '.join(views.names())}, NUMBER "
-    "its pixels; mixup is for learning from a live teacher alone"
+    "views of training images, one after the other, such as 'random_shift(pixels=2), random_flip'; any of "
+    f"{', '.join(views.AUGMENTATIONS.names())}; mixup is for learning from a live teacher alone"
 )
 
 
@@ -44,5 +44,5 @@ def refuse_mixing(text: str, *, why: str) -> None:
     if views.mixes(text):
         raise BadInput(
             f"--augment={text}: mixup shows mixtures, for which an example's label is wrong, and {why}; accepted: no "
-            "mixup, or a student that learns from the teacher alone, such as by --loss=response.kl --alpha=1."
+            "mixup, or a student that learns from the teacher alone, such as by --loss=response.kl."
         )

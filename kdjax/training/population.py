@@ -87,108 +87,123 @@ class Plan:
         return 1 if self.own_order else 16
 
 
-def train(
-    members: Sequence[Member],
-    model: Model | Networks,
-    tx: optax.GradientTransformation,
-    loss_fn: LossFn,
-    *,
-    data: Mapping[str, AnyArray],
-    order: Callable[[int, int], Rows],
-    epochs: int,
-    mesh: parallel.Mesh,
-    plan: Plan = Plan(),
-    frozen: PyTree = None,
-    evaluate: Callable[[TrainState], Mapping[str, np.ndarray]] | None = None,
-    watch: str = "validation_accuracy",
-    patience: int = 0,
-    directory: Path | None = None,
-    checkpoint_every: int = 1,
-    on_epoch: Callable[[Sequence[Member], int, list[dict[str, float]]], None] | None = None,
-) -> Iterator[Trained]:
-    """Train a population, as many members at a time as the plan says, each part to its end.
+class Population:
+    """A population's program as a value: traced once for all members of as many as it was first given.
 
     Args:
-        members: seeds and hyper-parameters; all have the same names.
         model: what is trained.
         tx: an Optax transformation of unit learning rate.
         loss_fn: a recipe's.
-        data: arrays that rows index into; they are put on every device.
-        order: `(seed, epoch) -> {"index": [S, B], "mask": [S, B]}`, and further columns such as "epoch"; as many steps
-            for every seed and epoch.
-        epochs: passes.
         mesh: members are split over its devices, and padded where these do not divide them.
         plan: order, members at a time, members of one `vmap`.
-        frozen: for `TrainState.frozen`, one for all.
-        evaluate: metrics of states on held-out data, each `[M]`, once per epoch.
-        watch: the metric of `evaluate` that patience looks at; higher is better.
-        patience: a member stops after so many epochs without a better `watch`; 0 never.
-        directory: checkpoints; a study that was interrupted goes on from them.
-        checkpoint_every: epochs between checkpoints; a part's last epoch always has one.
-        on_epoch: called with (members, epoch from 1, metrics of each member; empty for one that did not train).
-
-    Yields:
-        `Trained`, part by part in the order of `members`. A part that was finished earlier comes back from its
-        checkpoint, untrained.
-
-    Raises:
-        BadInput: no members, members with different names, or patience without an evaluation.
-        Interrupted: after SIGTERM or Ctrl-C, once the states are saved.
     """
-    if not members or len({frozenset(m.hparams) for m in members}) > 1:
-        raise BadInput(f"{len(members)} members: accepted are one or more, all with the same hyper-parameters.")
-    if patience and evaluate is None:
-        raise BadInput(f"patience={patience} without evaluate: accepted is 0, or an evaluation to be patient about.")
-    run = many_steps(train_step(loss_fn, tx))
 
-    def step_bytes() -> int:
-        def one(own: PyTree, shared: Any, data: Any, rows: Rows) -> Any:
-            new, sums = run(unite(own, shared), data, rows)
-            return separate(new)[0], sums
+    def __init__(
+        self,
+        model: Model | Networks,
+        tx: optax.GradientTransformation,
+        loss_fn: LossFn,
+        mesh: parallel.Mesh,
+        plan: Plan = Plan(),
+    ) -> None:
+        self.model, self.tx, self.mesh, self.plan = model, tx, mesh, plan
+        self._run = many_steps(train_step(loss_fn, tx))
+        lifted = together(self._run, own_order=plan.own_order, group=plan.grouped(mesh))
+        self._compiled = parallel.jit_members(lifted, mesh, own_order=plan.own_order)
 
-        state = member_state(create_states(model, tx, members[:1], frozen=frozen), 0)
-        rows = {name: x[:1] for name, x in order(members[0].seed, 0).items()}
-        found = jax.jit(one).lower(*separate(state), dict(data), rows).compile().memory_analysis()
-        return found.temp_size_in_bytes if found else 0
+    def train(
+        self,
+        members: Sequence[Member],
+        *,
+        data: Mapping[str, AnyArray],
+        order: Callable[[int, int], Rows],
+        epochs: int,
+        frozen: PyTree = None,
+        evaluate: Callable[[TrainState], Mapping[str, np.ndarray]] | None = None,
+        watch: str = "validation_accuracy",
+        patience: int = 0,
+        directory: Path | None = None,
+        checkpoint_every: int = 1,
+        on_epoch: Callable[[Sequence[Member], int, list[dict[str, float]]], None] | None = None,
+    ) -> Iterator[Trained]:
+        """Train members, as many at a time as the plan says, each part to its end.
 
-    size = _part_size(members, plan, mesh, model, tx, step_bytes, directory)
-    log.info("%d members, %d at a time over %d devices", len(members), size, mesh.size)
-    resident, whole = parallel.replicate(dict(data), mesh), parallel.replicate(frozen, mesh)
-    lifted = together(run, own_order=plan.own_order, group=plan.grouped(mesh))
-    compiled = parallel.jit_members(lifted, mesh, own_order=plan.own_order)
-    for at in range(0, len(members), size):
-        real = list(members[at : at + size])
-        padded = real + real[:1] * (size - len(real))
+        Args:
+            members: seeds and hyper-parameters; all have the same names.
+            data: arrays that rows index into; they are put on every device.
+            order: `(seed, epoch) -> {"index": [S, B], "mask": [S, B]}`, and further columns such as "epoch"; as many
+                steps for every seed and epoch.
+            epochs: passes.
+            frozen: for `TrainState.frozen`, one for all.
+            evaluate: metrics of states on held-out data, each `[M]`, once per epoch.
+            watch: the metric of `evaluate` that patience looks at; higher is better.
+            patience: a member stops after so many epochs without a better `watch`; 0 never.
+            directory: checkpoints; a study that was interrupted goes on from them.
+            checkpoint_every: epochs between checkpoints; a part's last epoch always has one.
+            on_epoch: called with (members, epoch from 1, metrics of each member; empty for one that did not train).
 
-        def rows(epoch: int, padded: list[Member] = padded) -> Rows:
-            if not plan.own_order:
-                return order(0, epoch)
-            by_seed = {m.seed: order(m.seed, epoch) for m in padded}
-            return {name: np.stack([by_seed[m.seed][name] for m in padded]) for name in by_seed[padded[0].seed]}
+        Yields:
+            `Trained`, part by part in the order of `members`. A part that was finished earlier comes back from its
+            checkpoint, untrained.
 
-        def tell(epoch: int, metrics: list[dict[str, float]], real: list[Member] = real) -> None:
-            if on_epoch:
-                on_epoch(real, epoch, metrics[: len(real)])
-
-        with ExitStack() as stack:
-            checkpointer = None
-            if directory:
-                checkpointer = stack.enter_context(Checkpointer(directory / f"part-{at // size}", keep=1))
-            states, outcomes = _fit(
-                parallel.place_members(create_states(model, tx, padded, frozen=whole), mesh),
-                [Outcome() for _ in real] + [Outcome("padding") for _ in padded[len(real) :]],
-                lambda s, a, e, rows=rows: compiled(s, a, resident, rows(e)),
-                epochs=epochs,
-                steps=len(order(0, 0)["mask"]),
-                evaluate=evaluate,
-                watch=watch,
-                patience=patience,
-                checkpointer=checkpointer,
-                checkpoint_every=checkpoint_every,
-                place=lambda s: parallel.place_members(s, mesh),
-                on_epoch=tell,
+        Raises:
+            BadInput: no members, members with different names, or patience without an evaluation.
+            Interrupted: after SIGTERM or Ctrl-C, once the states are saved.
+        """
+        model, tx, mesh, plan = self.model, self.tx, self.mesh, self.plan
+        if not members or len({frozenset(m.hparams) for m in members}) > 1:
+            raise BadInput(f"{len(members)} members: accepted are one or more, all with the same hyper-parameters.")
+        if patience and evaluate is None:
+            raise BadInput(
+                f"patience={patience} without evaluate: accepted is 0, or an evaluation to be patient about."
             )
-        yield Trained(real, member_state(states, slice(len(real))), outcomes[: len(real)])
+
+        def step_bytes() -> int:
+            def one(own: PyTree, shared: Any, data: Any, rows: Rows) -> Any:
+                new, sums = self._run(unite(own, shared), data, rows)
+                return separate(new)[0], sums
+
+            state = member_state(create_states(model, tx, members[:1], frozen=frozen), 0)
+            rows = {name: x[:1] for name, x in order(members[0].seed, 0).items()}
+            found = jax.jit(one).lower(*separate(state), dict(data), rows).compile().memory_analysis()
+            return found.temp_size_in_bytes if found else 0
+
+        size = _part_size(members, plan, mesh, model, tx, step_bytes, directory)
+        log.info("%d members, %d at a time over %d devices", len(members), size, mesh.size)
+        resident, whole = parallel.replicate(dict(data), mesh), parallel.replicate(frozen, mesh)
+        for at in range(0, len(members), size):
+            real = list(members[at : at + size])
+            padded = real + real[:1] * (size - len(real))
+
+            def rows(epoch: int, padded: list[Member] = padded) -> Rows:
+                if not plan.own_order:
+                    return order(0, epoch)
+                by_seed = {m.seed: order(m.seed, epoch) for m in padded}
+                return {name: np.stack([by_seed[m.seed][name] for m in padded]) for name in by_seed[padded[0].seed]}
+
+            def tell(epoch: int, metrics: list[dict[str, float]], real: list[Member] = real) -> None:
+                if on_epoch:
+                    on_epoch(real, epoch, metrics[: len(real)])
+
+            with ExitStack() as stack:
+                checkpointer = None
+                if directory:
+                    checkpointer = stack.enter_context(Checkpointer(directory / f"part-{at // size}", keep=1))
+                states, outcomes = _fit(
+                    parallel.place_members(create_states(model, tx, padded, frozen=whole), mesh),
+                    [Outcome() for _ in real] + [Outcome("padding") for _ in padded[len(real) :]],
+                    lambda s, a, e, rows=rows: self._compiled(s, a, resident, rows(e)),
+                    epochs=epochs,
+                    steps=len(order(0, 0)["mask"]),
+                    evaluate=evaluate,
+                    watch=watch,
+                    patience=patience,
+                    checkpointer=checkpointer,
+                    checkpoint_every=checkpoint_every,
+                    place=lambda s: parallel.place_members(s, mesh),
+                    on_epoch=tell,
+                )
+            yield Trained(real, member_state(states, slice(len(real))), outcomes[: len(real)])
 
 
 def _part_size(

@@ -32,12 +32,13 @@ class Predictor:
             `[N, K]` float32, N the sum of the masks.
 
         Raises:
-            Diverged: an answer is NaN or plus infinity; minus infinity is a class that is ruled out.
+            Diverged: an answer has no largest number that is finite; minus infinity is a class that is ruled out.
         """
         variables = replicate(variables, self._mesh)
         parts = [(self._step(variables, shard(b["image"], self._mesh)), np.asarray(b["mask"]) > 0) for b in batches]
         logits = np.concatenate([np.asarray(logits)[real] for logits, real in parts])
-        bad = np.flatnonzero(~(logits < np.inf).reshape(len(logits), -1).all(1))
+        bad = np.flatnonzero(~np.isfinite(logits.max(-1)))
         if len(bad):
-            raise Diverged(f"the network's answer to {len(bad)} of {len(logits)} examples is not finite")
+            count = f"{len(bad)} of {len(logits)} examples"
+            raise Diverged(f"the answers to {count} are not numbers (the first is row {bad[0]})")
         return logits

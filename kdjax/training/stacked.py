@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array
 
 from kdjax.training import parallel
-from kdjax.training.state import create_state, separate, unite
+from kdjax.training.state import create_state, initializer, separate, unite
 from kdjax.training.state import variables as student
 from kdjax.training.step import Rows, Run, eval_step
 from kdjax.types import ApplyFn, Model, Networks, PyTree, TrainState
@@ -31,7 +31,8 @@ def create_states(
     model: Model | Networks, tx: optax.GradientTransformation, members: Sequence[Member], *, frozen: PyTree = None
 ) -> TrainState:
     """Each member's own initial state, stacked: what `create_state` makes of its seed, bit for bit."""
-    states = [create_state(model, tx, jax.random.key(m.seed), hparams=m.hparams) for m in members]
+    init = initializer(model)
+    states = [create_state(model, tx, jax.random.key(m.seed), hparams=m.hparams, init=init) for m in members]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     return stacked.replace(step=states[0].step, frozen=frozen)
 

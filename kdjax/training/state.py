@@ -1,7 +1,7 @@
 """Make a `TrainState`, and take networks out of it."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,29 @@ RATE = "learning_rate"
 """The hyper-parameter that multiplies the updates of an optimizer of unit rate."""
 
 
+Init = Callable[[Array], tuple[dict[str, PyTree], dict[str, PyTree], dict[str, PyTree]]]
+"""`key -> (params, model_state, memory)`, each by name."""
+
+
+def initializer(model: Model | Networks) -> Init:
+    """What all networks and memories begin as, compiled: who makes several states of a model keeps one."""
+    networks = Networks({STUDENT: model.init}) if isinstance(model, Model) else model
+
+    @jax.jit
+    def init(key: Array) -> tuple[dict[str, PyTree], dict[str, PyTree], dict[str, PyTree]]:
+        def named(name: str) -> Array:
+            # By name and not by number: one more network or memory then changes no other's first values.
+            return key if name == STUDENT else jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+        found = {name: one(named(name)) for name, one in networks.init.items()}
+        memory = {name: begin(named(f"memory/{name}")) for name, begin in networks.memory.items()}
+        params, states = ({name: pair[i] for name, pair in found.items()} for i in (0, 1))
+        # A weakly typed leaf would be a strongly typed one after its first update, and the second step compile again.
+        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), (params, states, memory))
+
+    return init
+
+
 def create_state(
     model: Model | Networks,
     tx: optax.GradientTransformation | Sequence[Update],
@@ -24,6 +47,7 @@ def create_state(
     *,
     hparams: Mapping[str, float] | None = None,
     frozen: PyTree = None,
+    init: Init | None = None,
 ) -> TrainState:
     """Initialise networks, memories and optimizers.
 
@@ -34,6 +58,7 @@ def create_state(
         key: PRNG key; one half initialises the parameters, the other drives the steps.
         hparams: scalars that are traced.
         frozen: what the step reads and never writes, for instance teachers' variables.
+        init: the model's `initializer`, where several states are made of it.
 
     Returns:
         A state at step 0 whose arrays are its own: donating it destroys nothing of the caller's.
@@ -42,7 +67,6 @@ def create_state(
         BadInput: a learning rate for an optimizer that has its own, or none for one of unit rate; an update of a
             network that there is not.
     """
-    networks = Networks({STUDENT: model.init}) if isinstance(model, Model) else model
     updates, hparams = updates_of(tx), dict(hparams or {})
     traced = [isinstance(u.tx, UnitRate) for u in updates]
     if any(traced) and RATE not in hparams:
@@ -53,20 +77,7 @@ def create_state(
             f"accepted: no {RATE}, or an optimizer of training.optimizers, whose rate is 1"
         )
     init_key, run_key = jax.random.split(key)
-
-    def named(name: str) -> Array:
-        # By name and not by number: one more network or memory then changes no other's first values.
-        return init_key if name == STUDENT else jax.random.fold_in(init_key, zlib.crc32(name.encode()))
-
-    @jax.jit
-    def init() -> tuple[dict[str, PyTree], dict[str, PyTree], dict[str, PyTree]]:
-        found = {name: one(named(name)) for name, one in networks.init.items()}
-        memory = {name: begin(named(f"memory/{name}")) for name, begin in networks.memory.items()}
-        params, states = ({name: pair[i] for name, pair in found.items()} for i in (0, 1))
-        # A weakly typed leaf would be a strongly typed one after its first update, and the second step compile again.
-        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), (params, states, memory))
-
-    params, model_state, memory = init()
+    params, model_state, memory = (init or initializer(model))(init_key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -8,9 +8,11 @@ import numpy as np
 import optax
 import pytest
 
+from kdjax import spec
 from kdjax.attacks import (
+    _rows,
     catalogue,
-    compose,
+    combine,
     named,
     objectives,
     oracles,
@@ -21,6 +23,7 @@ from kdjax.attacks import (
     starts,
     victims,
 )
+from kdjax.attacks.iterate import iterate, on_plateau
 from kdjax.types import BadInput
 
 # Small enough for a test, large enough to succeed.
@@ -45,14 +48,19 @@ FLOORS = {
     "mi_fgsm": 0.7, "nes": 0.5, "noise": 0.0, "pgd": 0.9, "r_fgsm": 0.35, "spsa": 0.5, "square": 0.4, "zoo": 0.95,
 }  # fmt: skip
 BLACK = ("hop_skip_jump", "nes", "noise", "spsa", "square", "zoo")
-NAMES = sorted(catalogue.attacks())
+NAMES = catalogue.ATTACKS.names()
 
 
 def make(name, **settings):
     given = SETTINGS.get(name, {}) | settings
-    if "epsilon" in inspect.signature(catalogue.attacks()[name]).parameters:
+    make = catalogue.ATTACKS.functions[name]
+    if "epsilon" in inspect.signature(make).parameters:
         given = {"epsilon": EPSILON} | given
-    return catalogue.attack(name, **given)
+    return make(**given)
+
+
+def attack(text):
+    return catalogue.ATTACKS.resolve(spec.call(text))
 
 
 def objective(name):
@@ -196,7 +204,7 @@ class TestComposition:
 
     def test_worst_of_is_never_weaker_than_a_member(self, victim, image, label, keys):
         members = [named.pgd(EPSILON, steps=3), named.noise(EPSILON, queries=5), named.fgsm(EPSILON)]
-        together = self.ask(compose.worst_of(*members), victim, image, label, keys)
+        together = self.ask(combine.worst_of(*members), victim, image, label, keys)
         alone = [self.ask(m, victim, image, label, keys) for m in members]
         for one in alone:
             assert (together.success >= one.success).all()
@@ -205,15 +213,15 @@ class TestComposition:
 
     def test_worst_of_by_distance(self, victim, image, label, keys):
         members = [named.fgsm(0.3), named.fgsm(0.15)]
-        together = self.ask(compose.worst_of(*members, by="distance"), victim, image, label, keys)
+        together = self.ask(combine.worst_of(*members, by="distance"), victim, image, label, keys)
         lengths = lambda r: np.where(r.success, projections.lengths(r.image - jnp.asarray(image))["l2"], np.inf)  # noqa: E731
         alone = [lengths(self.ask(m, victim, image, label, keys)) for m in members]
         np.testing.assert_allclose(lengths(together), np.minimum(*alone), rtol=1e-6)
 
     def test_a_cascade_breaks_as_many_and_asks_less(self, victim, image, label, keys):
         members = [named.fgsm(EPSILON), named.pgd(EPSILON, steps=5)]
-        every = self.ask(compose.worst_of(*members), victim, image, label, keys)
-        cascade = self.ask(compose.worst_of(*members, skip_solved=True), victim, image, label, keys)
+        every = self.ask(combine.worst_of(*members), victim, image, label, keys)
+        cascade = self.ask(combine.worst_of(*members, skip_solved=True), victim, image, label, keys)
         np.testing.assert_array_equal(every.success, cascade.success)
         assert cascade.queries.sum() < every.queries.sum()
         solved = np.asarray(self.ask(members[0], victim, image, label, keys).success)
@@ -221,16 +229,16 @@ class TestComposition:
 
     def test_then_is_associative_and_pays_for_both(self, victim, image, label, keys):
         a, b, c = named.fgsm(0.05), named.pgd(0.1, steps=3), named.pgd(EPSILON, steps=3)
-        left = self.ask(compose.then(compose.then(a, b), c), victim, image, label, keys)
-        right = self.ask(compose.then(a, compose.then(b, c)), victim, image, label, keys)
+        left = self.ask(combine.then(combine.then(a, b), c), victim, image, label, keys)
+        right = self.ask(combine.then(a, combine.then(b, c)), victim, image, label, keys)
         np.testing.assert_allclose(left.image, right.image, atol=1e-6)
         np.testing.assert_array_equal(left.queries, right.queries)
         assert (left.queries == 2 + 4 + 4).all()
 
     def test_restarts_are_the_worst_of_their_runs(self, victim, image, label, keys):
         attack = named.pgd(0.08, steps=3, random_start=True)
-        once = self.ask(compose.restarts(attack, 1), victim, image, label, keys)
-        often = self.ask(compose.restarts(attack, 6), victim, image, label, keys)
+        once = self.ask(combine.restarts(attack, 1), victim, image, label, keys)
+        often = self.ask(combine.restarts(attack, 6), victim, image, label, keys)
         assert (often.success >= once.success).all()
         assert often.success.sum() >= once.success.sum()
         spent = np.asarray(often.queries)
@@ -243,7 +251,7 @@ class TestComposition:
             named.pgd(0.1, steps=3),
             named.square(0.1, queries=5),
             make("cw"),
-            compose.restarts(named.fgsm(0.1), 2),
+            combine.restarts(named.fgsm(0.1), 2),
         ):
             result = self.ask(attack, victim, image, label, keys, where=where)
             np.testing.assert_array_equal(result.image[1::2], image[1::2])
@@ -253,7 +261,7 @@ class TestComposition:
 
     def test_a_given_start_is_used(self, victim, image, label, keys):
         begun = jnp.clip(jnp.asarray(image) + 0.05, 0, 1)
-        still = compose.iterate(oracles.autodiff(), optax.scale(0.0), projections.ball("linf", 0.2), steps=1)
+        still = iterate(oracles.autodiff(), optax.scale(0.0), projections.ball("linf", 0.2), steps=1)
         np.testing.assert_allclose(self.ask(still, victim, image, label, keys, start=begun).image, begun, atol=1e-7)
 
     def test_a_budget_is_kept(self, victim, image, label, keys):
@@ -261,7 +269,7 @@ class TestComposition:
         assert self.ask(attack, victim, image, label, keys).queries.max() == 34
 
     def test_plateaus_stop(self, victim, image, label, keys):
-        still = compose.iterate(oracles.autodiff(), optax.scale(0.0), steps=50, stop=compose.on_plateau(5))
+        still = iterate(oracles.autodiff(), optax.scale(0.0), steps=50, stop=on_plateau(5))
         # Looked at after 5 steps for the first time, and found unchanged after 10; no further check is owed.
         assert set(self.ask(still, victim, image, label, keys).queries.tolist()) == {11}
 
@@ -440,12 +448,12 @@ class TestBadInput:
             (lambda: named.zoo(update="sgd"), "update='sgd': accepted are adam, newton, hybrid"),
             (lambda: named.zoo(box="cube"), "box='cube': accepted are clip, tanh"),
             (lambda: named.zoo(importance=True), "need image_shape"),
-            (lambda: compose.restarts(named.fgsm(0.1), 0), "restarts=0"),
-            (lambda: compose.worst_of(), "one or more attacks"),
+            (lambda: combine.restarts(named.fgsm(0.1), 0), "restarts=0"),
+            (lambda: combine.worst_of(), "one or more attacks"),
             (lambda: starts.uniform("l9", 0.1), "norm='l9'"),
-            (lambda: catalogue.attack("pdg"), "attack 'pdg': accepted are apgd, .*did you mean pgd"),
-            (lambda: catalogue.attack("pgd", stepz=3), "'stepz' is no setting of pgd.*did you mean steps"),
-            (lambda: catalogue.parse("pgd:steps"), "'steps' in 'pgd:steps': accepted is name:key=value"),
+            (lambda: attack("pdg"), "read the name pdg; accepted: apgd, .*did you mean pgd"),
+            (lambda: attack("pgd(stepz=3)"), "stepz=3; accepted: pgd takes epsilon, .*did you mean steps"),
+            (lambda: attack("pgd(steps)"), "epsilon=steps of pgd; accepted: a number"),
         ],
     )
     def test_settings(self, call, message):
@@ -486,7 +494,7 @@ class TestBadInput:
 
         def attack(objective, key, image, where):
             seen.update(objective.data)
-            return compose.untouched(image)._replace(value=jnp.zeros(len(image)))
+            return _rows.untouched(image)._replace(value=jnp.zeros(len(image)))
 
         host, given = victims.black_box(counter, num_classes=10), {"label": [0, 1], "target": [2, 3]}
         run.run(attack, host, image[:2], objective=objectives.margin, **given)

@@ -13,7 +13,7 @@ from kdjax.audit import comparisons, conduct, slopes
 from kdjax.audit.audit import CHECKS, audit
 from kdjax.audit.finding import FAIL, FLAG, PASS, SKIPPED, record
 from kdjax.audit.strike import Strike
-from kdjax.audit.subject import Sizes, Subject, Threat, scores
+from kdjax.audit.subject import SMALL, Sizes, Subject, Threat, scores
 from kdjax.data.embedded import digits
 from kdjax.files import to_json
 from kdjax.losses import response
@@ -125,6 +125,18 @@ def test_a_natural_network_passes_where_it_should(natural):
     assert passes >= set(CHECKS) - {"E6", "E20"}
     assert found["E20"].verdict == FLAG  # the defence, being none, gains nothing over its twin
     assert found["E6"].verdict in (PASS, FLAG)
+
+
+def test_it_runs_in_float64_mode(natural):
+    with jax.enable_x64(True):
+        found = list(audit(subject(natural, twin=natural, examples=20), SMALL))
+    assert sorted(f.id for f in found) == sorted(CHECKS)
+    assert not any(f.verdict == "SKIPPED" for f in found)
+
+
+def test_a_radius_in_255ths_is_refused(natural):
+    with pytest.raises(BadInput, match=r"epsilon=8: images lie in \[0, 1\].*8/255 is 0\.0314"):
+        subject(natural, epsilon=8.0, examples=2)
 
 
 def test_logits_times_100_mask_the_gradient(natural):

@@ -16,7 +16,7 @@ def decoded(monkeypatch):
     """How many images have been decoded so far, one entry per call."""
     calls = []
     real = tfds.decode
-    monkeypatch.setattr(tfds, "decode", lambda encoded, shape: (calls.append(len(encoded)), real(encoded, shape))[1])
+    monkeypatch.setattr(tfds, "decode", lambda encoded, *how: (calls.append(len(encoded)), real(encoded, *how))[1])
     return calls
 
 

@@ -74,11 +74,11 @@ for name in ("tensorflow", "tensorflow_datasets", "array_record", "grain", "impo
     sys.modules[name] = None
 from kdjax.data import augment, cache, embedded, load, pipeline, prepared, source, splits, stream, tfds
 from kdjax.types import BadInput
-digits = load.load("digits", "train")
+digits = load("digits", "train")
 index, mask = pipeline.batches(pipeline.epoch_order(len(digits), seed=0, epoch=0), 64)
 print(pipeline.take(digits, index[0], mask[0])["image"].shape)
 try:
-    load.load("mnist", "train")
+    load("mnist", "train")
 except BadInput as error:
     print(error)
 """

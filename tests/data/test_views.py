@@ -19,27 +19,27 @@ from kdjax.training.step import train_step
 from kdjax.types import BadInput, Model, Outputs
 
 
-@pytest.mark.parametrize("name", views.names())
+@pytest.mark.parametrize("name", views.AUGMENTATIONS.names())
 def test_every_name_is_a_function_that_gives_views(key, name):
-    name, _, number = name.partition(":")
+    pixels = inspect.signature(getattr(augment, name)).parameters.get("pixels")
     image = jax.random.uniform(key, (6, 9, 9, 2))
     expected = getattr(augment, name)(key, image)
     assert expected.shape == image.shape
-    for text in {name, f"{name}:{number}" if number else name}:
+    for text in {name, f"{name}({pixels.default})" if pixels else name, f"{name}()"}:
         np.testing.assert_array_equal(views.resolve(text)(key, image), expected)
 
 
 def test_names_are_all_functions_of_key_and_image():
     public = {n for n, f in inspect.getmembers(augment, inspect.isfunction) if f.__module__ == augment.__name__}
-    assert {n.partition(":")[0] for n in views.names()} == {n for n in public if n[0] != "_"} - {"in_turn"}
+    assert set(views.AUGMENTATIONS.names()) == {n for n in public if n[0] != "_"} - {"in_turn"}
 
 
 def test_a_list_is_applied_in_turn_and_mixing_can_be_left_out(key):
     image = jax.random.uniform(key, (6, 9, 9, 2))
-    both = views.resolve("random_shift:1, mixup")
+    both = views.resolve("random_shift(1), mixup")
     expected = augment.in_turn(lambda k, x, mask: augment.random_shift(k, x, pixels=1), augment.mixup)(key, image)
     np.testing.assert_array_equal(both(key, image), expected)
-    alone = views.resolve("random_shift:1,mixup", mixing=False)
+    alone = views.resolve("random_shift(pixels=1), mixup", mixing=False)
     np.testing.assert_array_equal(alone(key, image), augment.random_shift(key, image, pixels=1))
     assert views.resolve("") is None
     assert views.resolve("mixup", mixing=False) is None
@@ -49,17 +49,26 @@ def test_a_list_is_applied_in_turn_and_mixing_can_be_left_out(key):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("crop_and_flop", "'crop_and_flop' is no view; accepted: crop_and_flip:4, .*did you mean crop_and_flip"),
-        ("in_turn", "is no view"),
-        ("random_flip,", "'' is no view"),
-        ("random_shift:two", "accepted after random_shift: a whole number, 0 or more"),
-        ("random_shift:-1", "accepted after random_shift: a whole number, 0 or more"),
-        ("random_flip:2", "accepted after random_flip: it alone, for it takes no number"),
+        ("crop_and_flop", "read the name crop_and_flop; accepted: crop_and_flip, .*did you mean crop_and_flip"),
+        ("in_turn", "read the name in_turn; accepted: crop_and_flip, mixup"),
+        ("random_flip, ,", "augment, column 14: read ','"),
+        ("random_flip + mixup", "accepted: NAME or NAME.*commas between several"),
+        ("random_shift:2", "column 13: read ':2'"),
+        ("random_shift(two)", "pixels=two of random_shift; accepted: a whole number"),
+        ("random_shift(1.5)", "pixels=1.5 of random_shift; accepted: a whole number"),
+        ("random_shift(grid(1, 2))", "pixels=grid.* of random_shift; accepted: one value"),
+        ("random_shift(mask=2)", "mask=2, which is given with each call; accepted: random_shift takes pixels"),
+        ("random_flip, random_flip(2)", "column 14: read 1 arguments of random_flip; accepted: .*takes no arguments"),
     ],
 )
 def test_texts_that_name_no_views(text, words):
     with pytest.raises(BadInput, match=words):
         views.resolve(text)
+
+
+def test_pixels_that_no_image_has_are_refused(key):
+    with pytest.raises(BadInput, match="pixels=-1; accepted: 0 to 8"):
+        views.resolve("random_shift(-1)")(key, jnp.ones((2, 9, 9, 1)))
 
 
 def test_keys_depend_on_run_example_and_visit_alone(key):

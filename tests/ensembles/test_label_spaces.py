@@ -124,7 +124,7 @@ def test_a_gate_that_is_sure_passes_one_teacher_on_and_stays_finite():
 def test_any_pool_takes_embedded_answers():
     said = embed_all(answers(OVERLAP), OVERLAP)
     assert said.shape == (2, 4, 6)
-    entropy_gated = pools.resolve("mean_probability", "entropy")(said)
+    entropy_gated = pools.resolve("mean_probability + entropy")(said)
     np.testing.assert_allclose(jax.nn.softmax(entropy_gated).sum(1), 1, rtol=1e-5)
 
 

@@ -43,16 +43,16 @@ def pool(name):
     return call
 
 
-POOLS = pytest.mark.parametrize("name", pools.pools())
-GATES = pytest.mark.parametrize("name", pools.gates())
+POOLS = pytest.mark.parametrize("name", pools.POOLS.names())
+GATES = pytest.mark.parametrize("name", pools.GATES.names())
 
 
 def test_the_names():
     """Spelled out: whoever types a name relies on it."""
-    assert pools.pools() == [
+    assert pools.POOLS.names() == [
         "geometric", "majority", "mean_logit", "mean_probability", "mean_probability_then_temper", "vote",
     ]  # fmt: skip
-    assert pools.gates() == [
+    assert pools.GATES.names() == [
         "confidence_aware", "ebkd", "entropy", "fixed", "given", "gradient_space", "max_probability", "oracle",
         "uniform",
     ]  # fmt: skip
@@ -252,7 +252,7 @@ def test_gradient_space_balances_the_teachers_of_each_example():
     one = jax.jit(shared)(ANSWERS, student=STUDENT, temperature=temperature)
     flat = gram(np.tile(grads.reshape(1, TEACHERS, -1), (BATCH, 1, 1)))
     np.testing.assert_allclose(one, jax.jit(minimum_norm)(jnp.asarray(flat, jnp.float32), 0.6), atol=1e-4)
-    with pytest.raises(BadInput, match=r"bound=0\.3: 3 weights that sum to 1 need one from 1/3 to 1"):
+    with pytest.raises(BadInput, match=r"bound=0\.3: expected a number from 1/3 to 1, as 3 weights sum to 1"):
         gates.gradient_space(ANSWERS, student=STUDENT, bound=0.3)
 
 
@@ -412,7 +412,7 @@ def test_the_feature_term_weighs_mean_squares_by_confidence():
 
 
 def test_names_give_the_functions_and_hyper_parameters_go_where_they_belong():
-    made = pools.resolve("vote", "fixed", shares=(1, 1, 2), threshold=0.5)
+    made = pools.resolve("vote(threshold=0.5) + fixed(shares=(1, 1, 2))")
     by_hand = pools.combine(
         functools.partial(pools.vote, threshold=0.5), functools.partial(gates.fixed, shares=(1, 1, 2))
     )
@@ -424,8 +424,8 @@ def test_names_give_the_functions_and_hyper_parameters_go_where_they_belong():
 
 @pytest.mark.parametrize("name", ["fixed", "gradient_space"])
 def test_a_gate_feeds_a_pool_and_sees_the_temperature(name):
-    own = {"shares": (1, 2, 3)} if name == "fixed" else {}
-    made = pools.resolve("mean_probability", name, **own)
+    own = "(shares=(1, 2, 3))" if name == "fixed" else ""
+    made = pools.resolve(f"{name}{own} + mean_probability")
     call = functools.partial(
         made, student=STUDENT, labels=LABELS, domain=UNEVEN if name == "given" else DOMAIN
     )  # fmt: skip
@@ -434,14 +434,32 @@ def test_a_gate_feeds_a_pool_and_sees_the_temperature(name):
     np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)
 
 
-def test_what_cannot_be_resolved_is_explained():
-    with pytest.raises(BadInput, match=r"pool name 'mean_logits': expected one of geo.*did you mean mean_logit\?"):
-        pools.resolve("mean_logits")
-    with pytest.raises(BadInput, match=r"gate name 'entropi': .*did you mean entropy\?"):
-        pools.resolve("vote", "entropi")
-    with pytest.raises(BadInput, match=r"scal=1: not a keyword of mean_logit or entropy; expected one of scale; did"):
-        pools.resolve("mean_logit", "entropy", scal=1)
-    with pytest.raises(BadInput, match="student=1: not a keyword of mean_logit or uniform; they have no keywords"):
-        pools.resolve("mean_logit", student=1)
-    with pytest.raises(BadInput, match="shares is missing: fixed has no default for it"):
-        pools.resolve("mean_logit", "fixed")
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("mean_logits", "column 1: read the name mean_logits; accepted: the pools geo.*did you mean mean_logit"),
+        ("vote + entropi", "column 8: read the name entropi; .*the gates confidence_aware.*did you mean entropy"),
+        ("mean_logit + entropy(scal=1)", "scal=1; accepted: entropy takes scale; did you mean scale"),
+        ("mean_logit(student=1)", "student=1, which is given with each call; accepted: .*takes no arguments"),
+        ("mean_logit + fixed", "read fixed without shares; accepted: fixed takes shares"),
+        ("mean_logit + fixed(shares=1)", "shares=1 of fixed; accepted: a tuple"),
+        ("entropy", "without a pool"),
+        ("vote + majority", r"1\*majority; accepted: POOL or POOL \+ GATE, of each one"),
+        ("vote + uniform + entropy", r"1\*entropy; accepted: POOL or POOL \+ GATE, of each one"),
+        ("vote + 2*entropy", r"2\*entropy; .*no weights"),
+        ("grid(1, 2)*vote", r"grid\(1, 2\)\*vote; .*no weights"),
+        ("vote(threshold=grid(0.1, 0.2))", "threshold=grid.* of vote; accepted: one value"),
+    ],
+)
+def test_what_cannot_be_resolved_is_explained(text, words):
+    with pytest.raises(BadInput, match=words):
+        pools.resolve(text)
+
+
+@POOLS
+def test_a_teacher_that_says_nothing_is_seen_by_every_pool(name):
+    """argmax would take a NaN for the largest, and class 0 where all are ruled out."""
+    for junk in (ANSWERS.at[0, 1, 2].set(jnp.nan), ANSWERS.at[0, 1, 2].set(jnp.inf), ANSWERS.at[0, 1].set(-jnp.inf)):
+        broken = pool(name)(junk, EVEN)
+        assert not jnp.isfinite(broken[1]).all()
+        assert jnp.isfinite(jnp.delete(broken, 1, axis=0)).all()

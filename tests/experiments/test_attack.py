@@ -33,59 +33,63 @@ def case(key):
     return outcomes.Case(victim, image, label, logits, None)
 
 
-@pytest.mark.parametrize("name", catalogue.attacks())
+@pytest.mark.parametrize("name", catalogue.ATTACKS.names())
 def test_every_attack_that_can_be_typed_is_made(name):
-    found = attacks.named(f"{name}:objective=dlr:restarts=2", flag="attacks")
+    found = attacks.named(f"{name}(objective=dlr, restarts=2)", flag="attacks")
     assert found.objective is objectives.dlr
     assert callable(found.repeated(found.make(epsilon=0.2, norm="linf", image_shape=(4, 4, 1))))
     assert attacks.named(name, flag="attacks").objective is catalogue.OBJECTIVES[catalogue.objective_of(name)]
 
 
 def test_settings_reach_the_attack():
-    found = attacks.named("pgd:steps=7:random_start=true", flag="attacks")
+    found = attacks.named("pgd(steps=7, random_start=True)", flag="attacks")
     assert found.make(epsilon=0.1).steps == 7  # pyright: ignore[reportAttributeAccessIssue]
     assert found.settings == {"steps": 7, "random_start": True}
-    assert attacks.named("zoo:sides=2+4:importance=true", flag="attacks").settings["sides"] == (2, 4)
+    assert attacks.named("zoo(sides=(2, 4), importance=True)", flag="attacks").settings["sides"] == (2, 4)
 
 
 BAD = {
     "fgsn": "did you mean fgsm",
-    "pgd:step=3": "did you mean steps",
-    "pgd:objective=marginn": "did you mean margin",
-    "pgd:steps=1.5": "steps=1.5: accepted is int",
-    "pgd:steps=0": "steps=0",
-    "pgd:step_size=-1": "step_size=-1",
-    "pgd:random_start=1": "random_start=1: accepted is bool",
-    "pgd:oracle=autodiff": "oracle=autodiff",
-    "pgd:norm=l7": "norm='l7'",
-    "pgd:restarts=0": "restarts=0",
-    "pgd:epsilon=0.1": "accepted is --epsilons",
-    "pgd:steps": "key=value",
-    "square:queries=0": "queries=0",
+    "pgd(step=3)": "did you mean steps",
+    "pgd(objective=marginn)": "accepted: 'cross_entropy' or 'dlr' or 'margin'; did you mean margin",
+    "pgd(steps=1.5)": "steps=1.5 of pgd; accepted: a whole number",
+    "pgd(steps=0)": "steps=0: accepted",
+    "pgd(step_size=-1)": "step_size=-1: accepted",
+    "pgd(random_start=1)": "random_start=1 of pgd; accepted: True or False",
+    "pgd(random_start=true)": "random_start=true of pgd; accepted: True or False",
+    "pgd(oracle=autodiff)": "oracle=autodiff; accepted: pgd takes",
+    "pgd(norm=l7)": "norm='l7': accepted",
+    "pgd(restarts=0)": "restarts=0: accepted",
+    "pgd(restarts=grid(1, 2))": "restarts=grid(1, 2) of pgd; accepted: one value",
+    "pgd(step_size=linear(1, 0))": "step_size=linear(1, 0) of pgd; accepted: one value",
+    "pgd(epsilon=0.1)": "accepted: --epsilons, for epsilon is the same for all attacks",
+    "pgd(0.1)": "accepted: --epsilons, for epsilon is the same for all attacks",
+    "pgd(epsilon)": "epsilon=epsilon of pgd; accepted: a number",
+    "square(queries=0)": "queries=0: accepted",
 }
 
 
 @pytest.mark.parametrize("text", BAD)
 def test_what_cannot_be_used_is_one_clear_error_that_names_the_flag(text):
-    with pytest.raises(BadInput, match=r"--attacks: ") as error:
-        attacks.several(f"fgsm,{text}", flag="attacks", fixed={"epsilon": "--epsilons"})
+    with pytest.raises(BadInput, match=r"attacks, column 7: ") as error:
+        attacks.several(f"fgsm, {text}", flag="attacks", fixed={"epsilon": "--epsilons"})
     assert BAD[text] in str(error.value)
 
 
 def test_settings_that_cannot_be_typed_are_not_advertised():
     with pytest.raises(
-        BadInput, match=r"oracle=x: accepted for pgd are steps, .*, keep, objective, restarts$"
+        BadInput, match=r"oracle=x; accepted: pgd takes epsilon, steps, .*, keep, objective, restarts\n"
     ) as error:
-        attacks.several("pgd:oracle=x", flag="attacks", fixed={"epsilon": "--epsilons"})
+        attacks.several("pgd(oracle=x)", flag="attacks", fixed={"epsilon": "--epsilons"})
     assert "oracle," not in str(error.value)
 
 
 def test_the_training_attack_of_an_audit_is_read_as_any_other():
-    config = audit.Config(training_attack="pgd:steps=7:objective=dlr", epsilon=0.2)
+    config = audit.Config(training_attack="pgd(steps=7, objective=dlr)", epsilon=0.2)
     name, made, objective = audit.parse_attack(config, (8, 8, 1))
-    assert (name, made.steps, objective) == (config.training_attack, 7, objectives.dlr)
-    with pytest.raises(BadInput, match=r"--training_attack: .*steps=abc: accepted is int"):
-        audit.parse_attack(audit.Config(training_attack="pgd:steps=abc"), (8, 8, 1))
+    assert (name, made.steps, objective) == ("pgd(objective=dlr, steps=7)", 7, objectives.dlr)
+    with pytest.raises(BadInput, match=r"training_attack, column 1: .*steps=abc of pgd; accepted: a whole number"):
+        audit.parse_attack(audit.Config(training_attack="pgd(steps=abc)"), (8, 8, 1))
 
 
 def test_a_share_of_attacked_images_needs_an_attack(tmp_path):
@@ -93,9 +97,18 @@ def test_a_share_of_attacked_images_needs_an_attack(tmp_path):
         train_teacher.main(train_teacher.Config(attacked=0.5, seeds=1, epochs=1), tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "fgsm,", "fgsm,fgsm"])
-def test_an_empty_or_doubled_list_is_refused(text):
-    with pytest.raises(BadInput, match="each once"):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "read nothing"),
+        (",", "column 1: read ','"),
+        ("fgsm, fgsm", "column 7: read fgsm twice; .*each once"),
+        ("pgd(0.1, steps=3), fgsm, pgd( steps=3,epsilon = 0.10)", "column 26: read pgd.* twice"),
+        ("fgsm + pgd", "accepted: NAME or NAME"),
+    ],
+)
+def test_an_empty_or_doubled_list_is_refused(text, words):
+    with pytest.raises(BadInput, match=words):
         attacks.several(text, flag="attacks", fixed={})
 
 
@@ -118,7 +131,7 @@ def test_targets_that_do_not_fit_are_refused():
 
 def test_the_worst_case_is_never_better_than_a_member_and_stays_in_the_ball(case):
     done = {}
-    for text in ("fgsm", "deepfool:steps=3"):
+    for text in ("fgsm", "deepfool(steps=3)"):
         one = attacks.named(text, flag="attacks")
         for epsilon in (0.02, 0.1) if one.has("epsilon") else (None,):
             found = run(one.make(epsilon=epsilon), case.victim, case.image, case.label, objective=one.objective)
@@ -142,7 +155,7 @@ def test_a_sweep_of_the_experiment_compiles_once_restarts_included(case):
         return MODEL.apply(variables, image, train=train, key=key)
 
     victim = white_box(counted, case.victim.variables)
-    one = attacks.named("pgd:steps=3:random_start=true:restarts=2", flag="attacks")
+    one = attacks.named("pgd(steps=3, random_start=True, restarts=2)", flag="attacks")
     at, looks = attack.programs(attack.Config(), one, (4, 4, 1)), []
     for epsilon in (0.01, 0.1, 0.2):
         run(at(epsilon), victim, case.image, case.label, objective=one.objective, on_device=False)

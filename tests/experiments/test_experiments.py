@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import distill
+from kdjax import models
 from kdjax.methods import FAMILY
-from kdjax.models import create
 from kdjax.recipes import comparisons
 from kdjax.training import optimizers, parallel
 from kdjax.training.program import chooses_scan
@@ -25,7 +25,7 @@ from tests.study.studies import study_of
 
 # Not the user's own; shared by these tests, so that a program is compiled once.
 CACHE = str(Path(tempfile.gettempdir()) / f"kdjax-test-cache-{os.getuid()}")
-LEFT = {"config.json", "results.json", "table.md", "log.txt"}
+LEFT = {"config.json", "results.json", "table.md", "provenance.json", "log.txt"}
 TRAINS = {"train_teacher", "distill", "hinton2015"}
 
 
@@ -330,7 +330,7 @@ def test_a_layer_map_teaches_layers():
     """The student learns every second layer of its teacher, by one flag."""
     shape = {"num_classes": 10, "image_shape": (8, 8, 1)}
     study = study_of(shape, 100)
-    student, teacher = (create.create("mlp", **shape, hidden=(4,) * depth) for depth in (2, 4))
+    student, teacher = (models.create("mlp", **shape, hidden=(4,) * depth) for depth in (2, 4))
     config = distill.Config(loss="0.1*labels + 0.9*response.kl(temperature=4) + feature.hint(every(2))")
     plan = distill.planned(config, study, student, teacher, 10)
     assert plan.layers == ((1, 2), (2, 4))
@@ -352,7 +352,7 @@ def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch):
         "loss": [f"{name} + labels" for name in comparisons.names("response") + comparisons.names("contrastive")],
         "optimizer": optimizers.OPTIMIZERS,
         "schedule": optimizers.SCHEDULES,
-        "student_model": create.names(),
+        "student_model": models.names(),
     }
     tiny = {
         "seeds": 1,
@@ -383,6 +383,6 @@ def test_convolutions_are_not_scanned_on_a_cpu_unless_asked():
 def test_the_notebooks_networks_have_the_notebooks_sizes():
     for hidden, count in (("1200,1200", "2395210"), ("20", "15910")):
         widths = tuple(map(int, hidden.split(",")))
-        model = create.create("mlp", num_classes=10, image_shape=(28, 28, 1), hidden=widths)
+        model = models.create("mlp", num_classes=10, image_shape=(28, 28, 1), hidden=widths)
         params, _ = jax.eval_shape(model.init, jax.random.key(0))
-        assert str(create.parameter_count(params)) == count
+        assert str(models.parameter_count(params)) == count

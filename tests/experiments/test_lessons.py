@@ -48,7 +48,7 @@ def test_a_swept_teacher_is_the_one_that_train_teacher_makes_with_that_epsilon(t
     assert first["validation_attacked"] >= last["validation_attacked"]
     plain = train_teacher.Config(
         train_split="train[:150]", hidden=(6,), epochs=2, seeds=1, label_smoothing=0.1,
-        attack=f"fgsm_rs:epsilon={last['epsilon']}",
+        attack=f"fgsm_rs({last['epsilon']})",
     )  # fmt: skip
     alone = ran(train_teacher, plain, tmp_path / "plain")["teacher"][0]["nll"]
     nll = {m["epsilon"]: m["test_nll"] for m in swept["members"] if m["seed"] == 0}

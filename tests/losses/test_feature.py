@@ -225,5 +225,40 @@ def test_memory_of_nst(shape):
 
 
 def test_every_loss_of_the_family_has_a_name():
-    losses = ["ab", "attention", "attention_paper", "cosine", "fsp", "ft", "hint", "nst", "ofd", "pkd", "review", "vid"]
-    assert names("feature") == [f"feature.{loss}" for loss in losses]
+    losses = [
+        "ab",
+        "attention",
+        "attention_paper",
+        "cosine",
+        "fsp",
+        "ft",
+        "ft_crd",
+        "hint",
+        "nst",
+        "ofd",
+        "pkd",
+        "review",
+    ]
+    assert names("feature") == [f"feature.{loss}" for loss in [*losses, "vid"]]
+
+
+def test_both_factor_transfers_are_their_codes():
+    """PyTorch 2.13, float64: L1Loss of the authors' FT, and FactorTransfer of the CIFAR-100 code."""
+    s, t = np.random.default_rng(7).normal(size=(2, 3, 2, 2, 5))
+    for loss, each, slopes in (
+        (
+            feature.ft,
+            [0.2003050097537157, 0.2637759060421893, 0.2650227936836511],
+            [-0.004522735503752661, 0.001398867103737779, -0.00187819249162047],
+        ),
+        (
+            feature.ft_crd,
+            [0.33948679112298324, 0.4749700205526198, 0.31606644611606904],
+            [-2.4389714931529864e-05, -0.028083275352059504, -0.002732435723454141],
+        ),
+    ):
+        np.testing.assert_allclose(loss(*arrays(s, t)), each, rtol=1e-5)
+        slope = jax.grad(lambda s, loss=loss: loss(s, jnp.asarray(t, jnp.float32)).mean())(jnp.asarray(s, jnp.float32))
+        np.testing.assert_allclose(slope.flatten()[jnp.array([0, 7, 33])], slopes, rtol=1e-4)
+    with pytest.raises(BadInput, match=r"student has shape \(2, 3\): expected \[batch, ..., channels\]"):
+        feature.ft_crd(jnp.zeros((2, 3)), jnp.zeros((2, 3)))

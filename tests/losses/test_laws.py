@@ -5,10 +5,13 @@ import inspect
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
+from kdjax.losses import response
 from kdjax.recipes.comparisons import LOSSES, names
+from kdjax.types import BadInput
 
 NAMES = names("response")
 BATCH, CLASSES = 6, 5
@@ -78,7 +81,89 @@ def test_finite_at_huge_logits(loss, s, t):
 
 
 def test_nan_is_not_hidden(loss, student, teacher):
-    assert jnp.isnan(loss(student.at[1, 2].set(jnp.nan), teacher)[1])
+    for damage in (jnp.nan, jnp.inf):
+        for sides in (student.at[1, 2].set(damage), teacher), (student, teacher.at[1, 2].set(damage)):
+            value = loss(*sides)
+            assert not jnp.isfinite(value[1])
+            assert not jnp.isfinite(gradients(loss, *sides)[0][1]).all(), "the student would go on unmoved"
+
+
+# Those that compare the numbers themselves have no meaning for what is ruled out.
+COMPARES_NUMBERS = {"response.logit_mse", "response.centred_logit_mse", "response.standardized_kl", "response.dist"}
+
+
+def test_a_teacher_without_a_largest_class_is_not_hidden(loss, student, teacher):
+    assert not jnp.isfinite(loss(student, teacher.at[1].set(-jnp.inf))[1])
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - COMPARES_NUMBERS))
+def test_a_class_that_both_sides_rule_out_adds_nothing(name, loss, student, teacher):
+    out = jnp.full((BATCH, 1), -jnp.inf)
+    masked = [jnp.concatenate([x, out], 1) for x in (student, teacher)]
+    np.testing.assert_allclose(loss(*masked), loss(student, teacher), rtol=1e-5, atol=1e-6)
+    for got, want in zip(gradients(loss, *masked), gradients(loss, student, teacher), strict=True):
+        np.testing.assert_allclose(got[:, :-1], want, rtol=1e-4, atol=1e-5)
+        assert (got[:, -1] == 0).all()
+
+
+def numbers(name):
+    """The keywords of a loss that are single numbers, the temperature among them."""
+    parameters = inspect.signature(LOSSES.functions[name]).parameters
+    return [p.name for p in parameters.values() if type(p.default) is float]
+
+
+@pytest.fixture
+def unchecked():
+    """Without the shape checker of these tests, which would refuse first: a user has none."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def outcome(call):
+    try:
+        return np.asarray(call(), np.float32)
+    except BadInput as error:
+        return str(error).partition("=")[0]
+
+
+@pytest.mark.parametrize("kind", [np.float32, jnp.float32, jnp.bfloat16, lambda x: np.array(x, np.float32)])
+def test_a_number_in_an_array_is_checked_as_a_plain_one_is(name, kind, student, teacher, unchecked):
+    call = functools.partial(LOSSES.functions[name], student, teacher, labels=LABELS)
+    for keyword in numbers(name):
+        for value in (-1.0, -0.125, 0.0, 0.5, 1.0, 1.5, jnp.nan, jnp.inf):
+            plain, held = (outcome(lambda x=x, k=keyword: call(**{k: x})) for x in (value, kind(value)))
+            if isinstance(plain, str):
+                assert held == plain == keyword
+            else:
+                np.testing.assert_allclose(held, plain, rtol=1e-2, atol=1e-2)
+
+
+def test_several_numbers_in_place_of_one_are_refused(name, student, teacher, unchecked):
+    call = functools.partial(LOSSES.functions[name], student, teacher, labels=LABELS)
+    for keyword in numbers(name):
+        if keyword == "temperature" and "temperature: ignored" in inspect.getdoc(LOSSES.functions[name]):
+            continue
+        for shape in ((BATCH, 1), (1, CLASSES), (1,), (BATCH,)):
+            if name == "response.dkd" and shape == (BATCH,) and keyword != "temperature":
+                continue  # a weight for each example
+            with pytest.raises(BadInput, match=rf"{keyword} .*expected"):
+                call(**{keyword: jnp.ones(shape)})
+
+
+def test_a_number_is_checked_under_jit_where_it_is_not_traced(student, teacher):
+    held = jnp.float32(-1)
+    with pytest.raises(BadInput, match=r"temperature=-1\.0: expected a number above 0"):
+        jax.jit(lambda z: response.kl(z, teacher, temperature=held))(student)
+
+
+@pytest.mark.parametrize("labels", [LABELS.astype(jnp.float32), LABELS > 0, jax.nn.one_hot(LABELS, CLASSES)])
+def test_labels_that_are_no_class_numbers_are_refused(labels, student, teacher, unchecked):
+    words = r"labels (is (float32|bool) of shape \(6,\): expected integers|\(6, 5\): expected \(6,\))"
+    with pytest.raises(BadInput, match=words):
+        response.cross_entropy(student, labels)
+    with pytest.raises(BadInput, match=words):
+        response.dkd(student, teacher, labels=labels)
 
 
 def test_jit_changes_nothing(loss, student, teacher):

@@ -51,3 +51,26 @@ def test_a_slope_in_parts_is_the_whole_slope(batch, stride, parts):
 def test_a_size_that_the_stride_does_not_divide_is_refused():
     with pytest.raises(BadInput, match="size=3, stride=2"):
         StridedConv(5, 3, 2, 1).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+
+
+@pytest.mark.parametrize("image", [jnp.float32, jnp.float64, jnp.bfloat16])
+@pytest.mark.parametrize("held", [jnp.float32, jnp.float64])
+def test_types_are_linens_in_double_precision(image, held):
+    with jax.enable_x64(True):
+        fast, plain = StridedConv(5, 4, 2, 1), nn.Conv(5, (4, 4), strides=2, padding=1)
+        x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3)).astype(image)
+        made = [net.init(jax.random.key(1), x) for net in (fast, plain)]
+        assert [leaf.dtype for leaf in jax.tree.leaves(made[0])] == [jnp.float32] * 2
+        assert jax.tree.map(jnp.shape, made[0]) == jax.tree.map(jnp.shape, made[1])
+        variables = jax.tree.map(lambda leaf: leaf.astype(held), made[1])
+
+        def run(net):
+            return jax.value_and_grad(lambda v, x: jnp.sum(net.apply(v, x) ** 2), (0, 1))(variables, x)
+
+        for ours, theirs in zip(*map(jax.tree.leaves, map(run, (fast, plain))), strict=True):
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_allclose(
+                np.asarray(ours, np.float64),
+                np.asarray(theirs, np.float64),
+                rtol=2e-2 if image == jnp.bfloat16 else 1e-5,
+            )

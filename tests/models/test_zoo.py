@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import re
 
 import jax
@@ -13,7 +14,7 @@ from flax import linen as nn
 from kdjax.models import layers
 from kdjax.models.create import accepts, all_names, create, from_linen, names, parameter_count
 from kdjax.models.fitnet import Layer, Maxout
-from kdjax.models.layers import max_pool, norm, relu
+from kdjax.models.layers import entered, max_pool, norm, relu
 from kdjax.models.lenet import LeNet
 from kdjax.models.mobilenet import Inverted
 from kdjax.models.resnet import ResNet
@@ -21,7 +22,7 @@ from kdjax.models.shufflenet import ShuffleNet
 from kdjax.models.vgg import VGG
 from kdjax.models.vit import ViT
 from kdjax.models.wrn import WideResNet
-from kdjax.models.zoo import FIXED
+from kdjax.models.zoo import FIXED, WITH_WIDTHS
 from kdjax.types import BadInput
 
 PUBLISHED = {
@@ -390,7 +391,7 @@ def test_max_pool_is_linens_and_so_is_its_slope(size, stride, padding):
 
 def test_images_are_normalised_inside():
     image = jax.random.uniform(jax.random.key(0), (2, 8, 8, 2))
-    mean, std = (0.5, 0.1), (0.25, 2.0)
+    mean, std = (0.5, 0.1), (0.25, 0.9)
     shape = {"num_classes": 3, "image_shape": (8, 8, 2)}
     inside, plain = create("lenet", **shape, mean=mean, std=std), create("lenet", **shape)
     params, _ = jax.jit(plain.init)(jax.random.key(0))
@@ -434,15 +435,44 @@ def test_what_a_network_does_not_take(name, given, words):
         ("fitnet_student", 27, {}, "28 x 28 or more"),
         ("vit_tiny", 30, {}, "4 x 4 or more, each a multiple of 4"),
         ("fast_cnn", 3, {"hidden": (4, 4, 9)}, "image is 3 x 3; accepted by this network: 4 x 4 or more"),
-        ("lenet", 28, {"mean": (0.5,), "std": (0.5,)}, "accepted: 3 numbers each"),
-        ("lenet", 28, {"mean": (0.5, 0.5, 0.5)}, "std=None; accepted: 3 numbers each"),
-        ("lenet", 28, {"mean": (0.5,) * 3, "std": (1.0, 0.0, 1.0)}, "those of std positive"),
     ],
 )
 def test_images_that_a_network_does_not_take(name, side, given, words):
     model = create(name, num_classes=10, image_shape=(side, side, 3), **given)
     with pytest.raises(BadInput, match=words):
         jax.eval_shape(model.init, jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", [name for name in all_names() if "mean" in accepts(name)])
+@pytest.mark.parametrize(
+    ("mean", "std", "words"),
+    [
+        ((0.5,), (0.5,), "accepted: 3 numbers each"),
+        ((0.5,) * 3, None, "std=None; accepted: 3 numbers each"),
+        ((0.5,) * 3, (1.0, 0.0, 1.0), r"std=\(1.0, 0.0, 1.0\) of images in \[0, 1\]; accepted: numbers above 0 and at"),
+        (
+            (125.3, 123.0, 113.9),
+            (0.25,) * 3,
+            r"mean=.*; 125.3/255 = 0.4914 was probably meant; accepted: numbers from 0",
+        ),
+        ((0.5,) * 3, (0.25, 0.25, 63.0), r"std=.*; 63/255 = 0.2471 was probably meant; accepted: numbers above 0"),
+        (
+            (0.5, -0.1, 0.5),
+            (0.25,) * 3,
+            r"mean=\(0.5, -0.1, 0.5\) of images in \[0, 1\]; accepted: numbers from 0 to 1",
+        ),
+        ((0.5, math.nan, 0.5), (0.25,) * 3, "mean=.*nan.*accepted: numbers from 0 to 1"),
+        ((0.5,) * 3, (0.25, math.inf, 0.25), "std=.*inf.*accepted: numbers above 0"),
+        ((1000.0,) * 3, (0.25,) * 3, r"mean=.* of images in \[0, 1\]; accepted"),
+    ],
+)
+def test_moments_that_are_not_of_images_in_the_unit_interval(name, mean, std, words):
+    hidden = {"hidden": (4, 4, 9)} if name in WITH_WIDTHS else {}
+    with pytest.raises(BadInput, match=words):
+        create(name, num_classes=10, image_shape=(32, 32, 3), mean=mean, std=std, **hidden)
+    # A module that is not made by `create` asks as well.
+    with pytest.raises(BadInput, match=words):
+        entered(jnp.zeros((1, 32, 32, 3)), mean, std, least=4)
 
 
 def test_dropout_of_a_wide_resnet_asks_for_a_key():

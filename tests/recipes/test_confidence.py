@@ -30,7 +30,7 @@ SHAPE = {"num_classes": 4, "image_shape": (4, 4, 1)}
 STUDENT = create("mlp", **SHAPE, hidden=(5,))
 TEACHERS = {"one": create("mlp", **SHAPE, hidden=(7,)), "two": create("mlp", **SHAPE, hidden=(9, 6))}
 NAMES = tuple(TEACHERS)
-FOLLOW = pools.resolve("mean_probability", "confidence_aware")
+FOLLOW = pools.resolve("mean_probability + confidence_aware")
 HPARAMS = {"learning_rate": 0.1, "alpha": 0.7, "temperature": 2.0, confidence.WEIGHT: 3.0}
 
 
@@ -104,9 +104,9 @@ def test_a_network_without_a_last_layer_is_refused():
 @pytest.mark.parametrize(
     ("typed", "arm"),
     [
-        ("mlp:7,mlp:7,mlp:7", "mean_probability+confidence_aware"),  # stacked
-        ("mlp:7,mlp:6:5", "mean_probability+confidence_aware"),  # together
-        ("mlp:7,cnn:3", "mean_logit+confidence_aware:features=2"),
+        ("mlp(7), mlp(7), mlp(7)", "mean_probability + confidence_aware"),  # stacked
+        ("mlp(7), mlp(6, 5)", "mean_probability + confidence_aware"),  # together
+        ("mlp(7), cnn(3)", "mean_logit + confidence_aware + 2*features"),
     ],
 )
 def test_teachers_run_in_every_step_teach_what_their_stored_answers_do(key, typed, arm):
@@ -136,13 +136,18 @@ def test_teachers_run_in_every_step_teach_what_their_stored_answers_do(key, type
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("", "'' is no model"),
-        ("mlp:7,", "'' is no model"),
-        ("mpl:7", "did you mean mlp"),
-        ("mlp", "'mlp': hidden=.*accepted is NAME:WIDTH"),
-        ("mlp:0", "'mlp:0': hidden"),
-        ("mlp:a", "'mlp:a'"),
-        ("lenet:3", "'lenet:3': hidden"),
+        ("", "read nothing"),
+        ("mlp(7), ,", "column 9: read ','"),
+        ("mlp(7), mpl(7)", "column 9: .*did you mean mlp"),
+        ("mlp", "hidden=.*accepted: networks with their widths"),
+        ("mlp(0)", "column 1: hidden"),
+        ("mlp(a)", r"read mlp\(a\); accepted: networks with their widths"),
+        ("mlp(7.5)", r"read mlp\(7.5\); accepted"),
+        ("mlp(grid(7, 8))", r"read mlp\(grid\(7, 8\)\); accepted"),
+        ("mlp(True)", r"read mlp\(True\); accepted"),
+        ("mlp(hidden=7)", r"read mlp\(hidden=7\); accepted"),
+        ("lenet(3)", "column 1: hidden"),
+        ("mlp:7", "read ':7'"),
     ],
 )
 def test_teachers_that_cannot_be_made_are_refused(typed, message):
@@ -150,7 +155,20 @@ def test_teachers_that_cannot_be_made_are_refused(typed, message):
         arms.parse_teachers(typed, {"num_classes": 4, "image_shape": (28, 28, 1)})
 
 
-@pytest.mark.parametrize("arm", ["vote:features=-1", "vote:features=1/2", "vote:features=nan", "vote:feature=1"])
+@pytest.mark.parametrize(
+    "arm",
+    [
+        "vote - 1*features",
+        "vote + (1, 2)*features",
+        "vote + nan*features",
+        "vote + 1*feature",
+        "vote(features=1)",
+        "vote + grid(1, 2)*features",
+        "vote + features(2)",
+        "vote + features + features",
+        "2*features",
+    ],
+)
 def test_a_weight_of_features_that_is_none_is_refused(arm):
     with pytest.raises(BadInput, match="feature"):
         arms.parse_way(arm)

@@ -8,6 +8,7 @@ import pytest
 
 from kdjax.losses import response
 from kdjax.models.create import create
+from kdjax.recipes._batch import agreement, correct
 from kdjax.recipes.comparisons import LOSSES, names
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
@@ -145,3 +146,11 @@ def test_traced_hyper_parameters_vmap_as_a_loop_does(key, rows):
     for i, t in enumerate(temperatures):
         for x, y in zip(jax.tree.leaves(run(t)), jax.tree.leaves(together), strict=True):
             np.testing.assert_allclose(x, y[i], rtol=1e-5, atol=1e-6)
+
+
+def test_agreement_is_a_number_only_between_answers():
+    said = jnp.array([[1.0, 2.0], [3.0, 1.0], [jnp.nan, 1.0], [-jnp.inf, -jnp.inf]])
+    np.testing.assert_array_equal(correct(said, jnp.array([1, 1, 0, 0])), [1, 0, np.nan, np.nan])
+    good = jnp.array([[0.0, 5.0]] * 4)
+    for a, b in ((said, good), (good, said)):
+        np.testing.assert_array_equal(agreement(a, b), [1, 0, np.nan, np.nan])

@@ -117,12 +117,12 @@ def test_a_teacher_of_published_widths_keeps_its_moments_and_teaches_augmented_m
     folder, config = tmp_path / "t", train_teacher.Config(model="lenet", standardize=True, **tiny)
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"dataset": "digits", "train_split": "train[:100]"}))
-    train_teacher.main(replace(config, augment="random_shift:1,random_flip"), folder)
+    train_teacher.main(replace(config, augment="random_shift(1), random_flip"), folder)
     with pytest.raises(BadInput, match=r"--augment=mixup: mixup shows mixtures.*all is learned from labels here"):
         train_teacher.main(replace(config, augment="mixup"), tmp_path)
 
     (tmp_path / "d").mkdir()
-    every = ",".join(views.names()).replace(":4", ":1")
+    every = ", ".join(views.AUGMENTATIONS.names()).replace("crop_and_flip", "crop_and_flip(1)")
     student = distill.Config(teacher=str(folder), labels=20, method="patient", augment=every, student_hidden=(4,), **tiny)
     distill.main(student, tmp_path / "d")
     study = open_study(student, tmp_path)
@@ -147,7 +147,8 @@ def test_a_teacher_of_published_widths_keeps_its_moments_and_teaches_augmented_m
     [
         ({"augment": "mixup"}, "--augment=mixup: mixup shows mixtures.*labels have weight here"),
         ({"augment": "random_flip", "answers_dir": "a"}, "--augment=random_flip: --answers_dir and --answers_top_k"),
-        ({"augment": "random_shift:8"}, "--augment=random_shift:8: pixels=8; accepted: 0 to 7"),
+        ({"augment": "random_shift(8)"}, r"--augment=random_shift\(8\): pixels=8; accepted: 0 to 7"),
+        ({"augment": "random_shift(-1)"}, "pixels=-1; accepted: 0 to 7"),
         ({"augment": "random_flop"}, "did you mean random_flip"),
         ({"student_model": "mobilenet_v2"}, "--student_model=mobilenet_v2: image is 8 x 8"),
     ],

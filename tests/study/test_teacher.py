@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from experiments import distill
+from kdjax import models
 from kdjax.data.source import hide_labels
-from kdjax.models import create
 from kdjax.study import networks, teacher, train
 from kdjax.study.data import open_study
 from kdjax.types import BadInput
@@ -19,7 +19,7 @@ def given(tmp_path_factory):
     """A run's folder with model.json, the teacher, and its variables."""
     workdir = tmp_path_factory.mktemp("run")
     described = {"num_classes": 10, "image_shape": (8, 8, 1), "hidden": (6,)}
-    model = create.create("mlp", **described)
+    model = models.create("mlp", **described)
     networks.save_model(workdir, name="mlp", **described)
     params, model_state = model.init(jax.random.key(7))
     return workdir, model, {"params": params, **model_state}

@@ -10,6 +10,7 @@ from kdjax.ensembles import pools
 from kdjax.losses import response
 from kdjax.models.create import create
 from kdjax.recipes.distill import distill
+from kdjax.spec import Names
 from kdjax.teachers.live import Teacher, live
 from kdjax.teachers.several import stack, stacked, together
 from kdjax.teachers.stored import cached
@@ -68,7 +69,7 @@ def test_stacked_looped_together_and_cached_say_the_same(rows):
 
 
 def test_the_three_ways_cost_the_student_alike(key, rows):
-    follow = pools.resolve("mean_probability", "confidence_aware")
+    follow = pools.resolve("mean_probability + confidence_aware")
     ways = [
         (stacked(TEACHER.apply), stack(WEIGHTS), rows),
         (together(dict.fromkeys(NAMES, TEACHER.apply)), dict(zip(NAMES, WEIGHTS, strict=True)), rows),
@@ -99,7 +100,7 @@ def test_architectures_mix(rows):
 @pytest.mark.parametrize("teachers", [1, 20])
 def test_copies_of_one_teacher_teach_as_it_does_alone(key, rows, teachers):
     alone = distill(STUDENT, live(TEACHER.apply), response.kl)
-    crowd = distill(STUDENT, stacked(TEACHER.apply), response.kl, ensemble=pools.resolve("mean_probability", "ebkd"))
+    crowd = distill(STUDENT, stacked(TEACHER.apply), response.kl, ensemble=pools.resolve("mean_probability + ebkd"))
     state, many = state_of(key, WEIGHTS[0]), state_of(key, stack([WEIGHTS[0]] * teachers))
     want, (_, one, _) = jax.jit(alone)(state.params, state, rows, key)
     got, (_, several, _) = jax.jit(crowd)(many.params, many, rows, key)
@@ -109,7 +110,7 @@ def test_copies_of_one_teacher_teach_as_it_does_alone(key, rows, teachers):
 
 def test_gradients_stop_at_the_teachers_and_at_what_weighs_them(key, rows):
     """The student's slope is that of a fixed target, though the gate looks at the student."""
-    follow = pools.resolve("mean_probability", "gradient_space")
+    follow = pools.resolve("mean_probability + gradient_space")
     recipe = distill(STUDENT, stacked(TEACHER.apply), response.kl, ensemble=follow)
     state, real = state_of(key, stack(WEIGHTS)), rows["mask"] > 0
 
@@ -136,7 +137,7 @@ def test_an_example_without_a_vote_keeps_its_label_and_its_place(key, rows):
     state, answer = state_of(key), Teacher(lambda *_: Outputs(said))
 
     def run(threshold):
-        follow = pools.resolve("vote", threshold=threshold)  # a traced number
+        follow = pools.resolve(Names().vote(threshold=threshold))  # a traced number
         return distill(STUDENT, answer, response.kl, ensemble=follow)(state.params, state, rows, key)
 
     losses, (_, metrics, _) = jax.jit(run)(0.9)

@@ -347,18 +347,18 @@ def test_answers_that_are_not_finite_are_no_answers(task, tmp_path):
     state, mesh = task.state(), task.mesh
     batch = {"image": task.source.arrays["image"][:4], "mask": np.ones(4)}
 
-    def answer(value):
+    def answer(value, column=2):
         def apply(variables, image, *, train, key):
-            logits = jax.numpy.zeros((len(image), 3)).at[1, 2].set(value)
+            logits = jax.numpy.zeros((len(image), 3)).at[1, column].set(value)
             return Outputs(logits), {}
 
         return Predictor(apply, mesh)(variables(state), [batch])
 
     assert answer(-np.inf)[1, 2] == -np.inf  # a class that is ruled out
-    for value in (np.nan, np.inf):
-        with pytest.raises(Diverged, match="answer to 1 of 4 examples is not finite"):
-            answer(value)
-    with pytest.raises(Diverged, match=r"run: .* is not finite at step 18; last good checkpoint: none"):
+    for value, column in ((np.nan, 2), (np.inf, 2), (-np.inf, slice(None))):
+        with pytest.raises(Diverged, match=r"the answers to 1 of 4 examples are not numbers \(the first is row 1\)"):
+            answer(value, column)
+    with pytest.raises(Diverged, match=r"run: .* are not numbers \(.*\) at step 18; last good checkpoint: none"):
         task.fit(tmp_path, evaluate=lambda state: {"x": float(answer(np.nan).sum())})
 
 

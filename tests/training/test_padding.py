@@ -8,10 +8,10 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
+from kdjax import models
 from kdjax.attacks import named
 from kdjax.data import augment
 from kdjax.losses import response
-from kdjax.models import create
 from kdjax.models.from_nnx import from_nnx
 from kdjax.models.resnet import ResNet
 from kdjax.models.zoo import FIXED, MODELS
@@ -28,7 +28,7 @@ from kdjax.types import BadInput, Outputs
 
 REAL, PADDED = 5, 8
 SHAPE = {"num_classes": 3, "image_shape": (8, 8, 1)}
-TINY = create.from_linen(ResNet(num_classes=3, blocks=(1, 1), widths=(4, 8), stem=4), SHAPE["image_shape"])
+TINY = models.from_linen(ResNet(num_classes=3, blocks=(1, 1), widths=(4, 8), stem=4), SHAPE["image_shape"])
 
 
 def batch(side: int = 8, channels: int = 1) -> dict[str, jax.Array]:
@@ -86,7 +86,7 @@ def test_every_kind_of_network_is_tried():
 def test_every_networks_answers_and_running_statistics(name, side):
     """Forward alone: the slopes of padding are those of what it enters, and it enters nothing."""
     hidden = {} if name in FIXED else {"hidden": (4, 4)}
-    model = create.create(name, num_classes=3, image_shape=(side, side, 1), **hidden)
+    model = models.create(name, num_classes=3, image_shape=(side, side, 1), **hidden)
     rows = {column: x[:3] for column, x in batch(side).items()}
     params, state = jax.jit(model.init)(jax.random.key(0))
 
@@ -113,7 +113,7 @@ def test_an_update_through_batch_norm_on_any_number_of_devices(wrapper, real):
 
 def test_every_losses_update():
     """Loss, gradient and running statistics of the student and of the connectors, each loss with weight 1 in turn."""
-    teacher = create.create("cnn", **SHAPE, hidden=(4, 8))
+    teacher = models.create("cnn", **SHAPE, hidden=(4, 8))
     weights = teacher.init(jax.random.key(7))
     at = {"feature.fsp": "(block1, block2)", "feature.review": "(block1, block2)"}
     names = [name for name in comparisons.names() if not comparisons.remembers(name)]
@@ -154,7 +154,7 @@ def attacked(model):
 def mixed(model):
     frozen = jax.tree.map(jnp.asarray, dict(zip(("params", "batch_stats"), model.init(jax.random.key(3)), strict=True)))
     frozen = {"params": frozen["params"], **frozen["batch_stats"]}
-    recipe = distill.distill(
+    recipe = distill(
         model, Teacher(lambda _, rows: live(model.apply)(frozen, rows)), response.kl,
         augment=augment.in_turn(augment.random_flip, augment.mixup),
     )  # fmt: skip
@@ -197,7 +197,7 @@ class UsersNNX(nnx.Module):
         return self.norm(self.dense(image.reshape(len(image), -1)))
 
 
-@pytest.mark.parametrize("model", [create.from_linen(Users(), (8, 8, 1)), from_nnx(UsersNNX)], ids=["linen", "nnx"])
+@pytest.mark.parametrize("model", [models.from_linen(Users(), (8, 8, 1)), from_nnx(UsersNNX)], ids=["linen", "nnx"])
 @pytest.mark.parametrize("wrapper", ["jit", "pmap"])
 def test_a_users_own_network(model, wrapper):
     loss_fn = supervised(model)
@@ -212,7 +212,7 @@ class Turned(nn.Module):
 
 
 def test_statistics_of_other_rows_than_the_batchs_are_refused():
-    model = create.from_linen(Turned(), (8, 8, 1))
+    model = models.from_linen(Turned(), (8, 8, 1))
     with pytest.raises(BadInput, match="batch's axis first"):
         stepped(model, supervised(model), padded(batch()))
 

@@ -56,7 +56,8 @@ def fit(data, members=MEMBERS, *, devices=1, loss_fn=RECIPE, **changes):
     mesh = parallel.data_mesh(jax.devices()[:devices])
     settings = {"data": data, "order": order, "epochs": EPOCHS, "mesh": mesh, "plan": TOGETHER, **changes}
     states, outcomes = [], []
-    for part in population.train(members, MODEL, TX, loss_fn, **settings):
+    layout = (settings.pop("mesh"), settings.pop("plan", Plan()))
+    for part in population.Population(MODEL, TX, loss_fn, *layout).train(members, **settings):
         states += [jax.device_get(stacked.member_state(part.states, i).params) for i in range(len(part.members))]
         outcomes += part.outcomes
     return states, outcomes

@@ -4,14 +4,12 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 
 from kdjax.models.connect import connectors
 from kdjax.models.zoo import FIXED
-from kdjax.recipes import comparisons
+from kdjax.recipes.comparisons import COMPARISONS, comparison, names
 from kdjax.recipes.lesson import lesson
-from kdjax.training.state import create_state
 from kdjax.types import BadInput, Model, Outputs
 from tests.models.test_zoo import PUBLISHED, shapes
 
@@ -53,11 +51,11 @@ ANY = [
     "relation.pkt",
     "relation.cc_kernel",
 ]
-MAPS = ["feature.attention", "feature.attention_paper", "feature.nst"]
+MAPS = [n for n in names("feature") if n not in COMPARISONS]
 
 
 @pytest.mark.parametrize(
-    ("teacher", "student", "layers", "names"),
+    ("teacher", "student", "layers", "losses"),
     [
         ("resnet56", "resnet20", "pairs((3, 9), (6, 18)) + stem + embedding + logits", ANY),
         ("resnet56", "resnet20", "every(3)", ["feature.fsp"]),
@@ -66,59 +64,45 @@ MAPS = ["feature.attention", "feature.attention_paper", "feature.nst"]
         ("resnet50_cifar", "vgg8", "stage1 + stage4", [*ANY, *MAPS]),
     ],
 )
-def test_every_connector_joins_networks_of_other_kinds(teacher, student, layers, names):
-    compared = [name if name.startswith("relation.") else f"{name}({layers})" for name in names]
-    text = " + ".join(["labels", *compared, *(["relation.sp(stage2)"] if MAPS[0] in names else [])])
-    plan = lesson(text, network(student), network(teacher), steps=10, batch_size=2)
-    found = terms_of(plan)
-    pairs = len(plan.layers) + layers.count("+") + (not plan.layers)
-    for name in names:
-        own = {term for term in found if term.startswith(f"{name}(")}
-        once = name.startswith("relation.") or name == "feature.review"
-        assert len(own) == (1 if once else pairs - 1 if name == "feature.fsp" else pairs), name
-    if "feature.review" in names:
-        deepest, ends = layers.rpartition(" + ")[2], []
+def test_every_connector_joins_networks_of_other_kinds(teacher, student, layers, losses):
+    calls = [name if name.startswith("relation.") else f"{name}({layers})" for name in losses]
+    if MAPS[0] in losses:
+        calls.append("relation.sp(stage2)")
+    made = lesson(" + ".join(["labels", *calls]), network(student), network(teacher), batch_size=2)
+    found = jax.eval_shape(made.model.init["connectors"], jax.random.key(0))
+    terms = {*found[0], *(name for tree in found[1].values() for name in tree)}
+    pairs = len(made.layers) + layers.count("+") + (not made.layers)
+    assert len(made.kinds) == len(calls) + 1
+    assert len(made.named) >= pairs
+    for name in losses:
+        learned = [term for term in terms if term.startswith(f"{name}(")]
+        if name in ("feature.ofd", "feature.vid", "feature.ft", "feature.review", "relation.cc_kernel"):
+            once = name.startswith("relation.") or name == "feature.review"
+            assert len(learned) == (1 if once else pairs), name
+    if "feature.review" in losses:
+        deepest, ends = layers.rpartition("+")[2].strip(), []
         for side in (student, teacher):
             before = f"{deepest}_pre"
             ends.append(before if before in shapes(side, 100)[2][1] else deepest)
-        (review,) = (term for term in found if term.startswith("feature.review("))
+        (review,) = (term for term in terms if term.startswith("feature.review("))
         sides = review.removeprefix("feature.review(").removesuffix(")").split(", ")
-        assert [side.rpartition("-")[2] for side in (sides[0], sides[-1])] == ends
-
-
-def terms_of(plan):
-    """The names of a lesson's terms."""
-    rows = {name: jnp.zeros(2, jnp.int32) for name in ("label", "index")}
-    rows |= {"image": jnp.zeros((2, 32, 32, 3)), "mask": jnp.ones(2)}
-
-    def metrics(key):
-        params, _ = plan.teacher.init(key)
-        state = create_state(plan.model, optax.sgd(0.1), key, hparams=plan.hparams, frozen={"params": params})
-        return plan.loss_fn(state.params, state, rows, key)[1][1]
-
-    return list(jax.eval_shape(metrics, jax.random.key(0)))
+        assert [side.rpartition("-")[2] for side in (sides * 2)[:2]] == ends
 
 
 def test_every_loss_has_a_connector_that_is_tested_here():
-    """Whatever stands between layers is made for one of the losses above, or for one that is the same."""
-    made = {type(row.connector(False)) for name in ANY for row in [comparisons.comparison(name)]}
-    rows = [comparisons.comparison(name) for name in comparisons.names()]
-    untouched = {type(comparisons.comparison(name).connector(False)) for name in (*MAPS, "feature.fsp")}
-    assert len(untouched) == 1
-    assert {type(row.connector(False)) for row in rows if row.connector} == made | untouched
-    plain = [
-        n for n in comparisons.names("feature") if type(comparisons.comparison(n).connector(False)) in untouched
-    ]
-    assert set(plain) == {*MAPS, "feature.fsp"}
+    def kind(name):
+        made = comparison(name).connector
+        return made and type(made(False))
+
+    assert {kind(n) for n in [*ANY, "feature.fsp", "feature.ab"]} == {kind(n) for n in COMPARISONS} - {None}
+    assert {"feature.attention", "feature.attention_paper", "feature.nst"} == set(MAPS)
 
 
 def test_matrices_of_flow_need_the_same_channels_and_a_name_must_be_in_both():
     both = network("shufflenet_v2"), network("resnet32x4")
-    with pytest.raises(Exception, match=r"24,116\](.|\n)*teacher.*\[2,32,64\]|teacher.*\[2,32,64\]|116\) and teacher"):
+    with pytest.raises(Exception, match=r"\[2,24,116\].*teacher.*\[2,32,64\]|24, 116\) and teacher \(2, 32, 64\)"):
         lesson("feature.fsp(stage1 + stage2)", *both, batch_size=2)
-    with pytest.raises(
-        BadInput, match=r"stage4 is no map .* and no layer of both networks; accepted layers: .*stage3,"
-    ):
+    with pytest.raises(BadInput, match=r"stage4 is no map and no layer of both networks; accepted layers: .*stage3,"):
         lesson("feature.hint(stage3 + stage4)", *both)
-    with pytest.raises(BadInput, match="every pairs layer .* of the student with"):
+    with pytest.raises(BadInput, match=r"every pairs layer"):
         lesson("feature.hint(every(9))", *both)

@@ -1,0 +1,189 @@
+"""Read an expression of losses into terms: layers, views, connectors, memories, and numbers by their places."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax import spec
+from kdjax.losses import response
+from kdjax.losses.contrastive import Remembering
+from kdjax.models.connect.connectors import Embed, Link
+from kdjax.recipes.comparisons import comparison, default_of, loss_of, memory_of, remembers
+from kdjax.recipes.layers import Shown, layers_of
+from kdjax.recipes.terms import LABELS, TEACHER, Number, Side, Term, fixed, hyper, need
+from kdjax.spec import Call, Formula, Schedule, Set
+from kdjax.types import ATTACKED, CLEAN, STUDENT, BadInput, TrainState
+
+LARGEST = 1e18
+"""The largest number of an expression."""
+
+OF_LAYERS, OF_FACTORS, OF_ANSWERS, OF_LABELS = "layers", "factors", "answers", "labels"
+
+
+class Reader:
+    """Reads an expression term by term."""
+
+    def __init__(
+        self, formula: Formula, shown: Shown, steps: int | None, examples: int | None, batch_size: int, taught: bool
+    ) -> None:
+        self.shown, self.steps, self.examples, self.batch_size, self.taught = (
+            shown, steps, examples, batch_size, taught
+        )  # fmt: skip
+        self.terms: list[Term] = []
+        self.links: dict[str, Link] = {}
+        self.memories: dict[str, Remembering] = {}
+        self.hparams: dict[str, float] = {}
+        self.sets: dict[str, Set] = {}
+        self.kinds: dict[str, str] = {}
+        self.numbers: list[tuple[int, int]] = []
+        self.named: list[tuple[str, str]] = []
+        self.temperature: Number = fixed(1.0)
+        for (weight, call), place in zip(formula.terms, spec.labels(formula), strict=True):
+            self._term(weight, call, place)
+
+    def _term(self, weight: Any, call: Call, place: str) -> None:
+        call, sides, stop = _sides(call)
+        weigh = self._number(weight, f"{place}.weight")
+        if negative := [x for n, x in self.hparams.items() if n.startswith(f"{place}.weight") and x < 0]:
+            raise call.error(f"read the weight {negative[0]:g} of {call.name}; accepted: numbers from 0 up")
+        if call.name == LABELS:
+            self.kinds[f"{place}.weight"] = OF_LABELS
+            if call.args or call.kwargs or sides[1] != Side(TEACHER) or not stop:
+                raise call.error(
+                    f"read more than a view of {LABELS}; accepted: {LABELS}, or {LABELS}(student=attacked)"
+                )
+            self._add(Term(place, response.cross_entropy, weigh, sides[0], Side(LABELS)), call)
+            return
+        if remembers(call.name):
+            row = comparison(call.name)
+            self._layered(call, place, Term(place, response.cross_entropy, weigh, *sides, row=row, remembers=True))
+            return
+        loss, traced = loss_of(call)
+        row = comparison(call.name)
+        if row.least > self.batch_size:
+            raise BadInput(
+                f"batch_size={self.batch_size}: {call.name} compares examples of a batch; accepted: from {row.least}."
+            )
+        own = {key: self._number(value, f"{place}.{key}") for key, value in traced.items()}
+        term = Term(place, loss, weigh, *sides, _all(own), row, stop)
+        if row.connector is not None:
+            self._layered(call, place, term)
+            return
+        if call.args:
+            raise call.error(f"read {call!r}: {call.name} compares answers; accepted is no layer")
+        self.kinds[f"{place}.weight"] = OF_ANSWERS
+        if not any(kind == OF_ANSWERS for place_, kind in self.kinds.items() if place_ != f"{place}.weight"):
+            self.temperature = own.get("temperature", fixed(default_of(call, "temperature", 1.0)))
+        self._add(term, call)
+
+    def _layered(self, call: Call, place: str, term: Term) -> None:
+        """Terms on layers: one for each pair, and the connectors between them."""
+        if term.teacher.network != TEACHER:
+            raise call.error(f"{call.name} compares layers with the student's own; accepted: a view of the teacher")
+        found = layers_of(call, term.row, self.shown)
+        self.numbers += [pair for pair in found.numbers if pair not in self.numbers]
+        self.kinds[f"{place}.weight"] = OF_FACTORS if term.row.beside else OF_LAYERS
+        for number, (own, theirs) in enumerate(found.terms, start=1):
+            name, share = _name(call.name, own, theirs), 0.5 ** (len(found.terms) - number)
+            left, right = term.student._replace(layers=own), term.teacher._replace(layers=theirs)
+            weight = _times(share, term.weight) if term.row.halves else term.weight
+            one = term._replace(name=name, weight=weight, student=left, teacher=right)
+            if term.remembers:
+                if varying := [key for key, value in call.kwargs if isinstance(value, Schedule | Set)]:
+                    raise call.error(f"{varying[0]} of {call.name} varies; accepted: a number, for it makes the memory")
+                memory = memory_of(call, self.examples)
+                self.memories[name] = memory
+                one, module = one._replace(loss=memory.step), Embed(memory.dims)
+            else:
+                assert term.row.connector is not None
+                module = term.row.connector(self.taught)
+            self._add(one, call)
+            self.named += list(zip(own, theirs, strict=True))
+            self.links[name] = Link(own, theirs, module)
+            if not self.taught:
+                self.terms += [
+                    one._replace(
+                        name=_name(f"{call.name}.{word}", own, theirs), loss=loss, weight=fixed(1.0), pair=name
+                    )
+                    for word, loss in term.row.beside.items()
+                ]
+
+    def _add(self, term: Term, call: Call) -> None:
+        if term.name in [t.name for t in self.terms]:
+            raise call.error(f"{term.name} is named twice; accepted is each once")
+        self.terms.append(term._replace(loss=_saying(term.name, term.loss)))
+
+    def _number(self, value: Any, place: str) -> Number:
+        """A number of the expression as a step reads it; its parts become hyper-parameters."""
+        self.hparams |= {name: float(x) for name, x in spec.numbers(value, name=place).items()}
+        self.sets |= (sets := spec.sets(value, name=place))
+        self.hparams |= {name: float(one.sample(np.random.default_rng(0))) for name, one in sets.items()}
+        met = {n: (x,) for n, x in spec.numbers(value, name=place).items()} | {n: spec.ends(x) for n, x in sets.items()}
+        for name, ends in met.items():
+            if large := [x for x in ends if abs(x) > LARGEST]:
+                raise BadInput(f"{name}={large[0]:g}; accepted: up to {LARGEST:g}, so that float32 holds its square")
+        if not isinstance(value, Schedule):
+            return hyper(place)
+        steps = self.steps
+        if steps is None:
+            raise BadInput(f"steps=None: {place}={value!r} follows the run; accepted: the number of its steps")
+        parts = [*spec.numbers(value, name=place), *sets]
+
+        def at(state: TrainState) -> Any:
+            filled = spec.fill(value, {name: need(state, name) for name in parts}, name=place)
+            return filled.at(jnp.asarray(state.step, jnp.float32) / steps)
+
+        return at
+
+
+def _sides(call: Call) -> tuple[Call, tuple[Side, Side], bool]:
+    """The call without its views, and these."""
+    own = dict(call.kwargs)
+    stop = own.pop("stop", True)
+    if not isinstance(stop, bool):
+        raise call.error(f"read stop={stop!r}; accepted: True or False")
+    left = _side(call, own.pop("student", Call(CLEAN)), STUDENT)
+    right = _side(call, own.pop("teacher", Call(CLEAN)), TEACHER)
+    if not stop and right.network != STUDENT:
+        raise call.error(f"read stop=False: no gradient reaches a teacher; accepted with teacher={STUDENT}({CLEAN})")
+    if left.network != STUDENT:
+        raise call.error(f"read student={left.network}; accepted: a view of the student")
+    return Call(call.name, call.args, tuple(own.items()), call.place), (left, right), stop
+
+
+def _side(call: Call, value: Any, network: str) -> Side:
+    """`attacked`, or `student(clean)`."""
+    views = (CLEAN, ATTACKED)
+    if isinstance(value, Call) and value.name in (STUDENT, TEACHER) and len(value.args) == 1 and not value.kwargs:
+        network, value = value.name, value.args[0]
+    if not isinstance(value, Call) or value.name not in views or value.args or value.kwargs:
+        wanted = f"{CLEAN}, {ATTACKED}, {STUDENT}({CLEAN}) or {STUDENT}({ATTACKED})"
+        raise call.error(f"read the view {value!r}; accepted: {wanted}")
+    return Side(network, value.name)
+
+
+def _name(name: str, own: tuple[str, ...], theirs: tuple[str, ...]) -> str:
+    sides = [own] if own == theirs else [own, theirs]
+    return f"{name}({', '.join('-'.join(side) for side in sides)})"
+
+
+def _times(factor: float, number: Number) -> Number:
+    return lambda state: factor * number(state)
+
+
+def _all(numbers: Mapping[str, Number]) -> Callable[[TrainState], dict[str, Any]]:
+    return lambda state: {key: number(state) for key, number in numbers.items()}
+
+
+def _saying(name: str, loss: Callable[..., Any]) -> Callable[..., Any]:
+    """A loss whose refusals say which it is."""
+
+    def called(*arrays: Any, **keywords: Any) -> Any:
+        try:
+            return loss(*arrays, **keywords)
+        except BadInput as error:
+            raise BadInput(f"{name}: {error}") from None
+
+    return called

@@ -1,0 +1,138 @@
+"""Every experiment at its smallest, run once in this process while its trainings are watched."""
+
+import contextlib
+import dataclasses
+import io
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax import config as configs
+from kdjax.data.source import unit_interval
+from kdjax.study import compare, figures, train
+from kdjax.training import population, program
+from kdjax.training.state import variables
+from tests.experiments.scripts import SCRIPTS, module
+
+SEEDS = 2
+OTHERS = {"audit"}
+"""What has the flag and trains one network only, where none is given."""
+TRAINING = sorted(
+    name for name in SCRIPTS.keys() - OTHERS
+    if not name.startswith("benchmarks") and "seeds" in {f.name for f in dataclasses.fields(module(name).Config)}
+)  # fmt: skip
+"""Every experiment that trains over seeds."""
+SMALLER = {
+    "generations": {"generations": 3},
+    "ensemble": {"teachers": "mlp:9,mlp:5,mlp:7", "arms": "vote", "labels": 100, "teachers_epochs": 6},
+    "specialists": {"specialist_epochs": 1},
+    "sweep": {"teacher_epochs": 1},
+}
+ATTACKS = {"defensive"}
+"""What is measured by attacks is not trained, and would take most of the time."""
+
+
+@dataclass
+class Run:
+    """One training: its model, what it was given, and the network's numbers before and after."""
+
+    model: Any
+    source: Any
+    frozen: Any
+    first: Any = None
+    last: Any = None
+
+
+@dataclass
+class Watched:
+    """What a finished experiment left, and what was seen on the way."""
+
+    config: Any
+    workdir: Path
+    results: dict[str, Any]
+    runs: dict[str, Run] = field(default_factory=dict)
+    traced: list[str] = field(default_factory=list)
+
+    def answers(self, run: str, image: np.ndarray) -> np.ndarray:
+        """What a trained network says of images."""
+        one = self.runs[run]
+        return says(one.model, one.last, image)
+
+
+def says(model: Any, variables: Any, image: np.ndarray) -> np.ndarray:
+    """A network's logits for images as they are stored."""
+    outputs, _ = model.apply(variables, unit_interval(jnp.asarray(image)), train=False, key=None)
+    return np.asarray(outputs.logits)
+
+
+def smallest(name: str, workdir: Path, **changes: Any) -> Any:
+    """The Config of `--smoke`, with two seeds."""
+    config = module(name).Config
+    smoke = {f.name: f.metadata["smoke"] for f in dataclasses.fields(config)}
+    own = {n: value for n, value in smoke.items() if value is not dataclasses.MISSING}
+    return config(**{**own, "seeds": SEEDS, **SMALLER.get(name, {}), "workdir": str(workdir), **changes})
+
+
+@cache
+def ran(name: str) -> Watched:
+    """An experiment's one run of these tests."""
+    return run(name)
+
+
+def run(name: str, **changes: Any) -> Watched:
+    """Run an experiment in a folder of its own and watch it."""
+    workdir = Path(mkdtemp())
+    config = smallest(name, workdir, **changes)
+    found, now = Watched(config, workdir, {}), [""]
+    real_train, real_fit, real_step = compare.train, train.fit, program.train_step
+    real_members = population.Population.train
+
+    def trained(study: Any, folder: Any, run: str, model: Any, *given: Any, **own: Any) -> Any:
+        found.runs[run] = Run(model, own["source"], own["frozen"])
+        state = real_train(study, folder, run, model, *given, **own)
+        found.runs[run].last = jax.device_get(variables(state))
+        return state
+
+    def fitted(state: Any, *given: Any, name: str, **own: Any) -> Any:
+        now[0] = name
+        if name in found.runs and found.runs[name].first is None:
+            found.runs[name].first = jax.device_get(state.params)
+        return real_fit(state, *given, name=name, **own)
+
+    def members(self: Any, members: Any, **own: Any) -> Any:
+        now[0] = f"members/seed-{members[0].seed}"
+        return real_members(self, members, **own)
+
+    def step(loss_fn: Any, tx: Any, **own: Any) -> Any:
+        def watched(*given: Any) -> Any:
+            found.traced.append(now[0])
+            return loss_fn(*given)
+
+        return real_step(watched, tx, **own)
+
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context
+        patch(mock.patch.object(compare, "train", trained))
+        patch(mock.patch.object(train, "fit", fitted))
+        patch(mock.patch.object(population.Population, "train", members))
+        for user in (program, population):
+            patch(mock.patch.object(user, "train_step", step))
+        for drawn in ("curves", "comparison"):
+            patch(mock.patch.object(figures, drawn))
+        if name in ATTACKS:
+            entry = module(name)
+            measured = dict.fromkeys((*entry.NETWORK, *entry.ROBUST), 0.5)
+            patch(mock.patch.object(entry.Attacks, "scores", return_value=measured))
+        patch(contextlib.redirect_stdout(io.StringIO()))
+        configs.claim(config, workdir)
+        module(name).main(config, workdir)
+    found.results = json.loads((workdir / "results.json").read_text())
+    return found

@@ -1,0 +1,68 @@
+"""The library from a notebook: one import, ten lines."""
+
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import kdjax as kd
+from kdjax.types import BadInput
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """The manual's first program."""
+    train, test = kd.data.load("digits", "train"), kd.data.load("digits", "test")
+    teacher, student = (kd.models.create("mlp", hidden=h, like=train) for h in ((128, 128), (16,)))
+    taught = kd.fit(teacher, kd.recipes.supervised(teacher), train, tx=optax.adam(1e-3), epochs=30)
+    lesson = kd.lesson("0.9*response.kl(temperature=4) + 0.1*labels + feature.hint(hidden1, hidden2)", student, teacher)
+    learned = kd.fit(lesson.model, lesson.loss_fn, train, tx=optax.adam(1e-3), epochs=30, frozen=taught)
+    found = kd.attacks.run(kd.attacks.pgd(0.1, steps=20), kd.attacks.white_box(student, learned["student"]), test)
+    return teacher, student, taught, learned, found, test
+
+
+def accuracy(model, variables, examples):
+    logits = model.apply(variables, jnp.asarray(examples.arrays["image"], jnp.float32), train=False, key=None)[0].logits
+    return float(np.mean(np.argmax(logits, -1) == examples.labels()))
+
+
+def test_it_learns_and_is_attacked(learned):
+    teacher, student, taught, networks, found, test = learned
+    assert taught.keys() == {"student"}
+    assert networks.keys() == {"student", "connectors"}
+    assert accuracy(teacher, taught["student"], test) > 0.95
+    clean = accuracy(student, networks["student"], test)
+    assert clean > 0.85
+    assert 0.05 < found.success.mean() < 1
+    assert np.all(found.distance["linf"] <= 0.1 + 1e-6)
+
+
+def test_names_of_the_house():
+    assert {"attacks", "losses", "methods", "fit", "lesson", "compare"} <= set(dir(kd))
+    assert all(map(callable, (kd.fit, kd.lesson, kd.compare)))
+    with pytest.raises(AttributeError, match="has no attribute 'loss'; it has attacks"):
+        kd.loss  # noqa: B018
+
+
+def test_one_import_loads_no_folder():
+    code = "import sys, kdjax; print(sorted(m for m in sys.modules if m.startswith('kdjax.')))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"tx": None}, "tx=None: accepted is an optimizer"),
+        ({"hparams": {"temperatur": 2.0}}, "hparams has temperatur: accepted are .*learning_rate"),
+        ({"hparams": {"learning_rate": 1e-3}}, "the optimizer its own rate"),
+        ({"batch_size": 10**6}, "batch_size=1000000; accepted"),
+    ],
+)
+def test_what_fit_refuses(given, words):
+    train = kd.data.load("digits", "train[:100]")
+    model = kd.models.create("mlp", hidden=(4,), like=train)
+    with pytest.raises(BadInput, match=words):
+        kd.fit(model, kd.recipes.supervised(model), train, **{"tx": optax.adam(1e-3), "epochs": 1, **given})
