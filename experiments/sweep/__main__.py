@@ -20,8 +20,8 @@ all see the same labelled images (of seed 0), or with --own_labels each seed its
 and data order.
 
 With --members=teachers what is swept are networks that learn from all labels, as in `experiments.train_teacher`, with
-the teacher_ flags; sets are in --teacher_learning_rate, --label_smoothing and the epsilon of --attack. The best ones are a teacher for
-`experiments.distill --teacher=WORKDIR`.
+the teacher_ flags; sets are in --teacher_learning_rate, --label_smoothing and the epsilon of --attack. The best ones
+are a teacher for `experiments.distill --teacher=WORKDIR`.
 
 Leaves results.jsonl (one member a line), results.json, table.md (best on validation, with its test score), a map of
 each pair of axes, and the best point's networks in checkpoints/student or checkpoints/teacher. Killed, the same command

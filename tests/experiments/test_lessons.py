@@ -100,7 +100,10 @@ def test_axes_without_what_they_need_are_refused(tmp_path):
         ({"members": "teachers", "attack": "deepfool:epsilon=grid(0.1, 0.2)"}, "epsilon"),
         ({"members": "teachers", "attack": "pgd:epsilon=grid(0.1, 1.5)"}, "1.5; accepted: numbers from 0 to 1"),
         ({"members": "teachers", "label_smoothing": "grid(0, 1.5)"}, "--label_smoothing=.*1.5; accepted: numbers from"),
-        ({"learning_rate": "linear(1, 0)"}, r"--learning_rate=linear\(1, 0\): a schedule; accepted: a number, or a set"),
+        (
+            {"learning_rate": "linear(1, 0)"},
+            r"--learning_rate=linear\(1, 0\): a schedule; accepted: a number, or a set",
+        ),
         ({"learning_rate": "grid(-1, 1)"}, "--learning_rate=.*-1; accepted: numbers from 0"),
         ({"loss": "grid(-1, 1)*response.kl"}, r"response.kl.weight=-1; accepted: weights from 0 up"),
         ({"loss": "response.kl(temperature=grid(0, 1))"}, "response.kl: temperature=0"),

@@ -21,6 +21,7 @@ from kdjax.types import BadInput
 from tests.experiments.scripts import module
 from tests.experiments.test_experiments import call
 
+
 def test_axes_are_the_sets_of_an_expression():
     loss = spec.formula("response.kl(temperature=grid(1, 2.5)) + log(1e-4, 1e-2)*labels")
     assert space.axes(spec.sets(loss)) == [
@@ -168,7 +169,8 @@ TINY = ("--smoke", "--teacher_epochs=1", "--train_split=train[:128]", "--validat
 def test_a_sampled_sweep_over_a_loss_leaves_rows_table_and_maps(tmp_path):
     done = call(
         "sweep", *TINY, f"--workdir={tmp_path}", "--sample=2", "--seeds=2", "--patience=1",
-        "--loss=response.dkd(beta=uniform(1, 8)) + labels", "--learning_rate=grid(1e-3, 1e38)", "--order=shared", "--members_per_call=3",
+        "--loss=response.dkd(beta=uniform(1, 8)) + labels", "--learning_rate=grid(1e-3, 1e38)",
+        "--order=shared", "--members_per_call=3",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
@@ -185,7 +187,9 @@ def test_a_sampled_sweep_over_a_loss_leaves_rows_table_and_maps(tmp_path):
 
 def test_a_sweep_stopped_by_sigterm_ends_as_one_that_was_not(tmp_path, monkeypatch):
     tiny = {"train_split": "train[:128]", "teacher_hidden": (4,), "student_hidden": (4,), "teacher_epochs": 1}
-    config = sweep.Config(seeds=1, loss="response.kl + grid(0.1, 0.9)*labels", epochs=4, checkpoint_every=3, members_per_call=2, **tiny)
+    config = sweep.Config(
+        seeds=1, loss="response.kl + grid(0.1, 0.9)*labels", epochs=4, checkpoint_every=3, members_per_call=2, **tiny
+    )
     inner, calls = sweep.score, 0
 
     def cut(*args):

@@ -165,7 +165,7 @@ def test_a_step_weighs_every_term_as_the_paper_does_and_moves_the_student(name):
 
 def test_a_share_that_two_weights_are_made_of_is_a_plain_number():
     for text in ("kd(alpha=grid(0.1, 0.9))", "soft_labels(alpha=linear(1, 0))"):
-        with pytest.raises(BadInput, match="alpha=.*1 - alpha weighs the labels; accepted: a number"):
+        with pytest.raises(BadInput, match=r"alpha=.*1 - alpha weighs the labels; accepted: a number"):
             methods.method(text)
     swept = methods.method("kd(temperature=grid(1, 2))").expression
     assert list(spec.sets(swept)) == ["response.kl.temperature"]
