@@ -1,26 +1,27 @@
 """A study over hyper-parameters and seeds, trained as one compiled program: students of a teacher, or teachers.
 
-    python -m experiments.sweep --sweep='temperature:1,2,4,8;alpha:0.5,0.9' --seeds=4
-    python -m experiments.sweep --sweep='learning_rate:log(1e-4,1e-2);temperature:uniform(1,20)' --sample=32 \
-        --workdir=runs/sweep-sample
-    python -m experiments.sweep --loss=response.kl:0.9,relation.rkd_distance \
-        --sweep='weight.relation.rkd_distance:0,1,25' --workdir=runs/sweep-weights
+    python -m experiments.sweep --loss='response.kl(temperature=grid(1, 2, 4, 8)) + grid(0.1, 1)*labels' --seeds=4
+    python -m experiments.sweep --method='kd(temperature=uniform(1, 20))' --learning_rate='log(1e-4, 1e-2)' \
+        --sample=32 --workdir=runs/sweep-sample
+    python -m experiments.sweep --workdir=runs/sweep-weights \
+        --loss='0.9*response.kl + 0.1*labels + grid(0, 1, 25)*relation.rkd_distance'
     python -m experiments.sweep --members=teachers --attack='pgd(grid(0, 0.05, 0.1, 0.2), steps=7, random_start=True)' \
         --teacher_hidden=64 --label_smoothing='grid(0, 0.1)' --under='pgd(0.1, steps=20)' --workdir=runs/sweep-eps
     JAX_NUM_CPU_DEVICES=2 python -m experiments.sweep --dataset=mnist --train_split='train[:80%]' --labels=0 \
         --teacher_hidden=1200,1200 --teacher_dropout=0.5 --teacher_epochs=3 --epochs=3 --learning_rate=1e-3 \
-        --order=shared --sweep='temperature:1,2,3,4,6,8,12,16;alpha:0.5,0.9' --workdir=runs/sweep-mnist
+        --order=shared --workdir=runs/sweep-mnist \
+        --loss='response.kl(temperature=grid(1, 2, 3, 4, 6, 8, 12, 16)) + grid(0.1, 1)*labels'
 
-The first is 4 temperatures x 2 alphas x 4 seeds on real digits, under a minute on two cores; the adversarial one,
-4 epsilons x 2 label smoothings x 4 seeds, 40 seconds. Flags are those of
-`experiments.distill`; a swept one is ignored. Axes of students are temperature, alpha, learning_rate, the weights of
-several losses as `weight.LOSS` (`label_weight` of the labels) and, as `loss.NAME`, the numbers that the first loss on
-answers takes. One teacher (seed 0) answers for all students, and all see the same labelled images (of seed 0), or with
---own_labels each seed its own; seeds are those of initialisation and data order.
+The first is 4 temperatures x 2 weights of the labels x 4 seeds on real digits, under a minute on two cores; the
+adversarial one, 4 epsilons x 2 label smoothings x 4 seeds, 40 seconds. Flags are those of `experiments.distill`, and
+where a number stands in --method, --loss or --learning_rate a set may stand: `grid(1, 2)`, `uniform(0, 1)`,
+`log(1e-4, 1e-2)`. Every combination is a point, or --sample of them. One teacher (seed 0) answers for all students, and
+all see the same labelled images (of seed 0), or with --own_labels each seed its own; seeds are those of initialisation
+and data order.
 
 With --members=teachers what is swept are networks that learn from all labels, as in `experiments.train_teacher`, with
-the teacher_ flags; axes are learning_rate, label_smoothing and, with --attack, epsilon. The best ones are a teacher for
-`experiments.distill --teacher=WORKDIR`.
+the teacher_ flags; sets are in --teacher_learning_rate, --label_smoothing and the epsilon of --attack. The best ones
+are a teacher for `experiments.distill --teacher=WORKDIR`.
 
 Leaves results.jsonl (one member a line), results.json, table.md (best on validation, with its test score), a map of
 each pair of axes, and the best point's networks in checkpoints/student or checkpoints/teacher. Killed, the same command

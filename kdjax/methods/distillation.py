@@ -22,17 +22,24 @@ from kdjax.methods.formulas import (
     stages,
 )  # fmt: skip
 from kdjax.spec import warmup
+from kdjax.types import BadInput
 
 _WARM = 20 / 240
 """The released recipes' warm-up, 20 of 240 epochs."""
 
 
-def _rest(alpha: float) -> float:
-    """1 - alpha, as it is written."""
+def _rest(alpha: Number) -> float:
+    """1 - alpha, as it is written.
+
+    Raises:
+        BadInput: no plain number.
+    """
+    if not isinstance(alpha, int | float):
+        raise BadInput(f"alpha={alpha!r}: 1 - alpha weighs the labels; accepted: a number, or a loss of two weights")
     return round(1 - alpha, 12)
 
 
-def kd(alpha: float = 0.9, temperature: Number = 4.0) -> Method:
+def kd(alpha: Number = 0.9, temperature: Number = 4.0) -> Method:
     """0.9 KL at T = 4 and 0.1 of the labels.
 
     Reference: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, NIPS 2014 Deep Learning Workshop;
@@ -41,7 +48,7 @@ def kd(alpha: float = 0.9, temperature: Number = 4.0) -> Method:
     return Method(alpha * response.kl(temperature=temperature) + _rest(alpha) * labels)
 
 
-def patient(temperature: float = 1.0) -> Method:
+def patient(temperature: Number = 1.0) -> Method:
     """The teacher's answers alone, for a long time, on the same mixed views.
 
     Reference: Beyer et al., Knowledge distillation: A good teacher is patient and consistent, CVPR 2022.
@@ -49,7 +56,7 @@ def patient(temperature: float = 1.0) -> Method:
     return Method(1.0 * response.kl(temperature=temperature))
 
 
-def soft_labels(alpha: float = 0.9, temperature: Number = 4.0) -> Method:
+def soft_labels(alpha: Number = 0.9, temperature: Number = 4.0) -> Method:
     """`kd` with cross-entropy in place of KL: the same gradient.
 
     Reference: Hinton, Vinyals, Dean, 2014, section 2.
@@ -57,7 +64,7 @@ def soft_labels(alpha: float = 0.9, temperature: Number = 4.0) -> Method:
     return Method(alpha * response.soft_cross_entropy(temperature=temperature) + _rest(alpha) * labels)
 
 
-def reverse_kl(alpha: float = 0.9, temperature: Number = 4.0) -> Method:
+def reverse_kl(alpha: Number = 0.9, temperature: Number = 4.0) -> Method:
     """`kd` with KL(student || teacher).
 
     Reference: Gu, Dong, Wei, Huang, MiniLLM: Knowledge Distillation of Large Language Models, ICLR 2024, section 2.
@@ -65,7 +72,7 @@ def reverse_kl(alpha: float = 0.9, temperature: Number = 4.0) -> Method:
     return Method(alpha * response.reverse_kl(temperature=temperature) + _rest(alpha) * labels)
 
 
-def jensen_shannon(alpha: float = 0.9, temperature: Number = 4.0) -> Method:
+def jensen_shannon(alpha: Number = 0.9, temperature: Number = 4.0) -> Method:
     """`kd` with the generalised Jensen-Shannon divergence.
 
     Reference: Agarwal et al., On-Policy Distillation of Language Models, ICLR 2024, section 3.
@@ -73,7 +80,7 @@ def jensen_shannon(alpha: float = 0.9, temperature: Number = 4.0) -> Method:
     return Method(alpha * response.jensen_shannon(temperature=temperature) + _rest(alpha) * labels)
 
 
-def logit_mse(alpha: float = 0.9) -> Method:
+def logit_mse(alpha: Number = 0.9) -> Method:
     """Squared differences of logits.
 
     Reference: Ba, Caruana, Do Deep Nets Really Need to be Deep?, NIPS 2014, equation 1.
@@ -81,7 +88,7 @@ def logit_mse(alpha: float = 0.9) -> Method:
     return Method(alpha * response.logit_mse + _rest(alpha) * labels)
 
 
-def centred_logit_mse(alpha: float = 0.9) -> Method:
+def centred_logit_mse(alpha: Number = 0.9) -> Method:
     """Squared differences of centred logits: the limit of `kd` at a high temperature.
 
     Reference: Hinton, Vinyals, Dean, 2014, section 2.1.
@@ -89,7 +96,7 @@ def centred_logit_mse(alpha: float = 0.9) -> Method:
     return Method(alpha * response.centred_logit_mse + _rest(alpha) * labels)
 
 
-def hard_labels(alpha: float = 0.5) -> Method:
+def hard_labels(alpha: Number = 0.5) -> Method:
     """The teacher's top class as a second label.
 
     Reference: Touvron et al., Training data-efficient image transformers and distillation through attention, ICML 2021,
@@ -98,7 +105,7 @@ def hard_labels(alpha: float = 0.5) -> Method:
     return Method(alpha * response.hard_label + _rest(alpha) * labels)
 
 
-def standardized_kd(weight: float = 9.0, temperature: Number = 2.0) -> Method:
+def standardized_kd(weight: Number = 9.0, temperature: Number = 2.0) -> Method:
     """KL of standardised logits at a base temperature of 2.
 
     Reference: Sun et al., Logit Standardization in Knowledge Distillation, CVPR 2024; the released command.
@@ -106,7 +113,7 @@ def standardized_kd(weight: float = 9.0, temperature: Number = 2.0) -> Method:
     return Method(weight * response.standardized_kl(temperature=temperature) + 0.1 * labels)
 
 
-def dkd(beta: float = 8.0, temperature: Number = 4.0) -> Method:
+def dkd(beta: Number = 8.0, temperature: Number = 4.0) -> Method:
     """The target's and the other classes' divergence apart, with a warm-up.
 
     beta is 8 for resnet32x4 and resnet50 as teachers, 6 for vgg13 and between wide ResNets, 2 for resnet56 and
@@ -190,7 +197,7 @@ def ofd() -> Method:
     return Method(1.0 * labels + 1e-3 * feature.ofd(stages))
 
 
-def review(weight: float = 1.0) -> Method:
+def review(weight: Number = 1.0) -> Method:
     """All stages and the embedding fused from deep to shallow, with a warm-up.
 
     The weight is 5 for resnet32x4 to resnet8x4 and 0.6 for resnet56 to resnet20 in the released commands.
@@ -281,7 +288,7 @@ def cc_kernel() -> Method:
     return Method(1.0 * labels + 0.02 * relation.cc_kernel)
 
 
-def crd(weight: float = 0.8) -> Method:
+def crd(weight: Number = 0.8) -> Method:
     """An example's embedding against a bank of others'.
 
     Reference: Tian, Krishnan, Isola, Contrastive Representation Distillation, ICLR 2020.
@@ -289,7 +296,7 @@ def crd(weight: float = 0.8) -> Method:
     return Method(1.0 * labels + weight * contrastive.crd)
 
 
-def crd_kd(weight: float = 0.8) -> Method:
+def crd_kd(weight: Number = 0.8) -> Method:
     """`crd` with answers, as in the paper's best rows.
 
     Reference: Tian, Krishnan, Isola, ICLR 2020, table 1 (CRD + KD).
@@ -297,7 +304,7 @@ def crd_kd(weight: float = 0.8) -> Method:
     return Method(1.0 * labels + 1.0 * response.kl(temperature=4.0) + weight * contrastive.crd)
 
 
-def queue(weight: float = 0.8) -> Method:
+def queue(weight: Number = 0.8) -> Method:
     """An example's embedding against the last ones of a stream.
 
     Reference: Fang et al., SEED: Self-supervised Distillation for Visual Representation, ICLR 2021, equation 5.

@@ -2,14 +2,14 @@
 
 from typing import NamedTuple
 
-from kdjax.spec import Formula, Names, Schedule
+from kdjax.spec import Formula, Names, Schedule, Set
 
 response, feature, relation, contrastive = map(Names, ("response", "feature", "relation", "contrastive"))
 labels = Names().labels
 stages, middle, final = Names().stages, Names().middle, Names().final
 embedding = Names().embedding
 
-Number = float | Schedule
+Number = float | Schedule | Set
 
 
 class Method(NamedTuple):

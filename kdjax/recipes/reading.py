@@ -16,6 +16,9 @@ from kdjax.recipes.terms import LABELS, TEACHER, Number, Side, Term, fixed, hype
 from kdjax.spec import Call, Formula, Schedule, Set
 from kdjax.types import ATTACKED, CLEAN, STUDENT, BadInput, TrainState
 
+LARGEST = 1e18
+"""The largest number of an expression."""
+
 OF_LAYERS, OF_FACTORS, OF_ANSWERS, OF_LABELS = "layers", "factors", "answers", "labels"
 
 
@@ -117,6 +120,10 @@ class Reader:
         self.hparams |= {name: float(x) for name, x in spec.numbers(value, name=place).items()}
         self.sets |= (sets := spec.sets(value, name=place))
         self.hparams |= {name: float(one.sample(np.random.default_rng(0))) for name, one in sets.items()}
+        met = {n: (x,) for n, x in spec.numbers(value, name=place).items()} | {n: spec.ends(x) for n, x in sets.items()}
+        for name, ends in met.items():
+            if large := [x for x in ends if abs(x) > LARGEST]:
+                raise BadInput(f"{name}={large[0]:g}; accepted: up to {LARGEST:g}, so that float32 holds its square")
         if not isinstance(value, Schedule):
             return hyper(place)
         steps = self.steps

@@ -3,6 +3,11 @@
 import importlib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from absl import flags
+
+from kdjax import config as configs
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments"
@@ -24,3 +29,12 @@ SCRIPTS = {name(file): file for file in sorted(FOLDER.rglob("*.py")) if is_scrip
 def module(of: str) -> ModuleType:
     """The module of an experiment by its name."""
     return importlib.import_module(".".join(SCRIPTS[of].relative_to(ROOT).with_suffix("").parts))
+
+
+def parsed(kind: type[Any], *argv: str) -> Any:
+    """The Config that typed flags make."""
+    values = flags.FlagValues()
+    flags.DEFINE_flag(flags.BooleanFlag("help", False, ""), values)
+    configs.define_flags(kind, values)
+    values(["program", *argv])
+    return configs.from_flags(kind, values)

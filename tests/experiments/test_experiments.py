@@ -15,7 +15,8 @@ import pytest
 
 from experiments import distill
 from kdjax import models
-from kdjax.losses import combine
+from kdjax.methods import FAMILY
+from kdjax.recipes import comparisons
 from kdjax.training import optimizers, parallel
 from kdjax.training.program import chooses_scan
 from kdjax.types import BadInput
@@ -74,9 +75,9 @@ def test_repeating_a_finished_command_gives_the_same_results_and_a_changed_one_i
     again = smoke("distill", tmp_path)
     assert again.stdout == first.stdout
     assert (tmp_path / "metrics.jsonl").read_text() == rows
-    changed = call("distill", "--smoke", f"--workdir={tmp_path}", "--temperature=5")
+    changed = call("distill", "--smoke", f"--workdir={tmp_path}", "--method=kd(temperature=5)")
     assert changed.returncode == 2
-    assert "--temperature: 4.0 there, 5.0 now" in changed.stderr
+    assert "--method: 'kd' there, 'kd(temperature=5)' now" in changed.stderr
 
 
 def rows_by_run(folder: Path) -> list[dict[str, object]]:
@@ -246,39 +247,49 @@ def test_live_and_cached_teachers_and_both_wrappers_on_two_devices(tmp_path):
 
 def test_helpfull():
     shown = call("distill", "--helpfull").stdout
-    assert all(f"--{name}" in shown or f"--[no]{name}" in shown for name in ("temperature", "loss", "student_hidden"))
+    assert all(f"--{name}" in shown or f"--[no]{name}" in shown for name in ("method", "loss", "student_hidden"))
     shown = "".join(shown.split())  # --helpfull breaks long lines
-    assert all(name in shown for name in combine.names())
+    assert all(name in shown for name in (*comparisons.names(), *FAMILY.names()))
 
 
 BAD = {
-    "a misspelt flag": (["--temprature=2"], "Did you mean: temperature"),
+    "a misspelt flag": (["--metod=kd"], "Did you mean: method"),
+    "a wrong method": (["--method=kdd"], "method, column 1: read the name kdd"),
+    "a wrong keyword of a method": (["--method=kd(temprature=2)"], "did you mean temperature?"),
+    "a method and a loss": (["--method=crd", "--loss=labels"], "--method=crd and --loss=labels; accepted: one or"),
+    "a loss that cannot be read": (["--loss=2*respons.kl +"], "loss, column"),
+    "a first stage without layers": (["--hint_epochs=1"], "--hint_epochs: no loss compares layers"),
+    "nothing for the second stage": (
+        ["--loss=feature.hint(hidden1)", "--hint_epochs=1"],
+        "--loss=1*feature.hint(hidden1): nothing is left for the second stage",
+    ),
     "a wrong loss": (["--loss=response.kll"], "response.kl"),
     "a wrong model": (["--student_model=mpl"], "mlp"),
     "images too small for the network": (["--student_model=resnet18"], "--student_model=resnet18: image is 8 x 8"),
     "a wrong optimizer": (["--optimizer=adm"], "adam"),
     "a wrong wrapper": (["--parallel=xmap"], "jit"),
     "a wrong type": (["--epochs=many"], "epochs"),
-    "a value out of range": (["--alpha=1.5"], "alpha"),
-    "a temperature of nought": (["--temperature=0"], "temperature"),
-    "a wrong keyword of the loss": (["--loss=response.dkd", "--loss_args=gamma=1"], "gamma=1.0: not a keyword of"),
-    "a malformed keyword": (["--loss_args=beta"], "name=number"),
+    "a value out of range": (["--student_dropout=1.5"], "student_dropout"),
+    "a temperature of nought": (["--method=kd(temperature=0)"], "temperature=0"),
+    "a temperature whose square overflows": (["--method=kd(temperature=1e20)"], "temperature=1e+20; accepted: up to"),
+    "a wrong keyword of the loss": (["--loss=response.dkd(gamma=1)"], "read gamma=1; accepted: response.dkd takes"),
+    "a malformed keyword": (["--loss=response.dkd(beta=)"], "loss, column"),
     "an unknown data set": (["--dataset=mnits"], "mnits"),
     "an unknown split": (["--test_split=tset"], "tset"),
     "an empty split": (["--train_split=train[:0]"], "empty"),
     "a batch larger than the data": (["--batch_size=5000"], "batch_size=5000"),
     "too many labels": (["--labels=5000"], "keep=5000"),
     "a teacher that is not there": (["--teacher=nowhere"], "--teacher=nowhere"),
-    "an argument of the loss out of range": (["--loss=response.jensen_shannon", "--loss_args=beta=1.5"], "beta=1.5"),
-    "a number that is none": (["--alpha=nan"], "--alpha=nan"),
+    "an argument of the loss out of range": (["--loss=response.jensen_shannon(beta=1.5)"], "beta=1.5"),
+    "a number that is none": (["--learning_rate=nan"], "--learning_rate=nan"),
     "an empty list": (["--student_hidden="], "--student_hidden= is empty"),
     "splits that share examples": (["--train_split=train"], "share examples"),
     "a stray argument": (["stray"], "unexpected argument 'stray'"),
     "momentum for adam": (["--momentum=0.9"], "momentum=0.9"),
     "a warm-up longer than the run": (["--warmup_steps=100000"], "warmup_steps=100000"),
     "an odd width": (["--student_hidden=20,x"], "--student_hidden"),
-    "weights of no layers": (["--layer_weights=2"], "--layer_weights=(2.0,)"),
-    "an alpha that weighs nothing": (["--loss=labels:1", "--alpha=0.5"], "--alpha=0.5: --loss=labels:1 says all"),
+    "layers that are not there": (["--loss=feature.hint(hidden9)"], "no layer 'hidden9'; accepted:"),
+    "a loss on no layers": (["--loss=feature.hint"], "feature.hint names no layer"),
 }  # fmt: skip
 
 
@@ -315,24 +326,30 @@ def test_divergence_is_one_clear_error(tmp_path):
     assert "last good checkpoint: none" in done.stderr
 
 
-def test_a_layer_map_alone_teaches_layers():
+def test_a_layer_map_teaches_layers():
     """The student learns every second layer of its teacher, by one flag."""
     shape = {"num_classes": 10, "image_shape": (8, 8, 1)}
     study = study_of(shape, 100)
     student, teacher = (models.create("mlp", **shape, hidden=(4,) * depth) for depth in (2, 4))
-    plan = distill.planned(distill.Config(layers="every:2"), study, student, teacher, 10)
+    config = distill.Config(loss="0.1*labels + 0.9*response.kl(temperature=4) + feature.hint(every(2))")
+    plan = distill.planned(config, study, student, teacher, 10)
     assert plan.layers == ((1, 2), (2, 4))
-    taught = {"weight/feature.hint@hidden1=hidden2": 1.0, "weight/feature.hint@hidden2=hidden4": 1.0}
-    assert plan.hparams == {"temperature": 4.0, "alpha": 0.9, **taught}
-    empty = distill.Config(loss="labels:0,feature.hint:1@hidden1=hidden2", hint_epochs=3)
-    with pytest.raises(BadInput, match="leaves nothing for the second stage"):
+    assert plan.named == (("hidden1", "hidden2"), ("hidden2", "hidden4"))
+    assert plan.hparams == {
+        "labels.weight": 0.1,
+        "response.kl.weight": 0.9,
+        "response.kl.temperature": 4.0,
+        "feature.hint(every).weight": 1.0,
+    }
+    empty = distill.Config(loss="0*labels + feature.hint(hidden1, hidden2)", hint_epochs=3)
+    with pytest.raises(BadInput, match="nothing is left for the second stage"):
         distill.planned(empty, study, student, teacher, 10, second=True)
 
 
 def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch):
     """Losses, optimizers, schedules and models, each typed at least once, as many at a time as there are kinds."""
     kinds = {
-        "loss": combine.names("response") + combine.names("contrastive"),
+        "loss": [f"{name} + labels" for name in comparisons.names("response") + comparisons.names("contrastive")],
         "optimizer": optimizers.OPTIMIZERS,
         "schedule": optimizers.SCHEDULES,
         "student_model": models.names(),

@@ -3,54 +3,17 @@
 from dataclasses import replace
 
 import pytest
-from absl import flags
 
 from experiments import distill, train_teacher
-from kdjax import config as configs
 from kdjax.study import networks, views
 from kdjax.study.data import optimizer_of
-from tests.experiments.scripts import ROOT
+from tests.experiments.scripts import ROOT, parsed
 from tests.study.studies import study_of
 
 FOLDER = ROOT / "experiments" / "flags"
 SHAPE = {"num_classes": 10, "image_shape": (32, 32, 3)}
-RECIPES = {"cifar", "mobile"}
-SIDES = {"fsp": ("stem-stage1", "stage1-stage2", "stage2-stage3"), "ab": ("stage1_pre", "stage2_pre", "stage3_pre")}
-LAST = ("stage1", "stage2", "stage3")
-# The weights of the field's code, typed from its tables: labels, answers, and what else is compared, layer by layer.
-REVIEWED = "-".join(["stage1_pre", "stage2_pre", "stage3_pre", "embedding"])
-WEIGHTS = {
-    "kd": (0.1, 0.9, {}),
-    "ls": (0.1, 9.0, {}),
-    "dkd": (1.0, 1.0, {}),
-    "fitnet": (1.0, 0.0, {"feature.hint@stage2=stage2": 100.0}),
-    "at": (1.0, 0.0, {f"feature.attention@{s}={s}": 1000.0 for s in LAST}),
-    "nst": (1.0, 0.0, {f"feature.nst@{s}={s}": 50.0 for s in LAST}),
-    "vid": (1.0, 0.0, {f"feature.vid@{s}={s}": 1.0 for s in LAST}),
-    "fsp": (1.0, 0.0, {f"feature.fsp@{s}={s}": 50.0 for s in SIDES["fsp"]}),
-    "ab": (1.0, 0.0, {f"feature.ab@{s}={s}": 0.003 / 2**i for i, s in enumerate(reversed(SIDES["ab"]))}),
-    "ofd": (1.0, 0.0, {f"feature.ofd@{s}={s}": 0.001 / 2**i for i, s in enumerate(reversed(SIDES["ab"]))}),
-    "ft": (1.0, 0.0, {"feature.ft@stage3=stage3": 500.0, "paraphraser@stage3=stage3": 1.0}),
-    "crd": (1.0, 0.0, {"contrastive.crd@embedding=embedding": 0.8}),
-    "review": (1.0, 0.0, {f"feature.review@{REVIEWED}={REVIEWED}": 5.0}),
-    "sp": (1.0, 0.0, {"relation.sp@stage3=stage3": 3000.0}),
-    "cc": (1.0, 0.0, {"relation.cc_neighbours@embedding=embedding": 0.02}),
-    "pkt": (1.0, 0.0, {"relation.pkt@embedding=embedding": 30000.0}),
-    "rkd": (
-        1.0,
-        0.0,
-        {"relation.rkd_distance@embedding=embedding": 25.0, "relation.rkd_angle@embedding=embedding": 50.0},
-    ),
-    "patient": (0.0, 1.0, {}),
-}
-
-
-def parsed(kind, *argv):
-    values = flags.FlagValues()
-    flags.DEFINE_flag(flags.BooleanFlag("help", False, ""), values)
-    configs.define_flags(kind, values)
-    values(["program", *argv])
-    return configs.from_flags(kind, values)
+# A method is typed as --method=NAME; what is left to a file is how long and how fast all of them train.
+RECIPES = {"cifar": (), "mobile": ("cifar",), "patient": ("cifar",)}
 
 
 def files(*names):
@@ -64,28 +27,28 @@ def network():
 
 
 def test_every_file_is_here():
-    assert {f.stem for f in FOLDER.glob("*")} == WEIGHTS.keys() | RECIPES
+    assert {f.stem for f in FOLDER.glob("*")} == RECIPES.keys()
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
-def test_a_methods_file_makes_the_fields_plan(name, network):
-    config = parsed(distill.Config, *files("cifar", name))
-    study = study_of(SHAPE, 50_000)
-    plan = distill.planned(config, study, network, network, steps=config.epochs * 782)
-    labels, answers, others = WEIGHTS[name]
-    assert plan.hparams["alpha"] == answers
-    assert plan.hparams.get("label_weight", 1 - plan.hparams["alpha"]) == pytest.approx(labels)
-    weights = {n.removeprefix("weight/"): x for n, x in plan.hparams.items() if n.startswith("weight/")}
-    assert weights == pytest.approx(others)
-    assert plan.hparams["temperature"] == {"patient": 1.0, "ls": 2.0}.get(name, 4.0)
-    assert plan.outputs(config).teacher_outputs == "live"
-    assert config.hint_epochs == (30 if name in ("ab", "fsp", "ft") else 0)
-    if name == "dkd":
-        rise = [plan.recipe.keywords["schedules"]["alpha"](epoch * 782) for epoch in (0, 10, 20, 240)]
-        assert rise == pytest.approx([0, 0.5, 1, 1], abs=1e-4)
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_file_makes_a_plan(name, network):
+    config = parsed(distill.Config, *files(*RECIPES[name], name))
+    plan = distill.planned(config, study_of(SHAPE, 50_000), network, network, steps=config.epochs * 782)
+    patient = {"response.kl.weight": 1.0, "response.kl.temperature": 1.0}
+    hinton = {"labels.weight": 0.1, "response.kl.weight": 0.9, "response.kl.temperature": 4.0}
+    assert plan.hparams == (patient if name == "patient" else hinton)
+    assert plan.live
+    assert plan.augmented
     for epochs in (config.epochs, config.teacher_epochs):
         optimizer_of(config, steps=epochs * 782)
     assert all(views.from_flag(config.augment, SHAPE))
+
+
+def test_a_method_beside_the_recipe_is_one_flag(network):
+    config = parsed(distill.Config, *files("cifar"), "--method=sp")
+    plan = distill.planned(config, study_of(SHAPE, 50_000), network, network, steps=config.epochs * 782)
+    assert plan.hparams == {"labels.weight": 1.0, "relation.sp(final).weight": 3000.0}
+    assert plan.named == (("stage3", "stage3"),)
 
 
 def test_the_recipe_is_the_fields_for_teacher_and_student():

@@ -41,7 +41,7 @@ def ran(experiment, config, workdir):
 
 def test_a_swept_teacher_is_the_one_that_train_teacher_makes_with_that_epsilon(tmp_path):
     config = sweep.Config(
-        members="teachers", attack="fgsm_rs", label_smoothing=0.1, sweep="epsilon:0.02,0.3", under="fgsm", **TINY
+        members="teachers", attack="fgsm_rs:epsilon=grid(0.02, 0.3)", label_smoothing="0.1", under="fgsm", **TINY
     )
     swept = ran(sweep, config, tmp_path / "swept")
     first, last = swept["points"]
@@ -65,10 +65,9 @@ def test_a_swept_teacher_is_the_one_that_train_teacher_makes_with_that_epsilon(t
 
 
 def test_a_swept_student_with_its_own_labels_learns_what_distill_teaches_of_several_losses(tmp_path):
-    same = {**TINY, "labels": 20, "temperature": 2.0, "teacher_epochs": 1, "workdir": str(tmp_path)}
-    # What the axes say is not said by the flags of the sweep.
-    axes = {"loss": "response.dkd:0.8,response.dist", "sweep": "weight.response.dist:0,9;loss.beta:2"}
-    config = sweep.Config(**same, **axes, own_labels=True)
+    same = {**TINY, "labels": 20, "teacher_epochs": 1, "workdir": str(tmp_path)}
+    said = "0.8*response.dkd(temperature=2, beta={}) + {}*response.dist(temperature=2) + 0.2*labels"
+    config = sweep.Config(**same, loss=said.format("grid(2)", "grid(0, 9)"), own_labels=True)
     study = open_study(config, tmp_path)
     lesson = lessons.of_students(config, study, tmp_path)
     members = sweep.plan_members(config, lesson)[1]
@@ -76,18 +75,18 @@ def test_a_swept_student_with_its_own_labels_learns_what_distill_teaches_of_seve
     arrays = {name: jnp.asarray(column) for name, column in taught.source.arrays.items()}
     batch = {**arrays, "image": unit_interval(arrays["image"]), "mask": jnp.ones(150)}
     teacher = create("mlp", **study.shape, hidden=(6,))
-    assert [m.hparams["weight.response.dist"] for m in members] == [0, 0, 9, 9]
+    assert [m.hparams["response.dist.weight"] for m in members] == [0, 0, 9, 9]
+    assert [m.hparams["response.dkd.beta"] for m in members] == [2] * 4
     for member in members:
         state = create_state(
             lesson.model, unit_rate(optax.sgd(1.0)), jax.random.key(member.seed), hparams=member.hparams
         )
         found, _ = taught.loss_fn(state.params, state, batch, state.key)
-        weight = member.hparams["weight.response.dist"]
-        loss = {"loss": f"response.dkd:0.8,response.dist:{weight:g}", "loss_args": "response.dkd.beta=2"}
-        plan = distill.planned(distill.Config(**same, **loss), study, lesson.model, teacher, 1)
+        loss = said.format(2, f"{member.hparams['response.dist.weight']:g}")
+        plan = distill.planned(distill.Config(**same, loss=loss), study, lesson.network, teacher, 1)
         plain = state.replace(hparams={name: jnp.float32(x) for name, x in plan.hparams.items()})
         label = jnp.asarray(hide_labels(study.train, 20, member.seed).labels())
-        want, _ = plan.recipe(cached())(plain.params, plain, {**batch, "label": label}, state.key)
+        want, _ = plan.taught_by(cached())(plain.params, plain, {**batch, "label": label}, state.key)
         np.testing.assert_allclose(found, want, rtol=1e-5)
         assert (np.asarray(label) >= 0).sum() == 20
     assert "and draw of labels" in sweep.seen(config)
@@ -96,21 +95,25 @@ def test_a_swept_student_with_its_own_labels_learns_what_distill_teaches_of_seve
 
 def test_axes_without_what_they_need_are_refused(tmp_path):
     for changed, message in (
-        ({"sweep": "epsilon:0.1"}, "'epsilon' is no axis of these students"),
-        ({"sweep": "weight.feature.hint:1"}, "no axis of these students; accepted: learning_rate, temperature, alpha"),
+        ({"loss": "response.kl"}, r"nothing is swept of students; accepted: a set where a number stands, such as grid"),
+        ({"members": "teachers", "attack": "pgd"}, "nothing is swept of teachers"),
+        ({"members": "teachers", "attack": "deepfool:epsilon=grid(0.1, 0.2)"}, "epsilon"),
+        ({"members": "teachers", "attack": "pgd:epsilon=grid(0.1, 1.5)"}, "1.5; accepted: numbers from 0 to 1"),
+        ({"members": "teachers", "label_smoothing": "grid(0, 1.5)"}, "--label_smoothing=.*1.5; accepted: numbers from"),
         (
-            {"members": "teachers", "sweep": "temperature:1"},
-            "of these teachers; accepted: learning_rate, label_smoothing",
+            {"learning_rate": "linear(1, 0)"},
+            r"--learning_rate=linear\(1, 0\): a schedule; accepted: a number, or a set",
         ),
-        ({"members": "teachers", "attack": "deepfool", "sweep": "epsilon:1"}, "'epsilon' is no axis"),
-        (
-            {"members": "teachers", "attack": "pgd", "sweep": "epsilon:1.5"},
-            "epsilon=1.5; accepted: finite numbers from 0",
-        ),
+        ({"learning_rate": "grid(-1, 1)"}, "--learning_rate=.*-1; accepted: numbers from 0"),
+        ({"loss": "grid(-1, 1)*response.kl"}, r"response.kl.weight=-1; accepted: weights from 0 up"),
+        ({"loss": "response.kl(temperature=grid(0, 1))"}, "response.kl: temperature=0"),
+        ({"loss": "respons.kl"}, r"loss, column 1: .*did you mean response\.kl\?"),
+        ({"method": "kd(temperature=grid(1, 2))", "loss": "labels"}, "--method=.* and --loss=labels"),
         ({"attack": "pgd"}, "--attack and --label_smoothing are for --members=teachers"),
         ({"own_labels": True, "labels": 0}, "--own_labels: with --labels=0"),
         ({"members": "teachers", "own_labels": True}, "teachers have all labels"),
-        ({"copy_layers": True}, "--copy_layers is not for sweeps"),
+        ({"copy_layers": "every(2)"}, "--copy_layers is not for sweeps"),
+        ({"hint_epochs": 1}, "--hint_epochs is not for sweeps"),
         ({"under": "pgd:eps=1"}, "--under"),
     ):
         with pytest.raises(BadInput, match=message):

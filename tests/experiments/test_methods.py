@@ -1,4 +1,4 @@
-"""The table of methods: every loss is in it, every method fits the flags; a comparison says what it counted."""
+"""The comparison of methods: every method fits the flags, carries the factor, and the report says what it counted."""
 
 import json
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.methods import report
+from kdjax.methods import FAMILY
 from kdjax.models.create import create
 from kdjax.study import methods
 from kdjax.study.compare import Compared
@@ -15,52 +16,77 @@ from tests.study.studies import study_of
 SHAPE = {"num_classes": 10, "image_shape": (16, 16, 1)}
 
 
-def test_every_loss_belongs_to_a_method_and_names_are_told_apart():
-    assert methods.missing() == set()
-    assert len({methods.slug(name) for name in methods.METHODS}) == len(methods.METHODS)
-    with pytest.raises(BadInput, match=r"'fitnett' is no method.*did you mean fitnet\?"):
-        methods.named("kd,fitnett")
-    with pytest.raises(BadInput, match="names kd twice"):
-        methods.named("kd,kd")
+def test_names_are_told_apart():
+    names = methods.named("all")
+    assert list(names) == FAMILY.names()
+    assert len({methods.slug(name) for name in names}) == len(names)
+    assert methods.slug("kd(temperature=2)") != methods.slug("kd(temperature=4)") != methods.slug("kd")
+    with pytest.raises(BadInput, match=r"methods, column 5: read the name fitnett;.*did you mean fitnet\?"):
+        methods.named("kd, fitnett")
+    for twice in ("kd, kd", "kd, kd()", "kd(temperature=2), kd(temperature=2)"):
+        with pytest.raises(BadInput, match="names one twice"):
+            methods.named(twice)
 
 
 @pytest.fixture(scope="module")
-def arms():
+def planned():
     config = methods.Flags(methods="all", batch_size=10)
-    study = study_of(SHAPE, 100)
     student, teacher = (create("cnn", **SHAPE, hidden=(4, 6, 6)) for _ in range(2))
-    found, unfit = methods.arms(config, study, student, teacher, examples=100)
+    found, unfit = methods.arms(config, study_of(SHAPE, 100), student, teacher, examples=100)
     assert not unfit
     return found
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
-def test_every_method_is_a_plan_whose_weights_carry_the_factor(name, arms):
-    method, arm = methods.METHODS[name], arms[name]
+def weights(arm, hparams):
+    """What the labels weigh, and what all else does: a schedule's highest number."""
+    kinds = arm.stages[0].plan.kinds
+    found = {place: max(v for n, v in hparams.items() if n.startswith(place) and ".share" not in n) for place in kinds}
+    labels = [place for place, kind in kinds.items() if kind == "labels"]
+    return sum(found.pop(place) for place in labels), found
+
+
+@pytest.mark.parametrize("name", FAMILY.names())
+def test_every_methods_weights_carry_the_factor_and_its_labels_do_not(name, planned):
+    arm = planned[name]
+    first, plain, last = arm.hparams(10.0)[0], arm.hparams(1.0)[0], arm.hparams(10.0)[-1]
+    staged = arm.method.first > 0
     assert sum(stage.epochs for stage in arm.stages) == 30
-    assert len(arm.stages) == (2 if method.first else 1)
-    first = arm.hparams(10.0)[0]
-    weights = {k.rpartition("@")[0] or k: v for k, v in first.items() if k == "alpha" or k.startswith("weight/")}
-    wanted = {"alpha" if k.startswith("response.") else f"weight/{k}": 10 * v for k, v in method.losses.items()}
-    if factors := {"feature.ft", "feature.ft_crd"}.intersection(
-        method.losses
-    ):  # first the paraphraser learns of the teacher alone, and only then the student
-        (loss,) = factors
-        assert weights[f"weight/{loss}"] == 0
-        assert weights["weight/paraphraser"] == 1
-        held = [v for k, v in arm.hparams(10.0)[1].items() if k.startswith(f"weight/{loss}")]
-        assert held == [10 * method.losses[loss]]
+    assert len(arm.stages) == 1 + staged
+    labels, own = weights(arm, first)
+    once, alone = weights(arm, plain)
+    assert own == pytest.approx({place: 10 * x for place, x in alone.items()})
+    assert last.keys() >= {place for place in first if "weight" in place}
+    said = arm.stages[-1].plan.hparams
+    taught = {place: x for place, x in said.items() if place.startswith("labels")}
+    assert {place: last.get(place) for place in taught} == taught
+    assert labels == once == (0 if staged else sum(taught.values()))
+    if name in ("ft", "ft_crd"):  # first the paraphraser learns of the teacher alone, and only then the student
+        assert set(own.values()) == {0}
+        assert weights(arm, last)[1] == {f"feature.{name}(final).weight": 5000 if name == "ft" else 2000}
+    elif staged:  # layers first, and then labels alone
+        assert min(own.values()) > 0
+        assert set(weights(arm, last)[1].values()) == {0}
     else:
-        assert weights == pytest.approx({"alpha": 0.0, **wanted})
-    if name == "SP":  # as its paper and its weight want it: the last maps, not the embeddings
-        assert "weight/relation.sp@block3=block3" in first
-    assert first["label_weight"] == (0 if method.first else method.labels)
-    assert arm.hparams(10.0)[-1]["label_weight"] == method.labels
+        assert min(own.values()) > 0
+    if name == "sp":  # as its paper and its weight want it: the last maps, not the embeddings
+        assert arm.stages[0].plan.named == (("block3", "block3"),)
 
 
-def test_a_method_in_stages_compares_layers():
-    for name, method in methods.METHODS.items():
-        assert not method.first or method.layers, name
+def test_a_method_in_stages_compares_layers(planned):
+    for name, arm in planned.items():
+        assert not arm.method.first or arm.stages[0].plan.compares_layers, name
+
+
+def test_a_method_that_needs_other_layers_is_left_out_of_all_and_refused_by_name():
+    student, teacher = (create("cnn", **SHAPE, hidden=hidden) for hidden in ((4, 4, 4), (4, 4)))
+    study = study_of(SHAPE, 100)
+    found, unfit = methods.arms(methods.Flags(batch_size=10), study, student, teacher, examples=100)
+    assert {"fsp", "at", "review"} <= unfit.keys()
+    assert {"kd", "rkd", "crd"} <= found.keys()
+    assert "the student has 3 layers to count and the teacher 2" in unfit["fsp"]
+    assert found.keys() | unfit.keys() == set(FAMILY.names())
+    with pytest.raises(BadInput, match="3 layers to count"):
+        methods.arms(methods.Flags(methods="kd, fsp", batch_size=10), study, student, teacher, examples=100)
 
 
 def test_the_report_counts_what_beats_ties_and_falls_behind(tmp_path, capsys):

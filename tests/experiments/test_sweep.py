@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 from experiments.sweep import __main__ as sweep
 from experiments.sweep import lessons, space
 from experiments.sweep.space import Axis
+from kdjax import spec
 from kdjax.study import students
 from kdjax.study.data import open_study
 from kdjax.training.stop import Interrupted
@@ -20,68 +21,64 @@ from kdjax.types import BadInput
 from tests.experiments.scripts import module
 from tests.experiments.test_experiments import call
 
-BOUNDS = {"temperature": (1e-6, None), "alpha": (0.0, 1.0), "learning_rate": (0.0, None), "loss.beta": (None, None)}
 
-
-def test_axes_are_read_from_the_flag():
-    assert space.parse(" temperature:1,2.5 ; learning_rate:log(1e-4,1e-2);", BOUNDS) == [
-        Axis("temperature", (1.0, 2.5)),
-        Axis("learning_rate", (1e-4, 1e-2), "log"),
+def test_axes_are_the_sets_of_an_expression():
+    loss = spec.formula("response.kl(temperature=grid(1, 2.5)) + log(1e-4, 1e-2)*labels")
+    assert space.axes(spec.sets(loss)) == [
+        Axis("response.kl.temperature", (1.0, 2.5)),
+        Axis("labels.weight", (1e-4, 1e-2), "log"),
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("temprature:1,2", "did you mean temperature"),
-        ("beta:1,2", "loss.beta"),
-        ("alpha:0.5,1.5", "alpha=1.5; accepted: finite numbers from 0 to 1"),
-        ("alpha:uniform(-1,1)", "alpha=-1"),
-        ("temperature:0", "temperature=0"),
-        ("temperature:nan", "temperature=nan"),
-        ("temperature:a,b", "holds what is no number"),
-        ("temperature", "holds what is no number"),
-        ("temperature:unifrom(1,2)", "did you mean uniform"),
-        ("temperature:uniform(1,2", "accepted: name:1,2,4"),
-        ("temperature:uniform(2,1)", "the lower first"),
-        ("learning_rate:log(0,1)", "above 0 for log"),
-        ("alpha:0.5;alpha:0.9", "alpha twice"),
-        ("alpha:0.5,0.9,0.50", "each value once"),
-        (";", "names no axis"),
+        ("response.kl(temprature=grid(1, 2))", "did you mean temperature"),
+        ("response.kl(beta=grid(1, 2))", "accepted: response.kl takes temperature"),
+        ("response.kl(temperature=grid(0, 1))", "temperature=0"),
+        ("response.kl(temperature=grid(nan, 1))", "nan"),
+        ("response.kl(temperature=grid(a, b))", "accepted: a number"),
+        ("response.kl(temperature=grid())", "grid"),
+        ("response.kl(temperature=unifrom(1, 2))", "unifrom"),
+        ("response.kl(temperature=uniform(1, 2)", "loss, column"),
+        ("response.kl(temperature=uniform(2, 1))", "accepted: .*low"),
+        ("log(0, 1)*response.kl", "accepted: .*above 0"),
+        ("grid(0.5, 0.9, 0.50)*response.kl", "accepted: one number or more, each once"),
+        ("uniform(-1, 1)*response.kl", "response.kl.weight=-"),
+        ("response.kl(temperature=grid(1, 1e40))", r"temperature=1e\+40; accepted: up to 1e\+18"),
     ],
 )
-def test_a_wrong_axis_is_refused_with_what_is_accepted(text, message):
-    with pytest.raises(BadInput) as error:
-        space.parse(text, BOUNDS)
-    assert message in str(error.value)
+def test_a_wrong_set_is_refused_with_what_is_accepted(text, message, tmp_path):
+    with pytest.raises(BadInput, match=message):
+        planned(sweep.Config(loss=text, sample=8 * ("uniform" in text or "log" in text)), tmp_path)
 
 
 def test_a_grid_holds_every_combination_once():
-    grid = space.points([Axis("a", (1.0, 2.0, 3.0)), Axis("b", (4.0, 5.0))], 0)
+    grid = spec.points(spec.sets(spec.formula("grid(1, 2, 3)*a + grid(4, 5)*b")))
     assert len(grid) == 6 == len({tuple(p.values()) for p in grid})
 
 
 def test_a_sample_follows_its_distributions_and_is_the_same_each_time():
-    axes = [Axis("rate", (1e-4, 1e-2), "log"), Axis("alpha", (0.0, 1.0), "uniform"), Axis("t", (1.0, 4.0))]
-    drawn = space.points(axes, 2000)
-    assert drawn == space.points(axes, 2000)
+    sets = {"rate": spec.log(1e-4, 1e-2), "alpha": spec.uniform(0, 1), "t": spec.grid(1, 4)}
+    drawn = spec.points(sets, sample=2000)
+    assert drawn == spec.points(sets, sample=2000)
     columns = {name: np.array([p[name] for p in drawn]) for name in ("rate", "alpha", "t")}
     assert set(columns["t"]) == {1.0, 4.0}
     assert columns["rate"].min() >= 1e-4
     assert columns["rate"].max() <= 1e-2
     assert np.median(np.log10(columns["rate"])) == pytest.approx(-3, abs=0.1)
     assert columns["alpha"].mean() == pytest.approx(0.5, abs=0.03)
-    with pytest.raises(BadInput, match="--sample=N"):
-        space.points(axes, 0)
+    with pytest.raises(BadInput, match=r"sample=0: rate=.*alpha=.* must be drawn; accepted: 1 or more"):
+        spec.points(sets)
 
 
-def test_a_sample_of_lists_holds_no_point_twice():
-    axes = [Axis("a", (1.0, 2.0, 3.0)), Axis("b", (4.0, 5.0))]
-    drawn, grid = space.points(axes, 6), space.points(axes, 0)
+def test_a_sample_of_grids_holds_no_point_twice():
+    sets = {"a": spec.grid(1, 2, 3), "b": spec.grid(4, 5)}
+    drawn, grid = spec.points(sets, sample=6), spec.points(sets)
     assert drawn != grid
     assert sorted(tuple(p.values()) for p in drawn) == sorted(tuple(p.values()) for p in grid)
-    with pytest.raises(BadInput, match="--sample=7: the lists of --sweep have 6 points"):
-        space.points(axes, 7)
+    with pytest.raises(BadInput, match="sample=7; accepted: up to 6"):
+        spec.points(sets, sample=7)
 
 
 def test_scores_of_a_population_are_those_of_each_member():
@@ -128,16 +125,30 @@ def planned(config, workdir):
 
 
 def test_the_axes_of_a_loss_are_its_own_numbers(tmp_path):
-    config = sweep.Config(loss="response.dkd", sweep="loss.beta:1,8;alpha:0.5", seeds=2)
+    config = sweep.Config(loss="grid(0.5)*response.dkd(temperature=4, beta=grid(1, 8)) + 0.5*labels", seeds=2)
     axes, members, _ = planned(config, tmp_path)
-    assert [a.name for a in axes] == ["loss.beta", "alpha"]
+    assert [a.name for a in axes] == ["response.dkd.weight", "response.dkd.beta"]
     assert len(members) == 4
-    assert members[2].hparams == {"temperature": 4.0, "alpha": 0.5, "learning_rate": 3e-3, "loss.beta": 8.0}
+    assert members[2].hparams == {
+        "response.dkd.temperature": 4.0,
+        "response.dkd.weight": 0.5,
+        "labels.weight": 0.5,
+        "learning_rate": 3e-3,
+        "response.dkd.beta": 8.0,
+    }
     assert members[2].seed == 0
-    with pytest.raises(BadInput, match=r"loss\.betta"):
-        planned(sweep.Config(loss="response.dkd", sweep="loss.betta:1"), tmp_path)
+    with pytest.raises(BadInput, match="betta"):
+        planned(sweep.Config(loss="response.dkd(betta=grid(1, 2))"), tmp_path)
     with pytest.raises(BadInput, match="beta=7"):
-        planned(sweep.Config(loss="response.jensen_shannon", sweep="loss.beta:7"), tmp_path)
+        planned(sweep.Config(loss="response.jensen_shannon(beta=grid(0.5, 7))"), tmp_path)
+
+
+def test_the_numbers_of_a_method_can_be_swept_and_the_rate_is_an_axis_too(tmp_path):
+    method = "kd(temperature=grid(1, 2, 4))"
+    axes, members, _ = planned(sweep.Config(method=method, loss="", learning_rate="grid(1e-3, 1e-2)"), tmp_path)
+    assert [a.name for a in axes] == ["response.kl.temperature", "learning_rate"]
+    assert len(members) == 3 * 2 * 4
+    assert {m.hparams["labels.weight"] for m in members} == {0.1}
 
 
 BESIDE = ("students", "defensive", "domains", "ensemble", "generations", "map", "mutual", "specialists", "hinton2015")
@@ -157,8 +168,9 @@ TINY = ("--smoke", "--teacher_epochs=1", "--train_split=train[:128]", "--validat
 
 def test_a_sampled_sweep_over_a_loss_leaves_rows_table_and_maps(tmp_path):
     done = call(
-        "sweep", *TINY, f"--workdir={tmp_path}", "--loss=response.dkd", "--sample=2", "--seeds=2", "--patience=1",
-        "--sweep=loss.beta:uniform(1,8);learning_rate:1e-3,1e38", "--order=shared", "--members_per_call=3",
+        "sweep", *TINY, f"--workdir={tmp_path}", "--sample=2", "--seeds=2", "--patience=1",
+        "--loss=response.dkd(beta=uniform(1, 8)) + labels", "--learning_rate=grid(1e-3, 1e38)",
+        "--order=shared", "--members_per_call=3",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
@@ -168,14 +180,16 @@ def test_a_sampled_sweep_over_a_loss_leaves_rows_table_and_maps(tmp_path):
         wild = r["learning_rate"] > 1
         assert (r["status"] == "diverged") == wild
         assert (r["test_accuracy"] is None) == wild
-        assert math.isfinite(r["loss.beta"])
-    assert (tmp_path / "map-loss.beta-learning_rate.png").read_bytes()[:4] == b"\x89PNG"
+        assert math.isfinite(r["response.dkd.beta"])
+    assert (tmp_path / "map-response.dkd.beta-learning_rate.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "table.md").read_text() in done.stdout
 
 
 def test_a_sweep_stopped_by_sigterm_ends_as_one_that_was_not(tmp_path, monkeypatch):
     tiny = {"train_split": "train[:128]", "teacher_hidden": (4,), "student_hidden": (4,), "teacher_epochs": 1}
-    config = sweep.Config(seeds=1, sweep="alpha:0.1,0.9", epochs=4, checkpoint_every=3, members_per_call=2, **tiny)
+    config = sweep.Config(
+        seeds=1, loss="response.kl + grid(0.1, 0.9)*labels", epochs=4, checkpoint_every=3, members_per_call=2, **tiny
+    )
     inner, calls = sweep.score, 0
 
     def cut(*args):
@@ -205,7 +219,7 @@ def test_a_sweep_stopped_by_sigterm_ends_as_one_that_was_not(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--sweep=temprature:1,2"], "did you mean temperature"),
+        (["--loss=response.kl(temprature=grid(1, 2))"], "did you mean temperature"),
         (["--validation_split="], "--validation_split= is empty"),
     ],
 )

@@ -123,7 +123,9 @@ def test_a_teacher_of_published_widths_keeps_its_moments_and_teaches_augmented_m
 
     (tmp_path / "d").mkdir()
     every = ", ".join(views.AUGMENTATIONS.names()).replace("crop_and_flip", "crop_and_flip(1)")
-    student = distill.Config(teacher=str(folder), labels=20, alpha=1.0, augment=every, student_hidden=(4,), **tiny)
+    student = distill.Config(
+        teacher=str(folder), labels=20, method="patient", augment=every, student_hidden=(4,), **tiny
+    )
     distill.main(student, tmp_path / "d")
     study = open_study(student, tmp_path)
     model, weights = networks.load_teachers(study, str(folder))
