@@ -1,15 +1,16 @@
 """Experts of several domains, one student of them all: who is to be asked, and is it better than labels?
 
     python -m experiments.domains
-    python -m experiments.domains --domains=mnist,usps,mnist:invert,mnist:rotate45,mnist:blur_noise \
+    python -m experiments.domains --domains='mnist, usps, mnist(invert), mnist(rotate(45)), mnist(blur_noise)' \
         --per_domain=20000 --transfer=2000 --labels=100 --batch_size=128 --schedule=cosine --expert_hidden=512,512 \
         --expert_epochs=10 --student_hidden=128 --epochs=60 --learning_rate=1e-3 --workdir=runs/domains-mnist
-    python -m experiments.domains --domains='mnist+fashion_mnist+kmnist@test[:80%]/test[80%:]' --labels=0 \
+    python -m experiments.domains --labels=0 \
+        --domains="mnist + fashion_mnist + kmnist(train='test[:80%]', test='test[80%:]')" \
         --per_domain=8000 --batch_size=128 --schedule=cosine --expert_hidden=512,512 --expert_epochs=15 \
         --student_hidden=512,512 --epochs=30 --learning_rate=1e-3 --workdir=runs/domains-disjoint
-    python -m experiments.domains --domains='mnist{0-6},mnist{4-9}' --per_domain=8000 --labels=100 \
-        --batch_size=128 --schedule=cosine --expert_hidden=512,512 --expert_epochs=10 --student_hidden=128 \
-        --epochs=30 --learning_rate=1e-3 --workdir=runs/domains-overlap
+    python -m experiments.domains --domains='mnist(classes=range(0, 7)), mnist(classes=range(4, 10))' \
+        --per_domain=8000 --labels=100 --batch_size=128 --schedule=cosine --expert_hidden=512,512 --expert_epochs=10 \
+        --student_hidden=128 --epochs=30 --learning_rate=1e-3 --workdir=runs/domains-overlap
 
 The first is four views of 1,797 real digits, two to three minutes on two cores, the others 8 to 13 minutes each;
 results: see the README. How domains are written: `kdjax.data.domains`.
@@ -20,7 +21,7 @@ in their teacher: none (labels alone), the experts, weighed by a gate, or one bi
 With --labels=N students have N labels per domain, while experts, the learned gate and the big teacher have all that
 there are, and the table has the same student on all labels of the same images too: the claim is tested with few labels
 and with all. --transfer=N lets students see fewer images of each domain than the experts saw. A capped domain draws its
-own images, so that `mnist:invert` shows other digits than `mnist`.
+own images, so that `mnist(invert)` shows other digits than `mnist`.
 
 The experts' answers are computed once. To choose a flag, report a split that is not the test's:
 --train_split=train[:80%] --test_split=train[80%:].
@@ -64,9 +65,9 @@ class Config(Common):
         "runs/domains", "folder for everything the run leaves", identity=False, smoke="runs/smoke/domains"
     )
     domains: str = field(
-        "digits,digits:invert,digits:rotate45,digits:blur_noise",
+        "digits, digits(invert), digits(rotate(45)), digits(blur_noise)",
         f"what there is an expert for: {typed.ACCEPTED}",
-        smoke="digits,digits:invert",
+        smoke="digits, digits(invert)",
     )
     dataset: str = field("", "not used here: --domains names the data sets")
     train_split: str = field("train", "split to train on, of domains without their own")

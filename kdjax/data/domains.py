@@ -1,15 +1,15 @@
 """Several data sets, or several views of one, as a single set that knows where each example comes from.
 
-    mnist,usps,mnist:invert,mnist:rotate45      one label space: class 3 of one is class 3 of all
-    mnist+fashion_mnist                         two label spaces: classes 0 to 9, then 10 to 19
-    mnist{0-6},mnist{4-9}                       some classes of each; those that both have are the same classes
-    mnist+kmnist@test[:80%]/test[80%:]          splits of its own, to train on and to test on
+    mnist, usps, mnist(invert), mnist(rotate(45))                   one label space: class 3 of one is class 3 of all
+    mnist + fashion_mnist                                           two label spaces: classes 0 to 9, then 10 to 19
+    mnist(classes=range(0, 7)), mnist(classes=range(4, 10))         some classes of each; those of both are the same
+    mnist + kmnist(train='test[:80%]', test='test[80%:]')           splits of its own, to train on and to test on
+    dataset('emnist/letters'), dataset('cifar10:3.0.2', invert)     names that are no words
 
-A comma joins domains that share their classes, by number; a plus begins classes of their own. A domain is
-`DATASET{CLASSES}:TRANSFORM:...@TRAIN/TEST`, of which all but DATASET may be left out.
+A comma joins domains that share their classes, by number; a plus begins classes of their own. In the brackets stand
+transforms, the first applied first, and what else is said of the domain. It is the grammar of `kdjax.spec`.
 """
 
-import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,20 +23,17 @@ from kdjax.data import splits, transforms
 from kdjax.data.load import load
 from kdjax.data.source import Source, unit_interval, validate
 from kdjax.data.stream import Stream
-from kdjax.types import BadInput
+from kdjax.spec import Call, formula, summands
+from kdjax.spec.expression import Value
+from kdjax.types import BadInput, nearest
 
 ACCEPTED = (
-    "DATASET, or with any of {0-6,8} for some of its classes, :TRANSFORM and @TRAIN/TEST for splits of its own, as in "
-    "mnist{0-6}:rotate45@train[:80%]/train[80%:]; domains of the same classes joined by a comma, of others by a plus"
+    "DATASET or dataset('NAME/CONFIG:VERSION'), with any of these in brackets: transforms such as rotate(45), "
+    "classes=(0, 1) or classes=range(0, 7), and train='train[:80%]', test='train[80%:]'; domains of the same classes "
+    "with commas between them, of others with a plus"
 )
 
 Maps = tuple[tuple[int, ...], ...]
-
-# A version, as in cifar10:3.0.2, is part of the data set's name; transforms begin with a letter.
-_DOMAIN = re.compile(
-    r"(?P<dataset>[A-Za-z][\w./-]*(?::\d+\.\d+\.\d+)?)(?:\{(?P<classes>[^{}]*)\})?(?P<transforms>(?::[^:@{}]*)*)"
-    r"(?:@(?P<train>[^@/]+)/(?P<test>[^@/]+))?"
-)
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Domain:
     name: str
     dataset: str
     classes: tuple[int, ...] | None
-    transforms: tuple[str, ...]
+    transforms: tuple[Call, ...]
     block: int
     own_splits: tuple[str, str] | None
 
@@ -80,50 +77,66 @@ def parse(text: str) -> tuple[Domain, ...]:
     Raises:
         BadInput: a domain that cannot be read, an unknown transform, one domain twice.
 
-    >>> first, second = parse("mnist{0-2,7}:invert,usps")
+    >>> first, second = parse("mnist(invert, classes=(0, 1, 7)), usps")
     >>> first.classes, first.transforms, second.block
-    ((0, 1, 2, 7), ('invert',), 0)
-    >>> [d.block for d in parse("mnist,usps+fashion_mnist")]
-    [0, 0, 1]
+    ((0, 1, 7), (invert,), 0)
+    >>> [d.block for d in parse("mnist, usps + fashion_mnist, kmnist")]
+    [0, 0, 1, 1]
     """
-    found = tuple(
-        _domain(one.strip(), block)
-        for block, together in enumerate(text.split("+"))
-        for one in re.split(r",(?![^{]*\})", together)
-    )
-    names = [d.name for d in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise BadInput(f"domains {text!r}: {', '.join(twice)} more than once; accepted: each domain at most once")
-    short = [name.partition("@")[0] for name in names]
-    return tuple(replace(d, name=s) if short.count(s) == 1 else d for d, s in zip(found, short, strict=True))
+    found, calls, block = list[Domain](), list[Call](), 0
+    for together in summands(text, flag="domains"):
+        for number, (weight, call) in enumerate(formula(together).terms):
+            if not (isinstance(weight, int) and weight == 1):
+                raise call.error(f"read {weight!r}*{call!r}; accepted: {ACCEPTED}")
+            block += number > 0
+            if call in calls:
+                raise call.error(f"read {call!r} more than once; accepted: each domain at most once")
+            calls.append(call)
+            found.append(_domain(call, block))
+    short = [_without_splits(call) for call in calls]
+    names = [str(s if short.count(s) == 1 else call) for s, call in zip(short, calls, strict=True)]
+    return tuple(replace(domain, name=name) for domain, name in zip(found, names, strict=True))
 
 
-def _domain(text: str, block: int) -> Domain:
-    read = _DOMAIN.fullmatch(text)
-    if read is None:
-        raise BadInput(f"domain {text!r} cannot be read; accepted: {ACCEPTED}")
-    chain = tuple(read["transforms"].split(":")[1:])
-    for transform in chain:
-        try:
+def _without_splits(call: Call) -> Call:
+    return Call(call.name, call.args, tuple((key, x) for key, x in call.kwargs if key not in ("train", "test")))
+
+
+def _domain(call: Call, block: int) -> Domain:
+    name, chain = call.name, call.args
+    if name == "dataset":
+        if not (chain and isinstance(chain[0], str)):
+            raise call.error(f"read {call!r} without a name in quotes; accepted: {ACCEPTED}")
+        name, chain = chain[0], chain[1:]
+    said = call.keywords
+    for key, value in said.items():
+        if key not in ("classes", "train", "test"):
+            raise call.error(f"read {key}={value!r}; accepted: {ACCEPTED}{nearest(key, ('classes', 'train', 'test'))}")
+    own = tuple(said[key] for key in ("train", "test") if key in said)
+    if len(own) == 1 or not all(isinstance(split, str) for split in own):
+        raise call.error(f"read {call!r}; accepted: both train and test, each in quotes, or neither")
+    try:
+        for transform in chain:
+            if not isinstance(transform, Call):
+                raise BadInput(f"read {transform!r}; accepted: {ACCEPTED}")
             transforms.resolve(transform)
-        except BadInput as error:
-            raise BadInput(f"domain {text!r}: {error}") from None
-    own = None if read["train"] is None else (read["train"], read["test"])
-    for split in own or ():
-        splits.parse(split)
-    classes = None if read["classes"] is None else _classes(text, read["classes"])
-    return Domain(text, read["dataset"], classes, chain, block, own)
+        for split in own:
+            splits.parse(split)
+    except BadInput as error:
+        raise (error if "column" in str(error) else call.error(str(error))) from None
+    classes = _classes(call, said["classes"]) if "classes" in said else None
+    return Domain(str(call), name, classes, chain, block, own or None)
 
 
-def _classes(text: str, inside: str) -> tuple[int, ...]:
-    chosen: list[int] = []
-    for part in inside.split(","):
-        bounds = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if bounds is None or int(bounds[2] or bounds[1]) < int(bounds[1]):
-            raise BadInput(f"domain {text!r}: classes {part!r}; accepted: numbers and ranges, such as {{0-6,8}}")
-        chosen += range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
+def _classes(call: Call, typed: Value) -> tuple[int, ...]:
+    if isinstance(typed, Call) and typed.name == "range" and not typed.kwargs and len(typed.args) in (1, 2):
+        chosen = tuple(range(*typed.args)) if all(type(end) is int for end in typed.args) else ()
+    else:
+        chosen = typed if isinstance(typed, tuple) and all(type(c) is int for c in typed) else ()
+    if not chosen or min(chosen) < 0:
+        raise call.error(f"read classes={typed!r}; accepted: numbers, (0, 1, 8), or range(0, 7), which ends before 7")
     if len(set(chosen)) < len(chosen):
-        raise BadInput(f"domain {text!r}: a class more than once; accepted: each at most once")
+        raise call.error(f"read classes={typed!r}, a class more than once; accepted: each at most once")
     return tuple(sorted(chosen))
 
 
@@ -137,7 +150,7 @@ def union_maps(domains: Sequence[Domain], num_classes: Sequence[int]) -> tuple[M
     Raises:
         BadInput: a class that a data set does not have; data sets of one block that differ in number of classes.
 
-    >>> union_maps(parse("mnist{0-2},mnist{2,9}+usps{4,5}"), (10, 10, 10))
+    >>> union_maps(parse("mnist(classes=range(0, 3)), mnist(classes=(2, 9)) + usps(classes=(4, 5))"), (10, 10, 10))
     (((0, 1, 2), (2, 3), (4, 5)), 6)
     """
     own = [tuple(range(n)) if d.classes is None else d.classes for d, n in zip(domains, num_classes, strict=True)]

@@ -5,13 +5,11 @@
 - `image`: float32 `[batch, height, width, channels]` in [0, 1], and so is the result, of the same shape.
 - `index`: int `[batch]`, each example's place in its data set: whatever is drawn is a function of it, so that an image
   looks the same in every batch, epoch and run.
-- `number`: what stands behind the name, as 45 in `rotate45`.
+- `number`: what stands in brackets, as 45 in `rotate(45)`.
 
 `resize` and `recolour` are no such transforms: they bring images of several domains to one shape.
 """
 
-import inspect
-import re
 import sys
 from collections.abc import Callable
 
@@ -21,7 +19,8 @@ import numpy as np
 from jaxtyping import Float32, Integer
 from scipy import ndimage
 
-from kdjax.types import BadInput, nearest
+from kdjax.spec import Call, Family, call
+from kdjax.types import BadInput
 
 Images = Float32[np.ndarray, "batch height width channels"]
 Index = Integer[np.ndarray, " batch"]
@@ -101,46 +100,16 @@ def recolour(image: Images, channels: int) -> Float32[np.ndarray, "batch height 
     raise BadInput(f"channels={channels} for images of {now}; accepted: 1 (grey) or 3 (colour) for images of 1 or 3")
 
 
-def names() -> list[str]:
-    """The transforms that `resolve` knows, sorted.
-
-    >>> names()
-    ['blur_noise', 'invert', 'rotate']
-    """
-    return sorted(_transforms())
+TRANSFORMS = Family(sys.modules[__name__], first=("image", "index"))
+"""The transforms by name."""
 
 
-def resolve(text: str) -> Transform:
-    """The transform that `invert`, `rotate45`, `rotate-30` or `blur_noise0.3` stands for, its number bound.
+def resolve(value: str | Call) -> Transform:
+    """The transform that `invert`, `rotate(45)` or `blur_noise(0.3)` stands for, its number bound.
 
     Raises: BadInput: a name that does not exist, a number that is missing or not wanted.
 
     >>> resolve("invert")(np.zeros((1, 1, 1, 1), np.float32), np.array([0])).item()
     1.0
     """
-    known = _transforms()
-    found = re.fullmatch(r"([A-Za-z_]*)(-?\d+(?:\.\d+)?)?", text.strip())
-    name, number = found.groups() if found else (text, None)
-    if name not in known:
-        accepted = ", ".join(name + ("NUMBER" if _number(f) else "") for name, f in sorted(known.items()))
-        raise BadInput(f"transform {text!r}; accepted: {accepted}{nearest(name, known)}")
-    transform, parameter = known[name], _number(known[name])
-    if parameter is None and number is not None:
-        raise BadInput(f"transform {text!r}: {name} takes no number; accepted: {name}")
-    if parameter is not None and parameter.default is parameter.empty and number is None:
-        raise BadInput(f"transform {text!r}: {name} needs a number; accepted: such as {name}45")
-    hyper = {} if number is None else {"number": float(number)}
-    return lambda image, index: transform(image, index, **hyper)
-
-
-def _number(transform: Callable[..., np.ndarray]) -> inspect.Parameter | None:
-    return inspect.signature(transform).parameters.get("number")
-
-
-def _transforms() -> dict[str, Callable[..., np.ndarray]]:
-    """Every public function of this module that begins with (image, index)."""
-    return {
-        name: function
-        for name, function in inspect.getmembers(sys.modules[__name__], inspect.isfunction)
-        if not name.startswith("_") and list(inspect.signature(function).parameters)[:2] == ["image", "index"]
-    }
+    return TRANSFORMS.resolve(call(value, flag="transform"), given=("image", "index"), varying=False)

@@ -5,6 +5,7 @@ import pytest
 
 from kdjax.data import domains, transforms
 from kdjax.data.embedded import digits
+from kdjax.spec import Call
 from kdjax.types import BadInput
 from tests.data.helpers import prepare, prepared
 
@@ -25,31 +26,54 @@ INDEX = np.array([4, 9, 2])
 
 
 def test_a_domain_says_data_set_classes_transforms_and_splits():
-    first, second = domains.parse("a_set/config:1.2.3{0-2, 7}:invert:rotate-30.5@train[:80%]/train[80%:]+kmnist")
+    first, second = domains.parse(
+        "dataset('a_set/config:1.2.3', invert, rotate(-30.5), classes=(7, 0, 1, 2), "
+        "train='train[:80%]', test='train[80%:]') + kmnist"
+    )
     assert first.dataset == "a_set/config:1.2.3"
     assert first.classes == (0, 1, 2, 7)
-    assert first.transforms == ("invert", "rotate-30.5")
+    assert first.transforms == (Call("invert"), Call("rotate", (-30.5,)))
     assert (first.split("train", "x"), first.split("test", "x")) == ("train[:80%]", "train[80%:]")
-    assert first.name == "a_set/config:1.2.3{0-2, 7}:invert:rotate-30.5"
-    assert [d.name for d in domains.parse("a@b/c,a@d/e")] == ["a@b/c", "a@d/e"]
+    assert first.name == "dataset('a_set/config:1.2.3', invert, rotate(-30.5), classes=(7, 0, 1, 2))"
+    splits = domains.parse("a(train='b', test='c'), a(train='d', test='e'), b(train='b', test='c')")
+    assert [d.name for d in splits] == [
+        "a(test='c', train='b')", "a(test='e', train='d')", "b",
+    ]  # fmt: skip
     assert (second.dataset, second.block, second.split("train", "x"), second.classes) == ("kmnist", 1, "x", None)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("mnist:invrt", r"'invrt'; accepted: blur_noiseNUMBER, invert, rotateNUMBER; did you mean invert\?"),
-        ("mnist:rotate", "rotate needs a number; accepted: such as rotate45"),
-        ("mnist:invert3", "invert takes no number"),
-        ("mnist{3-1}", "'3-1'; accepted: numbers and ranges"),
-        ("mnist{}", "numbers and ranges"),
-        ("mnist{1,1}", "a class more than once"),
-        ("mnist{1", "cannot be read; accepted: DATASET"),
-        ("mnist,,usps", "domain '' cannot be read"),
-        ("mnist@test", "cannot be read"),
-        ("mnist@tr[/te", r"split='tr\['"),
-        ("mnist,usps,mnist", "mnist more than once"),
-        ("mnist+mnist:invert+mnist", "mnist more than once"),
+        (
+            "mnist(invrt)",
+            r"domains, column 7: read the name invrt; accepted: blur_noise, invert, rotate; did you mean invert\?",
+        ),
+        ("mnist(rotate)", "column 7: read rotate without number; accepted: rotate takes number"),
+        ("mnist(rotate(grid(1, 2)))", "column 7: .*accepted: one value"),
+        ("mnist(rotate('45'))", "number='45' of rotate; accepted: a number"),
+        ("mnist(invert(3))", "invert takes no arguments"),
+        ("mnist('invert')", "column 1: read 'invert'; accepted: DATASET"),
+        ("mnist(3)", "column 1: read 3; accepted: DATASET"),
+        ("mnist(classes=range(3, 1))", r"classes=range\(3, 1\); accepted: numbers"),
+        ("mnist(classes=range(0.5, 1))", "accepted: numbers"),
+        ("mnist(classes=range)", "accepted: numbers"),
+        ("mnist(classes=())", "accepted: numbers"),
+        ("mnist(classes=3)", "classes=3; accepted: numbers"),
+        ("mnist(classes=(1, True))", "accepted: numbers"),
+        ("mnist(classes=(-1, 1))", "accepted: numbers"),
+        ("usps, mnist(classes=(1, 1))", "column 7: .*a class more than once"),
+        ("mnist(classses=(1, 2))", "did you mean classes"),
+        ("mnist(", "domains, column 6"),
+        ("mnist,,usps", "column 7: read ',usps'"),
+        ("2*mnist", r"read 2\*mnist; accepted: DATASET"),
+        ("mnist - usps", r"read -1\*usps; accepted: DATASET"),
+        ("dataset(invert)", "without a name in quotes"),
+        ("mnist(test='test')", "both train and test"),
+        ("mnist(train=train, test=test)", "both train and test, each in quotes"),
+        ("mnist(train='tr[', test='te')", r"column 1: split='tr\['"),
+        ("mnist, usps, mnist", "column 14: read mnist more than once"),
+        ("mnist + mnist(invert) + mnist", "column 25: read mnist more than once"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_what_can(text, message):
@@ -58,10 +82,13 @@ def test_what_cannot_be_read_is_refused_with_what_can(text, message):
 
 
 def test_classes_are_numbered_block_by_block_and_shared_within_a_block():
-    overlapping = domains.parse("mnist{0-6},mnist{4-9}")
+    overlapping = domains.parse("mnist(classes=range(7)), mnist(classes=range(4, 10))")
     assert domains.union_maps(overlapping, (10, 10)) == ((tuple(range(7)), (4, 5, 6, 7, 8, 9)), 10)
     # Not by order of appearance or of text: 10 comes after 9.
-    assert domains.union_maps(domains.parse("a{10,11},a{9,10}"), (12, 12)) == (((1, 2), (0, 1)), 3)
+    assert domains.union_maps(domains.parse("a(classes=(10, 11)), a(classes=(9, 10))"), (12, 12)) == (
+        ((1, 2), (0, 1)),
+        3,
+    )
     disjoint = domains.parse("mnist+fashion_mnist+kmnist")
     maps, size = domains.union_maps(disjoint, (10, 10, 10))
     assert size == 30
@@ -72,12 +99,12 @@ def test_classes_that_do_not_fit_are_refused():
     with pytest.raises(BadInput, match=r"these have \[10, 100\] \(a 10, b 100\); accepted: as many, or a plus"):
         domains.union_maps(domains.parse("a,b"), (10, 100))
     with pytest.raises(BadInput, match="class 12; accepted: 0 to 9"):
-        domains.union_maps(domains.parse("mnist{12},usps"), (10, 10))
+        domains.union_maps(domains.parse("mnist(classes=(12,)), usps"), (10, 10))
 
 
 def test_a_union_holds_every_domain_once_with_its_labels_and_origin():
     plain = digits(SPLITS["train"])
-    union = unite("digits,digits:invert+digits:rotate90")
+    union = unite("digits, digits(invert) + digits(rotate(90))")
     source = union.source
     assert len(source) == 90
     assert source.num_classes == 20
@@ -91,7 +118,7 @@ def test_a_union_holds_every_domain_once_with_its_labels_and_origin():
 
 
 def test_an_expert_learns_its_own_classes_from_nought():
-    union = unite("digits{0-6},digits{4-9}")
+    union = unite("digits(classes=range(0, 7)), digits(classes=range(4, 10))")
     own = domains.of_domain(union, 1)
     plain = digits(SPLITS["train"]).labels()
     assert own.num_classes == 6
@@ -101,7 +128,7 @@ def test_an_expert_learns_its_own_classes_from_nought():
 
 
 def test_a_cap_draws_other_images_for_every_domain_and_the_same_ones_again():
-    union, again = unite("digits,digits:invert", most=10), unite("digits,digits:invert", most=10)
+    union, again = unite("digits, digits(invert)", most=10), unite("digits, digits(invert)", most=10)
     image = union.source.arrays["image"]
     assert len(image) == 20
     np.testing.assert_array_equal(image, again.source.arrays["image"])
@@ -110,12 +137,18 @@ def test_a_cap_draws_other_images_for_every_domain_and_the_same_ones_again():
 
 def test_domains_of_other_sizes_channels_and_splits_meet(tmp_path, cache_dir):
     prepare(tmp_path, shape=(6, 5, 3))
-    union = domains.unite(domains.parse("digits+tiny@test/train"), "train", "train[:5]", data_dir=str(tmp_path))
+    union = domains.unite(
+        domains.parse("digits + tiny(train='test', test='train')"), "train", "train[:5]", data_dir=str(tmp_path)
+    )
     assert union.source.arrays["image"].shape == (5 + 8, 8, 8, 3)
     assert union.source.num_classes == 14
     assert sorted(domains.of_domain(union, 1).labels()) == [0, 0, 1, 1, 2, 2, 3, 3]
     smaller = domains.unite(
-        domains.parse("digits+tiny@test/train"), "train", "train[:5]", data_dir=str(tmp_path), image_size=4
+        domains.parse("digits + tiny(train='test', test='train')"),
+        "train",
+        "train[:5]",
+        data_dir=str(tmp_path),
+        image_size=4,
     )
     assert smaller.source.image_shape() == (4, 4, 3)
 
@@ -123,7 +156,7 @@ def test_domains_of_other_sizes_channels_and_splits_meet(tmp_path, cache_dir):
 def test_usps_and_mnist_meet_at_28_pixels():
     prepared("usps")
     prepared("mnist")
-    union = domains.unite(domains.parse("mnist,usps"), "test", "test[:50]")
+    union = domains.unite(domains.parse("mnist, usps"), "test", "test[:50]")
     assert union.source.arrays["image"].shape == (100, 28, 28, 1)
     # The mean grey of USPS is nearly what it was at 16 pixels, and is darker paper than MNIST's.
     ink = [union.source.arrays["image"][d * 50 : d * 50 + 50].mean() for d in (0, 1)]
@@ -131,24 +164,24 @@ def test_usps_and_mnist_meet_at_28_pixels():
 
 
 def test_training_on_what_another_view_is_tested_on_is_refused():
-    pair = domains.parse("digits,digits:invert@test/train")
-    with pytest.raises(BadInput, match="digits trains on train of digits and digits:invert is tested on train"):
+    pair = domains.parse("digits, digits(invert, train='test', test='train')")
+    with pytest.raises(BadInput, match=r"digits trains on train of digits and digits\(invert\) is tested on train"):
         domains.refuse_shared_examples(pair, "train", "test")
-    apart = domains.parse("digits@train[:50%]/train[50%:],digits:invert")
+    apart = domains.parse("digits(train='train[:50%]', test='train[50%:]'), digits(invert)")
     domains.refuse_shared_examples(apart, "train[:50%]", "test")
 
 
 def test_a_domain_without_examples_is_refused():
-    with pytest.raises(BadInput, match=r"'digits\{9\}' has no examples"):
-        domains.unite(domains.parse("digits{9},digits"), "train", "train[:1]")
+    with pytest.raises(BadInput, match=r"'digits\(classes=\(9,\)\)' has no examples"):
+        domains.unite(domains.parse("digits(classes=(9,)), digits"), "train", "train[:1]")
 
 
-@pytest.mark.parametrize("name", transforms.names())
+@pytest.mark.parametrize("name", transforms.TRANSFORMS.names())
 def test_every_transform_is_pure_stays_in_range_and_acts_on_each_image_alone(name, image):
     try:
         transform = transforms.resolve(name)
     except BadInput:
-        transform = transforms.resolve(f"{name}30")
+        transform = transforms.resolve(f"{name}(30)")
     before = image.copy()
     result = transform(image, INDEX)
     assert result.shape == image.shape
@@ -164,7 +197,7 @@ def test_every_transform_is_pure_stays_in_range_and_acts_on_each_image_alone(nam
 def test_transforms_undo_each_other_where_they_should(image):
     twice = transforms.invert(transforms.invert(image, INDEX), INDEX)
     np.testing.assert_allclose(twice, image, atol=1e-6)
-    quarter = transforms.resolve("rotate90")
+    quarter = transforms.resolve("rotate(90)")
     back = quarter(quarter(quarter(quarter(image, INDEX), INDEX), INDEX), INDEX)
     np.testing.assert_allclose(back, image, atol=1e-5)
     np.testing.assert_allclose(quarter(image, INDEX), np.rot90(image, axes=(1, 2)), atol=1e-5)
@@ -172,7 +205,7 @@ def test_transforms_undo_each_other_where_they_should(image):
 
 def test_noise_has_the_spread_that_its_number_says_and_is_drawn_from_the_index():
     grey = np.full((40, 28, 28, 1), 0.5, np.float32)
-    noisy = transforms.resolve("blur_noise0.1")(grey, np.arange(40))
+    noisy = transforms.resolve("blur_noise(0.1)")(grey, np.arange(40))
     assert noisy.mean() == pytest.approx(0.5, abs=0.003)
     assert noisy.std() == pytest.approx(0.1, rel=0.03)
     assert not np.array_equal(noisy[0], noisy[1])

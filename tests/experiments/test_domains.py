@@ -102,8 +102,12 @@ def test_a_gate_is_right_if_it_names_an_expert_of_the_same_images_that_knows_the
     share = np.array([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9]])
     test = source([0, 1, 0], [0, 0, 0], 3)
     overlap = LabelSpaces(maps=((0, 1), (1, 2)), union=3)
-    assert arms.gate_accuracy(share, test, typed.parse("a{0,1},a{1,2}"), overlap) == pytest.approx(2 / 3)
-    assert arms.gate_accuracy(share, test, typed.parse("a{0,1},b{1,2}"), overlap) == pytest.approx(1 / 3)
+    assert arms.gate_accuracy(
+        share, test, typed.parse("a(classes=(0, 1)), a(classes=(1, 2))"), overlap
+    ) == pytest.approx(2 / 3)
+    assert arms.gate_accuracy(
+        share, test, typed.parse("a(classes=(0, 1)), b(classes=(1, 2))"), overlap
+    ) == pytest.approx(1 / 3)
 
 
 def test_students_see_as_many_images_of_each_domain_and_have_as_many_labels():
@@ -140,7 +144,13 @@ def test_claims_hold_where_their_intervals_do():
 
 
 def test_disjoint_domains_leave_out_no_gate_and_show_how_groups_are_confused(tmp_path):
-    flags = ("--domains=digits{0-4}+digits{5-9}", "--seeds=1", "--gates=", "--labels=0", "--epochs=1")
+    flags = (
+        "--domains=digits(classes=range(5)) + digits(classes=range(5, 10))",
+        "--seeds=1",
+        "--gates=",
+        "--labels=0",
+        "--epochs=1",
+    )
     done = smoke("domains", tmp_path, *flags)
     assert "No gate was left out" in done.stdout
     assert "No claim is tested" in done.stdout
@@ -158,11 +168,17 @@ def test_disjoint_domains_leave_out_no_gate_and_show_how_groups_are_confused(tmp
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"domains": "digits{0-4}+digits{5-9}", "gates": "none"}, "no gate is not possible here.*not identifiable"),
+        (
+            {"domains": "digits(classes=range(5)) + digits(classes=range(5, 10))", "gates": "none"},
+            "no gate is not possible here.*not identifiable",
+        ),
         ({"domains": "digits"}, "one domain; accepted: two or more"),
-        ({"domains": "digits,digits{3}"}, r"digits\{3\} has one class.*accepted: two classes or more"),
-        ({"domains": "digits,digits:invret"}, "did you mean invert"),
-        ({"domains": "digits,digits:invert@test/train"}, "share examples"),
+        (
+            {"domains": "digits, digits(classes=(3,))"},
+            r"digits\(classes=\(3,\)\) has one class.*accepted: two classes or more",
+        ),
+        ({"domains": "digits, digits(invret)"}, "did you mean invert"),
+        ({"domains": "digits, digits(invert, train='test', test='train')"}, "share examples"),
         ({"dataset": "mnist"}, "--dataset=mnist is not used here"),
         ({"validation_split": "test"}, "--validation_split=test is not used here"),
         ({"labels": 5}, "keep=5 labels"),
