@@ -520,9 +520,7 @@ class TestBadInput:
             return outputs._replace(logits=change(outputs.logits)), state
 
         with pytest.raises(BadInput, match=r"probabilities|NaN"):
-            run(
-                named.fgsm(0.1), victims.white_box(broken, weights), image, label, objective=objectives.cross_entropy
-            )
+            run(named.fgsm(0.1), victims.white_box(broken, weights), image, label, objective=objectives.cross_entropy)
 
     @pytest.mark.parametrize(
         "attack",

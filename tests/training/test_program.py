@@ -30,7 +30,7 @@ def order(seed, epoch):
 @pytest.mark.parametrize("wrapper", ["jit", "pmap"])
 @pytest.mark.parametrize("scan", [True, False])
 def test_a_program_is_traced_once_for_all_seeds(wrapper, scan):
-    traced, mesh, recipe = [], parallel.data_mesh(), supervised(MODEL.apply)
+    traced, mesh, recipe = [], parallel.data_mesh(), supervised(MODEL)
 
     def counted(*given):
         traced.append(1)
@@ -53,7 +53,7 @@ LOWERS = """
 import jax, optax
 from tests.training import test_program as t
 for wrapper in ("jit", "pmap"):
-    program = t.Program(t.supervised(t.MODEL.apply), optax.sgd(1.0), t.parallel.data_mesh(), wrapper=wrapper)
+    program = t.Program(t.supervised(t.MODEL), optax.sgd(1.0), t.parallel.data_mesh(), wrapper=wrapper)
     make = lambda key: t.create_state(t.MODEL, optax.sgd(1.0), key, hparams={"learning_rate": 0.1})
     state, data, rows = jax.eval_shape(lambda key: (make(key), t.DATA, t.order(0, 0)), jax.random.key(0))
     print(len(program.lower(state, data, rows).as_text()) > 1000)
