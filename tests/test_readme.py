@@ -48,7 +48,7 @@ def test_every_experiment_is_in_the_readme():
 
 def test_the_library_is_used_as_the_readme_shows():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names = {}
     for block in blocks:
         exec(block, names)
