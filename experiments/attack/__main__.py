@@ -8,8 +8,8 @@
         --workdir=runs/attack-next
 
 Cost: seconds to minutes on two cores; Square and ZOO the most. Result: see the README's tables. Without --model a small
-network is trained on the embedded digits first. An attack is `name:key=value:key=value`; `--helpfull` lists the names,
-a wrong key is answered with the right ones. `objective` (cross_entropy, dlr, margin) replaces the one of the attack's
+network is trained on the embedded digits first. An attack is NAME or NAME(key=value); `--helpfull` lists the names, a
+wrong key is answered with the right ones. `objective` (cross_entropy, dlr, margin) replaces the one of the attack's
 paper, `restarts` keeps the worst of several runs.
 
 Attacks with a radius run at every epsilon, from programs that are compiled once; those that look for the nearest image

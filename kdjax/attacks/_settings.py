@@ -86,6 +86,13 @@ def require_count(name: str, value: Any, least: int = 1) -> None:
         raise BadInput(f"{name}={value}: accepted are {least} or more{'' if whole else ', whole numbers'}.")
 
 
+def require_odd(name: str, value: Any) -> None:
+    """Refuse what is not an odd whole number from 1 up."""
+    require_count(name, value)
+    if value % 2 == 0:
+        raise BadInput(f"{name}={value}: accepted are odd sizes, 1 or more.")
+
+
 def _require(name: str, value: Any, fits: Any, accepted: str) -> None:
     if isinstance(value, Tracer):
         return

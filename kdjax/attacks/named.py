@@ -177,9 +177,7 @@ def mi_fgsm(
     _settings.require_count("steps", steps)
     _settings.require_not_negative("decay", decay)
     _settings.require_share("diverse", diverse, zero=True)
-    _settings.require_count("kernel", kernel)
-    if kernel % 2 == 0:
-        raise BadInput(f"kernel={kernel}: accepted are odd sizes, 1 or more.")
+    _settings.require_odd("kernel", kernel)
     oracle = oracles.autodiff()
     if isinstance(diverse, Tracer) or diverse > 0:
         oracle = oracles.seen_through(oracle, oracles.resize_and_pad(diverse))
