@@ -2,7 +2,7 @@
 
     python -m experiments.distill
     python -m experiments.distill --dataset=mnist --train_split=train --validation_split= --labels=0 --epochs=3 \
-        --teacher_hidden=1200,1200 --teacher_dropout=0.5 --teacher_epochs=3 --student_hidden=20 --learning_rate=1e-3 \
+        --teacher='mlp(1200, 1200, dropout=0.5)' --teacher_epochs=3 --student='mlp(20)' --learning_rate=1e-3 \
         --method='kd(alpha=0.8, temperature=7)' --workdir=runs/notebook
 
 The first is 1,797 real digits and a student that has 60 labels, half a minute on two cores; the second reproduces a
@@ -13,7 +13,8 @@ images; student distilled sees every training image with the teacher's answers, 
 
 More than one loss, and the student's layers taught by every second one of the teacher's:
 
-    python -m experiments.distill --teacher_hidden=128,128,128,128,128,128 --student_hidden=64,64,64 \
+    python -m experiments.distill --student='mlp(64, 64, 64)' \
+        --teacher='mlp(128, 128, 128, 128, 128, 128, dropout=0.2)' \
         --loss='0.9*response.kl + 0.1*labels + linear(1, 0)*feature.hint(every(2)) + relation.rkd_distance' \
         --workdir=runs/layers
 
@@ -22,7 +23,7 @@ The field's recipe for CIFAR, and a method with the weight that its code gives i
     python -m experiments.train_teacher --flagfile=experiments/flags/cifar.flags --model=resnet56 \
         --workdir=runs/resnet56
     python -m experiments.distill --flagfile=experiments/flags/cifar.flags --method=sp \
-        --teacher=runs/resnet56 --student_model=resnet20 --workdir=runs/sp
+        --teacher=runs/resnet56 --student=resnet20 --workdir=runs/sp
 
 A teacher that is given answers once for all runs, seeds and sweeps that share --answers_dir:
 
@@ -33,6 +34,8 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+
 from kdjax.data.source import hide_labels, labelled
 from kdjax.evaluation.fidelity import fidelity
 from kdjax.recipes.supervised import supervised
@@ -42,7 +45,6 @@ from kdjax.study.compare import Arm, Done, Given, Lineage, Pair, Row, Scores
 from kdjax.study.data import Study, open_study, optimizer_of
 from kdjax.study.distillation import Config, hint_epochs, planned, taught_by
 from kdjax.study.report import gain, table
-from kdjax.types import PyTree
 
 log = logging.getLogger("kdjax.distill")
 TEACHER, ALONE, DISTILLED = "teacher", "student alone", "student distilled"
@@ -53,12 +55,10 @@ COLUMNS = ("accuracy", "precision", "recall", "f1", "nll", "ece", "agreement", "
 def main(config: Config, workdir: Path) -> None:
     """Teacher, alone, distilled; for each seed."""
     study = open_study(config, workdir)
-    student, small = networks.from_flags(config, study.shape, "student", train=study.train)
-    given: list[PyTree] = []
-    if config.teacher:
-        teacher, given = networks.load_teachers(study, config.teacher)
-    else:
-        teacher, described = networks.from_flags(config, study.shape, "teacher", train=study.train)
+    moments = study.train if config.standardize else None
+    student, small = networks.named(config.student, study.shape, flag="student", train=moments)
+    teacher, given, described = networks.teacher_of(config, study)
+    if described:
         networks.save_model(workdir, **described)
     for role in ("alone", "distilled"):
         networks.save_model(workdir, role=role, **small)
@@ -71,6 +71,9 @@ def main(config: Config, workdir: Path) -> None:
     plan = planned(config, study, student, teacher, steps * (hinted or config.epochs))
     second = planned(config, study, student, teacher, steps * config.epochs, second=True) if hinted else plan
     hints = stages.hints_alone(plan) if hinted else {}
+    if config.copy_layers:
+        shapes = jax.eval_shape(lambda: dict(params=teacher.init(jax.random.key(0))[0]))
+        stages.copies(config.copy_layers, student, teacher, shapes)
     seen = views.from_flag(config.augment, study.shape)
     answering.check(config, study, workdir, given[: config.seeds])
     for epochs in (config.epochs, config.teacher_epochs, hinted or config.epochs):
@@ -106,7 +109,7 @@ def main(config: Config, workdir: Path) -> None:
             supervised(teacher, augment=seen.from_labels),
             config.teacher_epochs,
             {"learning_rate": config.teacher_learning_rate},
-            Lineage("labels", facts={"from": config.teacher or "trained here"}),
+            Lineage("labels", facts={"from": config.teacher if given else "trained here"}),
             known=(lambda seed: given[number(seed)]) if given else None,
         ),
         Arm(
@@ -163,7 +166,7 @@ def report(config: Config, workdir: Path, study: Study, found: compare.Compared)
         differences["distilled minus alone"] = d
         text += "\n\n" + gain("distilled minus alone", d)
     if (
-        config.teacher
+        networks.is_run(config.teacher)
         and (teachers := len(list(Path(config.teacher).expanduser().glob("checkpoints/teacher/seed-*")))) < config.seeds
     ):
         text += f"\n{teachers} teachers served {config.seeds} seeds in turn: the spread is that of the students."

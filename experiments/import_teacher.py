@@ -2,7 +2,7 @@
 
     python -m experiments.import_teacher --weights=resnet56.safetensors --model=resnet56 --dataset=cifar10 \
         --mean=0.5071,0.4867,0.4408 --std=0.2675,0.2565,0.2761 --workdir=runs/imported
-    python -m experiments.distill --teacher=runs/imported --dataset=cifar10 --student_model=resnet20
+    python -m experiments.distill --teacher=runs/imported --dataset=cifar10 --student=resnet20
 
 The file is a .safetensors or an .npz of the state dict (`kdjax.models.import_torch` says how PyTorch writes them, and
 whose names it reads). `--mean` and `--std` are what PyTorch's images were normalised with: that becomes part of the

@@ -32,6 +32,7 @@ import numpy as np
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
+from kdjax import spec
 from kdjax.config import field
 from kdjax.data.source import Source, labelled
 from kdjax.data.tabular import Scale, diabetes, from_units, hide_targets, scale_of, scaled, to_units
@@ -44,7 +45,7 @@ from kdjax.study import report as tables
 from kdjax.study.compare import Arm, Done, Given, Lineage, Pair, Row, Scores
 from kdjax.study.data import Common, Study, check_batch, optimizer_of
 from kdjax.teachers.stored import cached
-from kdjax.training import optimizers, parallel
+from kdjax.training import parallel
 from kdjax.training.record import Recorder
 from kdjax.types import BadInput, LossFn, Model
 
@@ -72,7 +73,7 @@ class Config(Common):
     )  # fmt: skip
     dataset: str = field("diabetes", "the table, which comes with scikit-learn", choices=("diabetes",))
     seeds: int = field(10, "runs, numbered from 0; more go on in the same --workdir", low=1, smoke=2, may_grow=True)
-    optimizer: str = field("adamw", "Optax optimizer", choices=optimizers.OPTIMIZERS)
+    optimizer: str = field("adamw", "as everywhere, without weight_decay, which the flags below say of each network")
     weight_decay: float = field(1.0, "of the students that see all rows", low=0.0)
     teacher_hidden: tuple[int, ...] = field((64, 64), "teacher's widths", low=1, smoke=(8,))
     teacher_dropout: float = field(0.2, "teacher's dropout rate", low=0.0, high=0.99)
@@ -101,8 +102,14 @@ def open_table(config: Config, workdir: Path) -> tuple[Study, dict[str, Source]]
     study = Study(config, parts["train"], None, parts["test"], parallel.data_mesh(), Recorder(workdir))
     check_batch(study, study.train)
     for epochs in (config.epochs, config.alone_epochs, config.teacher_epochs):
-        optimizer_of(config, steps=epochs * -(-len(study.train) // config.batch_size))
+        optimizer_of(decayed(config, config.weight_decay), steps=epochs * -(-len(study.train) // config.batch_size))
     return study, parts
+
+
+def decayed(config: Config, decay: float) -> Config:
+    """The flags of a network that is decayed so."""
+    call = spec.call(config.optimizer, flag="optimizer")
+    return replace(config, optimizer=str(spec.Call(call.name, call.args, (*call.kwargs, ("weight_decay", decay)))))
 
 
 def network(hidden: tuple[int, ...], dropout: float = 0.0) -> Model:
@@ -148,12 +155,12 @@ def main(config: Config, workdir: Path) -> None:
         settings = {"model": student, "epochs": config.epochs, "decay": config.weight_decay, "alpha": None} | own
         rates = {"learning_rate": settings.get("rate", config.learning_rate)}
         rates |= {} if settings["alpha"] is None else {"alpha": settings["alpha"]}
-        decayed = replace(study, config=replace(config, weight_decay=settings["decay"]))
+        own_study = replace(study, config=decayed(config, settings["decay"]))
         lineage = lineage._replace(chosen_on="validation", facts={"weight_decay": settings["decay"]})
         # As many steps from few rows as from all.
         return Arm(
             name, settings["model"], loss_fn, settings["epochs"], rates, lineage, given, run=run, places=len(train),
-            study=decayed,
+            study=own_study,
         )  # fmt: skip
 
     few = f"{config.labels or 'all'} targets"

@@ -46,8 +46,10 @@ def main(config: Config, workdir: Path) -> None:
     if config.methods != "all" and BASE not in methods.named(config.methods):
         raise BadInput(f"--methods={config.methods}; accepted: with kd, which the others are compared with.")
     study = open_study(config, workdir)
+    moments = study.train if config.standardize else None
     teacher, student = (
-        networks.from_flags(config, study.shape, role, train=study.train).model for role in ("teacher", "student")
+        networks.named(getattr(config, role), study.shape, flag=role, train=moments).model
+        for role in ("teacher", "student")
     )
     arms, unfit = methods.arms(config, study, student, teacher, examples=len(study.train))
     params, model_state = jax.jit(teacher.init)(jax.random.key(1))

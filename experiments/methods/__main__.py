@@ -61,8 +61,10 @@ def main(config: Config, workdir: Path) -> None:
         raise BadInput("--validation_split= is empty; accepted: a split that chooses rates and factors.")
     if config.search_seeds > config.seeds:
         raise BadInput(f"--search_seeds={config.search_seeds}; accepted: at most --seeds={config.seeds}.")
+    moments = study.train if config.standardize else None
     teacher, student = (
-        networks.from_flags(config, study.shape, role, train=study.train).model for role in ("teacher", "student")
+        networks.named(getattr(config, role), study.shape, flag=role, train=moments).model
+        for role in ("teacher", "student")
     )
     images = [labelled(all_images) for all_images in students.transfers(study, config)]
     arms, unfit = methods.arms(config, study, student, teacher, examples=len(images[0]))
@@ -146,7 +148,7 @@ def main(config: Config, workdir: Path) -> None:
     rate = tested(alone, config.learning_rates)
     for name in arms:
         log.info("%s: factor %g", name, tested(partial(taught, name, rate), config.factors))
-    title = f"{config.dataset}, {config.teacher_model} to {config.student_model}, {config.labels or 'all'} labels"
+    title = f"{config.dataset}, {config.teacher} to {config.student}, {config.labels or 'all'} labels"
     rows = {name: [name] for name in results}
     report.report(workdir, compare.Compared(results, {"arms": by_name, "rows": rows}), unfit, title=title, alone=ALONE)
 

@@ -6,9 +6,9 @@
     python -m experiments.sweep --workdir=runs/sweep-weights \
         --loss='0.9*response.kl + 0.1*labels + grid(0, 1, 25)*relation.rkd_distance'
     python -m experiments.sweep --members=teachers --attack='pgd(grid(0, 0.05, 0.1, 0.2), steps=7, random_start=True)' \
-        --teacher_hidden=64 --label_smoothing='grid(0, 0.1)' --under='pgd(0.1, steps=20)' --workdir=runs/sweep-eps
+        --teacher='mlp(64)' --label_smoothing='grid(0, 0.1)' --under='pgd(0.1, steps=20)' --workdir=runs/sweep-eps
     JAX_NUM_CPU_DEVICES=2 python -m experiments.sweep --dataset=mnist --train_split='train[:80%]' --labels=0 \
-        --teacher_hidden=1200,1200 --teacher_dropout=0.5 --teacher_epochs=3 --epochs=3 --learning_rate=1e-3 \
+        --teacher='mlp(1200, 1200, dropout=0.5)' --teacher_epochs=3 --epochs=3 --learning_rate=1e-3 \
         --order=shared --workdir=runs/sweep-mnist \
         --loss='response.kl(temperature=grid(1, 2, 3, 4, 6, 8, 12, 16)) + grid(0.1, 1)*labels'
 
@@ -55,7 +55,7 @@ log = logging.getLogger("kdjax.sweep")
 
 
 @dataclass(frozen=True)
-class Config(distillation.Config):
+class Config(distillation.Flags):
     """Flags of this experiment."""
 
     workdir: str = field("runs/sweep", "folder of the run", identity=False, smoke="runs/smoke/sweep")
@@ -87,9 +87,6 @@ class Config(distillation.Config):
 
 def main(config: Config, workdir: Path) -> None:
     """Teacher where there is one, members, table, maps, the best point's networks."""
-    for name in ("hint_epochs", "copy_layers"):
-        if getattr(config, name):
-            raise BadInput(f"--{name} is not for sweeps; accepted: every member begins and trains in one stage.")
     study = open_study(config, workdir)
     if study.validation is None:
         raise BadInput("--validation_split= is empty; accepted: a split to choose the best point on.")

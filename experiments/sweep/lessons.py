@@ -14,7 +14,7 @@ from kdjax.attacks.run import run as attack_all
 from kdjax.attacks.victims import white_box
 from kdjax.data.source import Examples, Source, hide_labels
 from kdjax.recipes.supervised import supervised
-from kdjax.study import attacks, networks, views
+from kdjax.study import attacks, distillation, networks, views
 from kdjax.study import teacher as answering
 from kdjax.study import train as training
 from kdjax.study.data import Study
@@ -82,12 +82,12 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
         raise BadInput("--attack and --label_smoothing are for --members=teachers; students learn from clean images.")
     if config.own_labels and not config.labels:
         raise BadInput("--own_labels: with --labels=0 all have all labels; accepted: --labels=N with it.")
-    student, described = networks.from_flags(config, study.shape, "student", train=study.train)
-    given: list[PyTree] = []
-    if config.teacher:
-        teacher, given = networks.load_teachers(study, config.teacher)
-    else:
-        teacher, taught_by = networks.from_flags(config, study.shape, "teacher", train=study.train)
+    if distillation.taught_by(config).first:
+        raise BadInput(f"--method={config.method} has two stages; accepted in sweeps: methods of one, or a --loss.")
+    moments = study.train if config.standardize else None
+    student, described = networks.named(config.student, study.shape, flag="student", train=moments)
+    teacher, given, taught_by = networks.teacher_of(config, study)
+    if taught_by:
         networks.save_model(workdir, **taught_by)
     steps = -(-len(study.train) // config.batch_size) * config.epochs
     plan = planned(config, study, student, teacher, steps)
@@ -139,7 +139,9 @@ def of_teachers(config: Any, study: Study, workdir: Path) -> Lesson:
     if config.own_labels:
         raise BadInput("--own_labels is for --members=students; teachers have all labels.")
     views.refuse_mixing(config.augment, why="teachers learn from labels alone")
-    teacher, described = networks.from_flags(config, study.shape, "teacher", train=study.train)
+    teacher, given, described = networks.teacher_of(config, study)
+    if given:
+        raise BadInput(f"--teacher={config.teacher}: --members=teachers trains teachers; accepted: {networks.NETWORK}.")
     augment = views.from_flag(config.augment, study.shape).from_labels
     rates, rate = swept(config.teacher_learning_rate, "teacher_learning_rate", RATE)
     smoothings, smoothing = swept(config.label_smoothing, "label_smoothing", "label_smoothing", high=1.0)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import optax
 
+from kdjax import spec
 from kdjax.config import field
 from kdjax.data import checks, pipeline, splits
 from kdjax.data.load import load
@@ -20,9 +21,17 @@ from kdjax.training.feed import Feed
 from kdjax.training.predict import Predictor
 from kdjax.training.program import chooses_scan
 from kdjax.training.record import Recorder
-from kdjax.types import BadInput, Model, PyTree
+from kdjax.types import BadInput, Model, PyTree, nearest
 
 log = logging.getLogger("kdjax.train")
+
+_NUMBERS = ("momentum", "weight_decay", "grad_clip")
+OPTIMIZER = (
+    "Optax optimizer, with numbers of its own such as sgd(momentum=0.9, weight_decay=5e-4, grad_clip=1): momentum of "
+    "sgd and rmsprop, weight decay decoupled for adamw and its kin and L2 otherwise, the largest global gradient norm; "
+    f"{', '.join(optimizers.OPTIMIZERS)}"
+)
+"""The manual of --optimizer."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +55,9 @@ class Common(Data):
     """The flags of every experiment that trains one network at a time."""
 
     seeds: int = field(5, "runs, numbered from 0; more go on in the same --workdir", low=1, smoke=2, may_grow=True)
-    optimizer: str = field("adam", "Optax optimizer", choices=optimizers.OPTIMIZERS)
+    optimizer: str = field("adam", OPTIMIZER)
     schedule: str = field("constant", "learning-rate schedule", choices=optimizers.SCHEDULES)
     warmup_steps: int = field(0, "steps of linear warm-up", low=0)
-    momentum: float = field(0.0, "of sgd and rmsprop", low=0.0, high=0.999999)
-    weight_decay: float = field(0.0, "decoupled for adamw and its kin, L2 otherwise", low=0.0)
-    grad_clip: float = field(0.0, "largest global gradient norm; 0 for none", low=0.0)
     parallel: str = field("jit", "wrapper of the step over all devices", choices=("jit", "pmap"))
     loop: str = field("auto", "scan many steps in one call, or call each from Python", choices=("auto", "scan", "step"))
     steps_per_call: int = field(1000, "most steps in one scan; SIGTERM waits for no more", low=1)
@@ -162,10 +168,16 @@ def check_batch(study: Study, source: Examples) -> None:
 
 def optimizer_of(config: Common, *, steps: int) -> optax.GradientTransformation:
     """The optimizer and schedule that the flags ask for, for a run of so many steps; refuses what does not fit."""
-    return optimizers.optimizer(
-        config.optimizer,
-        learning_rate=optimizers.schedule(config.schedule, total_steps=steps, warmup_steps=config.warmup_steps),
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        grad_clip=config.grad_clip,
-    )
+    rate = optimizers.schedule(config.schedule, total_steps=steps, warmup_steps=config.warmup_steps)
+    call = spec.call(config.optimizer, flag="optimizer")
+    wanted = f"{call.name}({', '.join(f'{name}=NUMBER' for name in _NUMBERS)})"
+    for name, value in call.kwargs:
+        if name not in _NUMBERS or isinstance(value, bool) or not isinstance(value, int | float):
+            raise call.error(f"read {name}={value!r}; accepted: {wanted}{nearest(name, _NUMBERS)}")
+    if call.args:
+        raise call.error(f"read {call!r}; accepted: {wanted}")
+    numbers = {name: float(value) for name, value in call.kwargs}
+    try:
+        return optimizers.optimizer(call.name, learning_rate=rate, **numbers)
+    except BadInput as error:
+        raise call.error(str(error)) from None

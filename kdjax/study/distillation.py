@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-import jax
-
-from kdjax import models, spec
+from kdjax import spec
 from kdjax.config import field
 from kdjax.methods import FAMILY, Method, method
 from kdjax.recipes.comparisons import names
@@ -24,12 +22,11 @@ class Flags(Common):
         "runs/distill", "folder for everything the run leaves", identity=False, smoke="runs/smoke/distill"
     )
     teacher: str = field(
-        "", "workdir of a finished train_teacher run (other teacher_ flags are then unused); empty trains one per seed"
+        "mlp(256, 256, dropout=0.2)",
+        "workdir of a finished train_teacher run (other teacher_ flags are then unused); or, trained here for each "
+        f"seed, {networks.NETWORK}",
+        smoke="mlp(16, dropout=0.2)",
     )
-    teacher_model: str = field("mlp", "teacher's network", choices=models.all_names())
-    teacher_hidden: tuple[int, ...] = field((256, 256), "teacher's widths or channels", low=1, smoke=(16,))
-    teacher_dropout: float = field(0.2, "teacher's dropout rate", low=0.0, high=0.99)
-    teacher_norm: str = field("batch", "teacher's normalisation, where it has one", choices=models.NORMS)
     teacher_epochs: int = field(60, "teacher's passes", low=1, smoke=2)
     teacher_learning_rate: float = field(1e-3, "teacher's peak learning rate", low=0.0)
     teacher_outputs: str = field(
@@ -43,10 +40,7 @@ class Flags(Common):
     answers_top_k: int = field(
         0, "of cached answers, keep the k largest logits and the others' sum; 0 keeps all", low=0
     )
-    student_model: str = field("mlp", "student's network", choices=models.all_names())
-    student_hidden: tuple[int, ...] = field((20,), "student's widths or channels", low=1, smoke=(8,))
-    student_dropout: float = field(0.0, "student's dropout rate", low=0.0, high=0.99)
-    student_norm: str = field("batch", "student's normalisation, where it has one", choices=models.NORMS)
+    student: str = field("mlp(20)", networks.NETWORK, smoke="mlp(8)")
     standardize: bool = field(False, networks.STANDARDIZE)
     labels: int = field(60, "labelled images that students get, balanced over classes; 0 for all", low=0)
     epochs: int = field(100, "passes over the transfer set (all training images)", low=1, smoke=2)
@@ -57,6 +51,7 @@ class Flags(Common):
         "instead of --method, what is learned as a sum of weighted losses, such as "
         f"'0.9*response.kl(temperature=4) + 0.1*labels + 100*feature.hint(block2)': labels, {', '.join(names())}",
     )
+    augment: str = field("", f"{views.HELP}. The teacher sees what the student sees, in every step")
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,6 @@ class Config(Flags):
         "epochs that compare layers alone, before those of answers alone; 0: the share that --method has, if any",
         low=0,
     )
-    augment: str = field("", f"{views.HELP}. The teacher sees what the student sees, in every step")
     copy_layers: str = field("", "start from the teacher's layers where shapes agree, by a layer map such as every(2)")
 
 
@@ -83,9 +77,7 @@ def taught_by(config: Flags) -> Method:
     return Method(spec.formula(config.loss, flag="loss")) if config.loss else method(config.method)
 
 
-def planned(
-    config: Config, study: Study, student: Model, teacher: Model, steps: int, *, second: bool = False
-) -> Lesson:
+def planned(config: Flags, study: Study, student: Model, teacher: Model, steps: int, *, second: bool = False) -> Lesson:
     """What the student learns, as the flags say; refused here if it cannot be, or if a flag would do nothing."""
     said = taught_by(config)
     plan = lesson(
@@ -107,9 +99,6 @@ def planned(
         )
     if plan.uses_labels:
         views.refuse_mixing(config.augment, why="labels have weight here")
-    if config.copy_layers:
-        shapes = jax.eval_shape(lambda: dict(params=teacher.init(jax.random.key(0))[0]))
-        stages.copies(config.copy_layers, student, teacher, shapes)
     return plan
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from kdjax import models, spec
+from kdjax import spec
 from kdjax.config import field
 from kdjax.methods import FAMILY, Method, method
 from kdjax.recipes.lesson import Lesson, lesson
@@ -24,10 +24,8 @@ class Flags(Common):
     """The flags of what tries methods on one pair of networks."""
 
     methods: str = field(ALL, f"all that fit the networks, or some of: {NAMES}", smoke="kd, ab")
-    teacher_model: str = field("cnn", "teacher's network", choices=models.all_names())
-    teacher_hidden: tuple[int, ...] = field((32, 64, 64), "teacher's widths or channels", low=1, smoke=(6, 6, 6))
-    student_model: str = field("cnn", "student's network", choices=models.all_names())
-    student_hidden: tuple[int, ...] = field((8, 16, 16), "student's widths or channels", low=1, smoke=(4, 4, 4))
+    teacher: str = field("cnn(32, 64, 64)", networks.NETWORK, smoke="cnn(6, 6, 6)")
+    student: str = field("cnn(8, 16, 16)", networks.NETWORK, smoke="cnn(4, 4, 4)")
     standardize: bool = field(False, networks.STANDARDIZE)
     epochs: int = field(30, "passes of each student", low=1, smoke=4)
 

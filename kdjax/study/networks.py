@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import jax
 
+from kdjax import spec
 from kdjax.data.moments import channel_moments
 from kdjax.data.source import Examples
 from kdjax.files import to_json, write_whole
 from kdjax.models.create import accepts, all_names, create
 from kdjax.study.data import Study, overlap
 from kdjax.training.checkpoint import Checkpointer
-from kdjax.types import BadInput, Model, PyTree
+from kdjax.types import BadInput, Model, PyTree, nearest
 
 
 class Network(NamedTuple):
@@ -35,6 +36,96 @@ class Described(NamedTuple):
 
     model: Model
     description: dict[str, Any]
+
+
+NETWORK = (
+    "a network, such as 'mlp(256, 256, dropout=0.2)', widths or channels first where it takes any, with dropout, "
+    "input_dropout and norm where it has them; names: " + ", ".join(all_names())
+)
+"""The manual of a flag that names a network."""
+
+_SETTINGS = ("dropout", "input_dropout", "norm")
+
+
+def is_run(text: str) -> bool:
+    """Whether a text names a folder, and so a network that a run left there."""
+    return Path(text).expanduser().is_dir()
+
+
+def named(text: str, shape: Mapping[str, Any], *, flag: str, train: Examples | None = None) -> Described:
+    """The network that an expression names, found before training to accept the images.
+
+    Args:
+        text: such as `mlp(256, 256, dropout=0.2)` or `resnet20(norm=group)`.
+        shape: classes and image shape.
+        flag: what messages call it.
+        train: the training images, if they are to be normalised inside the network by their mean and deviation.
+
+    Raises:
+        BadInput: no network, a setting that it does not take, or images that it does not accept.
+    """
+    call = spec.call(text, flag=flag)
+    if call.name not in all_names():
+        near = nearest(call.name, all_names())
+        raise call.error(f"read the name {call.name}; accepted: {', '.join(all_names())}{near}")
+    taken, description = accepts(call.name), {"name": call.name, **shape}
+    for argument, value in ((("hidden", call.args),) if call.args else ()) + call.kwargs:
+        if argument not in (("hidden", *_SETTINGS) if value is call.args else _SETTINGS):
+            near = nearest(argument, _SETTINGS)
+            raise call.error(f"read {argument}={value!r}; accepted: {', '.join(_SETTINGS)}{near}")
+        if argument not in taken:
+            typed = ", ".join(map(str, value)) if argument == "hidden" else f"{argument}={value!r}"
+            what = "widths" if argument == "hidden" else argument
+            others = ", ".join(n for n in all_names() if argument in accepts(n))
+            raise call.error(f"read {typed}: {call.name} takes no {what}; accepted: {what} for {others}")
+        description[argument] = _setting(call, argument, value)
+    if train is not None:
+        description["mean"], description["std"] = channel_moments(train)
+    try:
+        model = create(**description)
+    except BadInput as error:
+        raise call.error(str(error)) from None
+    try:
+        jax.eval_shape(model.init, jax.random.key(0))
+    except BadInput as error:
+        raise BadInput(f"--{flag}={text}: {error}.") from None
+    return Described(model, description)
+
+
+def _setting(call: spec.Call, argument: str, value: Any) -> Any:
+    """A setting of a network as `create` takes it."""
+    whole = lambda x: isinstance(x, int) and not isinstance(x, bool)  # noqa: E731
+    if argument == "hidden" and all(map(whole, value)):
+        return value
+    if argument == "norm" and isinstance(value, str | spec.Call):
+        return value if isinstance(value, str) else str(value)
+    if "dropout" in argument and (whole(value) or isinstance(value, float)):
+        return float(value)
+    wanted = {"hidden": "whole numbers, such as mlp(256, 256)", "norm": "a name, such as norm=group"}
+    raise call.error(f"read {argument}={value!r}; accepted: {wanted.get(argument, 'a rate from 0, below 1')}")
+
+
+def teacher_of(config: Any, study: Study) -> tuple[Model, list[PyTree], dict[str, Any]]:
+    """The teacher that `--teacher` names: a folder's, with its variables seed by seed, or one that is not trained yet.
+
+    Returns:
+        The model, its variables, none if it is to be trained, and what `create` builds it of, if so.
+
+    Raises:
+        BadInput: as `load_teachers` and `named`; a text that is neither a folder nor a network.
+    """
+    if is_run(config.teacher):
+        return *load_teachers(study, config.teacher), {}
+    try:
+        model, description = named(
+            config.teacher, study.shape, flag="teacher", train=study.train if config.standardize else None
+        )
+    except BadInput as error:
+        said = str(error)
+        raise (
+            error if said.startswith("--") else BadInput(f"--teacher={config.teacher}: no folder, and {said}")
+        ) from None
+    return model, [], description
 
 
 def from_flags(

@@ -11,7 +11,7 @@ import numpy as np
 from kdjax.data import cache, prepared, splits
 from kdjax.data.load import load
 from kdjax.data.source import Examples, Source
-from kdjax.study import train
+from kdjax.study import networks, train
 from kdjax.study.data import Study
 from kdjax.teachers import answers, top_k
 from kdjax.teachers.live import Teacher, live
@@ -97,11 +97,12 @@ def key_of(config: Any, study: Study, weights: PyTree, workdir: Path) -> dict[st
     """All that decides the answers to one data set's images."""
     base, _ = splits.parse(config.train_split)
     settings: Any = jax.config
+    described = Path(config.teacher).expanduser() if networks.is_run(config.teacher) else workdir
     key = {
         "dataset": config.dataset,
         "split": base,
         "image_shape": study.train.image_shape(),
-        "model": json.loads((Path(config.teacher or workdir).expanduser() / "model.json").read_text()),
+        "model": json.loads((described / "model.json").read_text()),
         "teacher": answers.checksum(weights),
         "view": "as stored, no augmentation",
         "top_k": config.answers_top_k,

@@ -230,7 +230,7 @@ def test_the_smallest_step_fools_and_the_one_before_does_not(case):
 
 
 def test_every_role_whose_checkpoints_a_run_left_can_be_read(tmp_path, monkeypatch):
-    tiny = {"seeds": 1, "epochs": 1, "teacher_epochs": 1, "teacher_hidden": (5,), "student_hidden": (4,), "labels": 20}
+    tiny = {"seeds": 1, "epochs": 1, "teacher_epochs": 1, "teacher": "mlp(5)", "student": "mlp(4)", "labels": 20}
     config = distill.Config(train_split="train[:64]", validation_split="", workdir=str(tmp_path), **tiny)
     configs.claim(config, config.workdir)
     monkeypatch.setattr(distill, "report", lambda *_: (tmp_path / "results.json").write_text("{}"))

@@ -238,7 +238,7 @@ def test_live_and_cached_teachers_and_both_wrappers_on_two_devices(tmp_path):
     nll = []
     ways = ("--teacher_outputs=live", "--parallel=pmap", "--loop=step", "--device_data_gb=0")
     for i, way in enumerate(ways):  # without dropout, which pmap draws differently
-        smoke("distill", tmp_path / str(i), "--epochs=3", "--teacher_dropout=0", way, JAX_NUM_CPU_DEVICES="2")
+        smoke("distill", tmp_path / str(i), "--epochs=3", "--teacher=mlp(16)", way, JAX_NUM_CPU_DEVICES="2")
         results = json.loads((tmp_path / str(i) / "results.json").read_text())
         nll.append([s["nll"] for s in results["student distilled"]])
     for other in nll[1:]:
@@ -247,7 +247,7 @@ def test_live_and_cached_teachers_and_both_wrappers_on_two_devices(tmp_path):
 
 def test_helpfull():
     shown = call("distill", "--helpfull").stdout
-    assert all(f"--{name}" in shown or f"--[no]{name}" in shown for name in ("method", "loss", "student_hidden"))
+    assert all(f"--{name}" in shown or f"--[no]{name}" in shown for name in ("method", "loss", "student"))
     shown = "".join(shown.split())  # --helpfull breaks long lines
     assert all(name in shown for name in (*comparisons.names(), *FAMILY.names()))
 
@@ -264,12 +264,14 @@ BAD = {
         "--loss=1*feature.hint(hidden1): nothing is left for the second stage",
     ),
     "a wrong loss": (["--loss=response.kll"], "response.kl"),
-    "a wrong model": (["--student_model=mpl"], "mlp"),
-    "images too small for the network": (["--student_model=resnet18"], "--student_model=resnet18: image is 8 x 8"),
-    "a wrong optimizer": (["--optimizer=adm"], "adam"),
+    "a wrong model": (["--student=mpl(20)"], "did you mean mlp?"),
+    "images too small for the network": (["--student=resnet18"], "--student=resnet18: image is 8 x 8"),
+    "a wrong optimizer": (["--optimizer=adm"], "did you mean adam?"),
+    "a wrong number of an optimizer": (["--optimizer=sgd(momentm=0.9)"], "did you mean momentum?"),
+    "a negative decay": (["--optimizer=sgd(weight_decay=-1)"], "weight_decay=-1"),
     "a wrong wrapper": (["--parallel=xmap"], "jit"),
     "a wrong type": (["--epochs=many"], "epochs"),
-    "a value out of range": (["--student_dropout=1.5"], "student_dropout"),
+    "a value out of range": (["--student=mlp(20, dropout=1.5)"], "dropout=1.5; accepted: a rate in [0, 1)"),
     "a temperature of nought": (["--method=kd(temperature=0)"], "temperature=0"),
     "a temperature whose square overflows": (["--method=kd(temperature=1e20)"], "temperature=1e+20; accepted: up to"),
     "a wrong keyword of the loss": (["--loss=response.dkd(gamma=1)"], "read gamma=1; accepted: response.dkd takes"),
@@ -282,12 +284,12 @@ BAD = {
     "a teacher that is not there": (["--teacher=nowhere"], "--teacher=nowhere"),
     "an argument of the loss out of range": (["--loss=response.jensen_shannon(beta=1.5)"], "beta=1.5"),
     "a number that is none": (["--learning_rate=nan"], "--learning_rate=nan"),
-    "an empty list": (["--student_hidden="], "--student_hidden= is empty"),
+    "no widths": (["--student=mlp"], "accepted: one or more positive widths"),
     "splits that share examples": (["--train_split=train"], "share examples"),
     "a stray argument": (["stray"], "unexpected argument 'stray'"),
-    "momentum for adam": (["--momentum=0.9"], "momentum=0.9"),
+    "momentum for adam": (["--optimizer=adam(momentum=0.9)"], "optimizer, column 1: momentum=0.9"),
     "a warm-up longer than the run": (["--warmup_steps=100000"], "warmup_steps=100000"),
-    "an odd width": (["--student_hidden=20,x"], "--student_hidden"),
+    "an odd width": (["--student=mlp(20, x)"], "student, column 1: read hidden=(20, x); accepted: whole numbers"),
     "layers that are not there": (["--loss=feature.hint(hidden9)"], "no layer 'hidden9'; accepted:"),
     "a loss on no layers": (["--loss=feature.hint"], "feature.hint names no layer"),
 }  # fmt: skip
@@ -352,12 +354,11 @@ def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch):
         "loss": [f"{name} + labels" for name in comparisons.names("response") + comparisons.names("contrastive")],
         "optimizer": optimizers.OPTIMIZERS,
         "schedule": optimizers.SCHEDULES,
-        "student_model": models.names(),
+        "student": [f"{name}(4, 4, 4)" for name in models.names()],
     }
     tiny = {
         "seeds": 1,
         "epochs": 1,
-        "student_hidden": (4,),
         "labels": 20,
         "batch_size": 50,
         "train_split": "train[:100]",

@@ -22,8 +22,8 @@ def files(*names):
 
 @pytest.fixture(scope="module")
 def network():
-    config = parsed(distill.Config, "--student_model=resnet8")
-    return networks.from_flags(config, SHAPE, "student").model
+    config = parsed(distill.Config, "--student=resnet8")
+    return networks.named(config.student, SHAPE, flag="student").model
 
 
 def test_every_file_is_here():
@@ -55,14 +55,15 @@ def test_the_recipe_is_the_fields_for_teacher_and_student():
     for kind in (distill.Config, train_teacher.Config):
         config = parsed(kind, *files("cifar"))
         assert (config.epochs, config.batch_size, config.schedule) == (240, 64, "step")
-        assert (config.optimizer, config.momentum, config.weight_decay) == ("sgd", 0.9, 5e-4)
+        assert config.optimizer == "sgd(momentum=0.9, weight_decay=5e-4)"
         assert (config.learning_rate, config.augment, config.standardize) == (0.05, "crop_and_flip", True)
         assert (config.train_split, config.validation_split, config.test_split) == ("train", "", "test")
     taught = parsed(distill.Config, *files("cifar"))
     assert (taught.labels, taught.teacher_epochs, taught.teacher_learning_rate) == (0, 240, 0.05)
     # A wide ResNet takes dropout, and the recipe has none.
-    wide = replace(taught, teacher_model="wrn_16_2", standardize=False)
-    assert networks.from_flags(wide, SHAPE, "teacher").description["dropout"] == 0
+    wide = replace(parsed(train_teacher.Config, *files("cifar")), model="wrn_16_2", standardize=False)
+    assert networks.from_flags(wide, SHAPE).description["dropout"] == 0
+    assert "dropout" not in networks.named("wrn_16_2", SHAPE, flag="teacher").description
     alone = replace(parsed(train_teacher.Config, *files("cifar")), model="resnet20", standardize=False)
     assert "dropout" not in networks.from_flags(alone, SHAPE).description
     assert parsed(distill.Config, *files("cifar", "mobile")).learning_rate == 0.01

@@ -22,7 +22,13 @@ from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state
 from kdjax.types import BadInput
 
-TINY = {"train_split": "train[:150]", "teacher_hidden": (6,), "teacher_epochs": 2, "student_hidden": (5,), "seeds": 2}
+TINY = {
+    "train_split": "train[:150]",
+    "teacher": "mlp(6, dropout=0.2)",
+    "teacher_epochs": 2,
+    "student": "mlp(5)",
+    "seeds": 2,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -128,8 +134,9 @@ def test_axes_without_what_they_need_are_refused(tmp_path):
         ({"attack": "pgd"}, "--attack and --label_smoothing are for --members=teachers"),
         ({"own_labels": True, "labels": 0}, "--own_labels: with --labels=0"),
         ({"members": "teachers", "own_labels": True}, "teachers have all labels"),
-        ({"copy_layers": "every(2)"}, "--copy_layers is not for sweeps"),
-        ({"hint_epochs": 1}, "--hint_epochs is not for sweeps"),
+        ({"method": "ab", "loss": ""}, "--method=ab has two stages; accepted in sweeps: methods of one"),
+        ({"student": "mlp(5, dropuot=0.1)"}, "student, column 1: .*did you mean dropout"),
+        ({"teacher": "mpl(5)"}, r"--teacher=mpl\(5\): no folder, and teacher, column 1: .*did you mean mlp"),
     ):
         with pytest.raises(BadInput, match=message):
             sweep.main(sweep.Config(**{**TINY, **changed}), tmp_path)

@@ -240,12 +240,12 @@ def shuffled(study):
 
 def test_choices_do_not_move_with_the_labels_of_the_test_split(monkeypatch):
     tiny = {"methods": "kd", "epochs": 2, "factors": (0.0, 1.0, 30.0), "learning_rates": (1e-4, 3e-3, 3e-2)}
-    tiny |= {"student_model": "mlp", "teacher_model": "mlp", "student_hidden": (8,), "teacher_hidden": (16,)}
+    tiny |= {"student": "mlp(8)", "teacher": "mlp(16)"}
     plain = run("methods", **tiny).results
     opened = methods.open_study
     monkeypatch.setattr(methods, "open_study", lambda *args: shuffled(opened(*args)))
     moved = run("methods", **tiny).results
-    for name in ("student alone", "KD"):
+    for name in ("student alone", "kd"):
         assert [s["choice"] for s in moved[name]] == [s["choice"] for s in plain[name]]
         assert moved["arms"][name]["choices"] == plain["arms"][name]["choices"]
         assert moved[name] != plain[name]

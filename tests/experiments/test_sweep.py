@@ -186,7 +186,7 @@ def test_a_sampled_sweep_over_a_loss_leaves_rows_table_and_maps(tmp_path):
 
 
 def test_a_sweep_stopped_by_sigterm_ends_as_one_that_was_not(tmp_path, monkeypatch):
-    tiny = {"train_split": "train[:128]", "teacher_hidden": (4,), "student_hidden": (4,), "teacher_epochs": 1}
+    tiny = {"train_split": "train[:128]", "teacher": "mlp(4)", "student": "mlp(4)", "teacher_epochs": 1}
     config = sweep.Config(
         seeds=1, loss="response.kl + grid(0.1, 0.9)*labels", epochs=4, checkpoint_every=3, members_per_call=2, **tiny
     )

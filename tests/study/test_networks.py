@@ -32,54 +32,93 @@ def tuples(description):
 
 @pytest.mark.parametrize("name", all_names())
 def test_every_network_can_be_named_and_said_again(name):
-    config = distill.Config(student_model=name, teacher_model=name)
     shape = {**SMALL, "image_shape": (32, 32, 3)} if name in TOO_SMALL_FOR else SMALL
-    description = networks.from_flags(config, shape, "student").description
-    assert {"hidden", "dropout", "norm"} & description.keys() == {"hidden", "dropout", "norm"} & accepts(name)
+    taken = accepts(name)
+    widths = ["4", "5", "6"] if "hidden" in taken else []
+    settings = [f"{key}={value}" for key, value in (("dropout", 0.25), ("norm", "group")) if key in taken]
+    text = f"{name}({', '.join([*widths, *settings])})"
+    description = networks.named(text, shape, flag="student").description
+    assert description.keys() == {"name", *shape} | ({"hidden", "dropout", "norm"} & taken)
+    assert description.get("hidden", (4, 5, 6)) == (4, 5, 6)
     again = tuples(description)
     assert again == description
     create(**again)
+    # And by the flags of the experiments that name a network in parts.
+    config = train_teacher.Config(model=name, dropout=0.0, hidden=(4, 5, 6) if widths else train_teacher.Config.hidden)
+    described = networks.from_flags(config, shape).description
+    assert {"hidden", "dropout", "norm"} & described.keys() == {"hidden", "dropout", "norm"} & taken
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2"])
-def test_images_that_are_too_small_are_refused_before_training(name):
-    with pytest.raises(BadInput, match=rf"--teacher_model={name}: image is 28 x 28; accepted by this network: 32 x 32"):
-        networks.from_flags(distill.Config(teacher_model=name), SMALL, "teacher")
+def test_images_that_are_too_small_are_refused_before_training():
+    with pytest.raises(BadInput, match=r"--teacher=mobilenet_v2: image is 28 x 28; accepted by this network: 32 x 32"):
+        networks.named("mobilenet_v2", SMALL, flag="teacher")
+    with pytest.raises(BadInput, match=r"--model=mobilenet_v2: image is 28 x 28; accepted by this network: 32 x 32"):
+        networks.from_flags(train_teacher.Config(model="mobilenet_v2", dropout=0.0), SMALL)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("resnet8(30)", r"student, column 1: read 30: resnet8 takes no widths; accepted: .* cnn, fast_cnn, mlp"),
+        ("resnet8(dropout=0.1)", r"read dropout=0.1: resnet8 takes no dropout; accepted: .* cnn, .*wrn_16_1"),
+        ("vit_tiny(norm=group)", r"read norm=group: vit_tiny takes no norm"),
+        ("resnet8(norm=grup)", r"norm='grup'; accepted: batch, group"),
+        ("resnet8(norm=2)", r"read norm=2; accepted: a name, such as norm=group"),
+        ("mlp", r"hidden=\(\); accepted: one or more positive widths"),
+        ("mlp(0)", r"hidden=\(0,\); accepted: one or more positive widths"),
+        ("mlp(2.5)", r"read hidden=\(2.5,\); accepted: whole numbers"),
+        ("mlp(grid(2, 4))", r"read hidden=.*; accepted: whole numbers"),
+        ("mlp(20, dropout=1)", r"dropout=1.0; accepted: a rate in \[0, 1\)"),
+        ("mlp(20, dropout=high)", r"read dropout=high; accepted: a rate"),
+        ("mlp(20, width=3)", r"read width=3; accepted: dropout, input_dropout, norm"),
+        ("mlp(20, hidden=3)", r"read hidden=3"),
+        ("mpl(20)", r"student, column 1: read the name mpl; accepted: cnn, .*did you mean mlp\?"),
+        ("20", r"student, column 1: "),
+    ],
+)
+def test_what_a_network_does_not_take_is_refused_with_the_place(text, words):
+    with pytest.raises(BadInput, match=words):
+        networks.named(text, SMALL, flag="student")
 
 
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"student_hidden": (30,)}, r"--student_hidden=30: resnet8 takes no hidden; accepted: .* cnn, fast_cnn, mlp"),
-        ({"student_dropout": 0.1}, r"--student_dropout=0.1: resnet8 takes no dropout; accepted: .* cnn, .*wrn_16_1"),
-        ({"student_model": "vit_tiny", "student_norm": "group"}, r"--student_norm=group: vit_tiny takes no norm"),
+        ({"hidden": (30,)}, r"--hidden=30: resnet8 takes no hidden; accepted: .* cnn, fast_cnn, mlp"),
+        ({"dropout": 0.1}, r"--dropout=0.1: resnet8 takes no dropout; accepted: .* cnn, .*wrn_16_1"),
+        ({"model": "vit_tiny", "norm": "group"}, r"--norm=group: vit_tiny takes no norm"),
     ],
 )  # fmt: skip
 def test_what_a_network_does_not_take_is_refused_once_it_was_changed(changed, words):
-    config = replace(distill.Config(student_model="resnet8"), **changed)
+    config = replace(train_teacher.Config(model="resnet8"), **changed)
     with pytest.raises(BadInput, match=words):
-        networks.from_flags(config, SMALL, "student")
+        networks.from_flags(config, SMALL)
 
 
 def test_defaults_smoke_values_and_nought_are_left_alone():
-    smoke = {"student_hidden": (8,), "student_dropout": 0.0}
-    for changed in ({}, smoke):
-        config = replace(distill.Config(student_model="resnet8"), **changed)
-        assert networks.from_flags(config, SMALL, "student").description == {
-            "name": "resnet8",
-            **SMALL,
-            "norm": "batch",
-        }
-    nought = train_teacher.Config(model="resnet8", dropout=0.0)
-    assert "dropout" not in networks.from_flags(nought, SMALL).description
+    for changed in ({}, {"hidden": (16,), "dropout": 0.0}):
+        config = replace(train_teacher.Config(model="resnet8"), **changed)
+        assert networks.from_flags(config, SMALL).description == {"name": "resnet8", **SMALL, "norm": "batch"}
     assert networks.from_flags(defensive.Config(), SMALL).description["hidden"] == (200,)
+    assert networks.named("resnet8", SMALL, flag="student").description == {"name": "resnet8", **SMALL}
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_norm_that_was_asked_for(norm):
-    config = distill.Config(student_model="resnet8", student_norm=norm)
-    _, state = jax.eval_shape(networks.from_flags(config, SMALL, "student").model.init, jax.random.key(0))
+    found = networks.named(f"resnet8(norm={norm})", SMALL, flag="student")
+    _, state = jax.eval_shape(found.model.init, jax.random.key(0))
     assert bool(state) == (norm == "batch")
+
+
+def test_a_text_that_is_a_folder_is_one_and_another_is_a_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not networks.is_run("mlp")
+    (tmp_path / "mlp").mkdir()
+    assert networks.is_run("mlp")
+    with pytest.raises(BadInput, match=r"--teacher=mlp: model.json, .* is missing or damaged"):
+        distill.main(distill.Config(teacher="mlp"), tmp_path)
+    with pytest.raises(BadInput, match="--teacher=runs/nowhere: no folder, and teacher, column"):
+        distill.main(distill.Config(teacher="runs/nowhere"), tmp_path)
 
 
 def test_moments_are_numpys_streamed_or_not():
@@ -96,9 +135,8 @@ def test_moments_are_numpys_streamed_or_not():
 
 def test_standardised_networks_see_the_training_split_at_mean_0_and_deviation_1():
     train = digits("train")
-    config = distill.Config(standardize=True)
-    model, description = networks.from_flags(
-        config, {"num_classes": 10, "image_shape": (8, 8, 1)}, "student", train=train
+    model, description = networks.named(
+        "mlp(20)", {"num_classes": 10, "image_shape": (8, 8, 1)}, flag="student", train=train
     )
     assert (description["mean"], description["std"]) == channel_moments(train)
     params = jax.tree.map(np.asarray, model.init(jax.random.key(0))[0])
@@ -123,9 +161,7 @@ def test_a_teacher_of_published_widths_keeps_its_moments_and_teaches_augmented_m
 
     (tmp_path / "d").mkdir()
     every = ", ".join(views.AUGMENTATIONS.names()).replace("crop_and_flip", "crop_and_flip(1)")
-    student = distill.Config(
-        teacher=str(folder), labels=20, method="patient", augment=every, student_hidden=(4,), **tiny
-    )
+    student = distill.Config(teacher=str(folder), labels=20, method="patient", augment=every, student="mlp(4)", **tiny)
     distill.main(student, tmp_path / "d")
     study = open_study(student, tmp_path)
     model, weights = networks.load_teachers(study, str(folder))
@@ -139,7 +175,6 @@ def test_a_teacher_of_published_widths_keeps_its_moments_and_teaches_augmented_m
     assert json.loads((tmp_path / "d" / "model-distilled.json").read_text()).keys() == {
         "name",
         "hidden",
-        "dropout",
         *SMALL,
     }
 
@@ -148,11 +183,14 @@ def test_a_teacher_of_published_widths_keeps_its_moments_and_teaches_augmented_m
     ("changed", "words"),
     [
         ({"augment": "mixup"}, "--augment=mixup: mixup shows mixtures.*labels have weight here"),
-        ({"augment": "random_flip", "answers_dir": "a"}, "--augment=random_flip: --answers_dir and --answers_top_k"),
+        (
+            {"augment": "random_flip", "answers_dir": "a"},
+            "--answers_dir and --answers_top_k keep answers to images as they are stored",
+        ),
         ({"augment": "random_shift(8)"}, r"--augment=random_shift\(8\): pixels=8; accepted: 0 to 7"),
         ({"augment": "random_shift(-1)"}, "pixels=-1; accepted: 0 to 7"),
         ({"augment": "random_flop"}, "did you mean random_flip"),
-        ({"student_model": "mobilenet_v2"}, "--student_model=mobilenet_v2: image is 8 x 8"),
+        ({"student": "mobilenet_v2"}, "--student=mobilenet_v2: image is 8 x 8"),
     ],
 )
 def test_what_cannot_be_is_refused_before_training(changed, words, tmp_path):

@@ -130,7 +130,7 @@ def test_distill_reports_the_same_with_answers_from_disk(given, tmp_path, monkey
     reported = []
     monkeypatch.setattr(distill, "report", lambda *args: reported.append(args[-1]))
     config = distill.Config(
-        teacher=str(workdir), seeds=1, epochs=1, student_hidden=(4,), validation_split="", train_split="train[:600]"
+        teacher=str(workdir), seeds=1, epochs=1, student="mlp(4)", validation_split="", train_split="train[:600]"
     )
     for name, answers_dir in (("memory", ""), ("disk", str(tmp_path / "answers"))):
         (tmp_path / name).mkdir()
