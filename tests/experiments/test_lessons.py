@@ -121,13 +121,18 @@ def test_axes_without_what_they_need_are_refused(tmp_path):
     for changed, message in (
         ({"loss": "response.kl"}, r"nothing is swept of students; accepted: a set where a number stands, such as grid"),
         ({"members": "teachers", "attack": "pgd"}, "nothing is swept of teachers"),
+<<<<<<< HEAD
+=======
+        ({"members": "teachers", "attack": "deepfool(epsilon=grid(0.1, 0.2))"}, "epsilon"),
+        ({"members": "teachers", "attack": "pgd(grid(-0.1, 0.1))"}, "-0.1"),
+>>>>>>> flags
         ({"members": "teachers", "label_smoothing": "grid(0, 1.5)"}, "--label_smoothing=.*1.5; accepted: numbers from"),
         (
             {"learning_rate": "linear(1, 0)"},
             r"--learning_rate=linear\(1, 0\): a schedule; accepted: a number, or a set",
         ),
         ({"learning_rate": "grid(-1, 1)"}, "--learning_rate=.*-1; accepted: numbers from 0"),
-        ({"loss": "grid(-1, 1)*response.kl"}, r"response.kl.weight=-1; accepted: weights from 0 up"),
+        ({"loss": "grid(-1, 1)*response.kl"}, "read the weight -1 of response.kl; accepted: numbers from 0 up"),
         ({"loss": "response.kl(temperature=grid(0, 1))"}, "response.kl: temperature=0"),
         ({"loss": "respons.kl"}, r"loss, column 1: .*did you mean response\.kl\?"),
         ({"method": "kd(temperature=grid(1, 2))", "loss": "labels"}, "--method=.* and --loss=labels"),
@@ -137,6 +142,10 @@ def test_axes_without_what_they_need_are_refused(tmp_path):
         ({"method": "ab", "loss": ""}, "--method=ab has two stages; accepted in sweeps: methods of one"),
         ({"student": "mlp(5, dropuot=0.1)"}, "student, column 1: .*did you mean dropout"),
         ({"teacher": "mpl(5)"}, r"--teacher=mpl\(5\): no folder, and teacher, column 1: .*did you mean mlp"),
+<<<<<<< HEAD
+=======
+        ({"under": "pgd(eps=1)"}, "under, column 1: read eps=1"),
+>>>>>>> flags
     ):
         with pytest.raises(BadInput, match=message):
             sweep.main(sweep.Config(**{**TINY, **changed}), tmp_path)
