@@ -121,11 +121,8 @@ def test_axes_without_what_they_need_are_refused(tmp_path):
     for changed, message in (
         ({"loss": "response.kl"}, r"nothing is swept of students; accepted: a set where a number stands, such as grid"),
         ({"members": "teachers", "attack": "pgd"}, "nothing is swept of teachers"),
-<<<<<<< HEAD
-=======
         ({"members": "teachers", "attack": "deepfool(epsilon=grid(0.1, 0.2))"}, "epsilon"),
         ({"members": "teachers", "attack": "pgd(grid(-0.1, 0.1))"}, "-0.1"),
->>>>>>> flags
         ({"members": "teachers", "label_smoothing": "grid(0, 1.5)"}, "--label_smoothing=.*1.5; accepted: numbers from"),
         (
             {"learning_rate": "linear(1, 0)"},
@@ -142,10 +139,7 @@ def test_axes_without_what_they_need_are_refused(tmp_path):
         ({"method": "ab", "loss": ""}, "--method=ab has two stages; accepted in sweeps: methods of one"),
         ({"student": "mlp(5, dropuot=0.1)"}, "student, column 1: .*did you mean dropout"),
         ({"teacher": "mpl(5)"}, r"--teacher=mpl\(5\): no folder, and teacher, column 1: .*did you mean mlp"),
-<<<<<<< HEAD
-=======
         ({"under": "pgd(eps=1)"}, "under, column 1: read eps=1"),
->>>>>>> flags
     ):
         with pytest.raises(BadInput, match=message):
             sweep.main(sweep.Config(**{**TINY, **changed}), tmp_path)
