@@ -28,7 +28,7 @@ from kdjax.study.data import Data, open_study
 from kdjax.training import optimizers
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.state import create_state
-from kdjax.types import BadInput
+from kdjax.types import STUDENT, BadInput
 
 COLUMNS = ("accuracy", "precision", "recall", "f1", "nll", "ece", "errors", "parameters")
 
@@ -79,7 +79,7 @@ def main(config: Config, workdir: Path) -> None:
     state = create_state(model, tx, jax.random.key(0), hparams={"learning_rate": 0.0})
     own = {name: tree for name, tree in weights.items() if name != "params"}
     with Checkpointer(workdir / "checkpoints" / "teacher" / "seed-0") as checkpointer:
-        checkpointer.save(state.replace(params=weights["params"], model_state=own))
+        checkpointer.save(state.replace(params={STUDENT: weights["params"]}, model_state={STUDENT: own}))
     report.save_results(workdir, {"teacher": [scores]}, report.table({"teacher": [scores]}, COLUMNS))
 
 

@@ -30,7 +30,7 @@ from kdjax.recipes.supervised import supervised
 from kdjax.study import command, students
 from kdjax.study.compare import Arm, Done, Given, Lineage, Pair, Results, Row, Scores, compare, scores, tested
 from kdjax.study.data import Study, open_study
-from kdjax.types import BadInput, Model, Outputs, PyTree
+from kdjax.types import STUDENT, BadInput, Model, Outputs, PyTree
 
 Classes = tuple[int, ...]
 
@@ -136,7 +136,7 @@ def specialist(study: Study, config: Config, name: str, generalist: Model, class
         mix = mix.with_column("label", rules.specialist_labels(mix.labels(), classes))
         weights = jax.tree.map(jnp.array, done.weights("generalist"))  # copies: a state is donated
         params = weights.pop("params")
-        return Given(mix, begin=lambda state: state.replace(params=params, model_state=weights))
+        return Given(mix, begin=lambda state: state.replace(params={STUDENT: params}, model_state={STUDENT: weights}))
 
     model = Model(generalist.init, apply)
     return Arm(

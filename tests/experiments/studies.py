@@ -32,7 +32,7 @@ TRAINING = sorted(
 """Every experiment that trains over seeds."""
 SMALLER = {
     "generations": {"generations": 3},
-    "ensemble": {"teachers": "mlp:9,mlp:5,mlp:7", "arms": "vote", "labels": 100, "teachers_epochs": 6},
+    "ensemble": {"teachers": "mlp(9), mlp(5), mlp(7)", "arms": "vote", "labels": 100, "teachers_epochs": 6},
     "specialists": {"specialist_epochs": 1},
     "sweep": {"teacher_epochs": 1},
 }
@@ -92,8 +92,8 @@ def run(name: str, **changes: Any) -> Watched:
     workdir = Path(mkdtemp())
     config = smallest(name, workdir, **changes)
     found, now = Watched(config, workdir, {}), [""]
-    real_train, real_fit, real_step = compare.train, train.fit, program.train_step
-    real_members = population.Population.train
+    real_train, real_fit, real_step = compare.train, train.fit, program.step_of
+    real_members, real_member_step = population.Population.train, population.train_step
 
     def trained(study: Any, folder: Any, run: str, model: Any, *given: Any, **own: Any) -> Any:
         found.runs[run] = Run(model, own["source"], own["frozen"])
@@ -111,20 +111,26 @@ def run(name: str, **changes: Any) -> Watched:
         now[0] = f"members/seed-{members[0].seed}"
         return real_members(self, members, **own)
 
-    def step(loss_fn: Any, tx: Any, **own: Any) -> Any:
-        def watched(*given: Any) -> Any:
+    def watched(loss_fn: Any) -> Any:
+        def called(*given: Any) -> Any:
             found.traced.append(now[0])
             return loss_fn(*given)
 
-        return real_step(watched, tx, **own)
+        return called
+
+    def step(updates: Any, **own: Any) -> Any:
+        return real_step([u._replace(loss_fn=watched(u.loss_fn)) for u in updates], **own)
+
+    def member_step(loss_fn: Any, tx: Any, **own: Any) -> Any:
+        return real_member_step(watched(loss_fn), tx, **own)
 
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context
         patch(mock.patch.object(compare, "train", trained))
         patch(mock.patch.object(train, "fit", fitted))
         patch(mock.patch.object(population.Population, "train", members))
-        for user in (program, population):
-            patch(mock.patch.object(user, "train_step", step))
+        patch(mock.patch.object(program, "step_of", step))
+        patch(mock.patch.object(population, "train_step", member_step))
         for drawn in ("curves", "comparison"):
             patch(mock.patch.object(figures, drawn))
         if name in ATTACKS:

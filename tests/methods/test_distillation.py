@@ -119,7 +119,7 @@ def test_a_name_typed_in_the_shell_is_the_papers_plan(name, resnet8):
 
     def metrics(key):
         params, states = resnet8.init(key)
-        frozen = plan.frozen({"params": params, **states}, np.arange(50_000) % 10)
+        frozen = plan.frozen({"params": params, **states}, lambda: np.arange(50_000) % 10)
         state = create_state(plan.model, TX, key, hparams={"learning_rate": 0.1, **plan.hparams}, frozen=frozen)
         return plan.loss_fn(state.params, state, rows, key)[1][1]
 
@@ -149,7 +149,7 @@ def test_a_step_weighs_every_term_as_the_paper_does_and_moves_the_student(name):
         TX,
         jax.random.key(0),
         hparams={"learning_rate": 0.01, **made.hparams},
-        frozen=made.frozen({"params": params, **states}, np.arange(40) % 3),
+        frozen=made.frozen({"params": params, **states}, lambda: np.arange(40) % 3),
     )
     step = jax.jit(train_step(made.loss_fn, TX))
     for at in (0, 10, 20, steps) if name in WARMED else (steps,):
