@@ -180,8 +180,8 @@ def test_layers_are_compared_with_the_teachers_in_the_right_order_and_the_contro
     for seed in range(SEEDS):
         one = found.runs[f"answers-and-wrong-layers/seed-{seed}"]
         assert close(one.frozen, found.runs[f"teacher/seed-{seed}"].last)
-        compared = {f"feature.hint@{a}={b}" for a, b in wrong}
-        assert {key for key in one.first["adapter"] if key.startswith("feature.hint")} == compared
+        compared = {f"feature.hint({a}, {b})" if a != b else f"feature.hint({a})" for a, b in wrong}
+        assert {key for key in one.first["connectors"] if key.startswith("feature.hint")} == compared
 
 
 def test_peers_of_a_cohort_learn_from_each_other_by_a_weight_and_by_nothing_else():

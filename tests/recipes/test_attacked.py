@@ -114,7 +114,9 @@ def test_every_example_draws_its_own_start_and_every_step_another(key, rows):
         return MODEL.apply(variables, image, train=train, key=key, mask=mask)
 
     state, alike = make(key), {**rows, "image": jnp.full((8, 4, 4, 1), 0.5), "label": jnp.zeros(8, int)}
-    recipe = supervised(MODEL._replace(apply=watched), attack=named.pgd(0.2, steps=1, step_size=0.0, random_start=True))
+    recipe = supervised(
+        MODEL._replace(apply=watched), attack=named.pgd(0.2, steps=1, step_size=1e-9, random_start=True)
+    )
     recipe(state.params, state, alike, key)
     recipe(state.params, state, alike, jax.random.key(5))
     assert len({np.asarray(x).tobytes() for x in seen[0][:6]}) == 6
