@@ -14,11 +14,14 @@ from kdjax.models.create import create
 from kdjax.recipes.supervised import supervised
 from kdjax.training import parallel
 from kdjax.training.feed import Feed
+from kdjax.training.optimizers import unit_rate
 from kdjax.training.program import Program, chooses_scan
 from kdjax.training.state import create_state, initializer
+from kdjax.training.update import updates_of
 
 ROOT = Path(__file__).parents[2]
 MODEL = create("mlp", num_classes=3, image_shape=(2, 2, 1), hidden=(4,))
+SGD = unit_rate(optax.sgd(1.0))
 DATA = {"image": np.ones((8, 2, 2, 1), np.float32), "label": np.arange(8, dtype=np.int32) % 3}
 
 
@@ -36,11 +39,11 @@ def test_a_program_is_traced_once_for_all_seeds(wrapper, scan):
         traced.append(1)
         return recipe(*given)
 
-    program = Program(counted, optax.sgd(1.0), mesh, wrapper=wrapper, scan=scan)
+    program = Program(updates_of(SGD, counted), mesh, wrapper=wrapper, scan=scan)
     feed = Feed(order, 2, mesh, DATA, scan=scan)
     init, data, states = initializer(MODEL), feed.data(), []
     for seed in range(3):
-        state = create_state(MODEL, optax.sgd(1.0), jax.random.key(seed), hparams={"learning_rate": 0.1}, init=init)
+        state = create_state(MODEL, SGD, jax.random.key(seed), hparams={"learning_rate": 0.1}, init=init)
         state = parallel.place(state, mesh, wrapper)
         for _, rows in feed.chunks(seed)(0, 0):
             state, _ = program.run(state, data, rows)
@@ -50,11 +53,11 @@ def test_a_program_is_traced_once_for_all_seeds(wrapper, scan):
 
 
 LOWERS = """
-import jax, optax
+import jax
 from tests.training import test_program as t
 for wrapper in ("jit", "pmap"):
-    program = t.Program(t.supervised(t.MODEL), optax.sgd(1.0), t.parallel.data_mesh(), wrapper=wrapper)
-    make = lambda key: t.create_state(t.MODEL, optax.sgd(1.0), key, hparams={"learning_rate": 0.1})
+    program = t.Program(t.updates_of(t.SGD, t.supervised(t.MODEL)), t.parallel.data_mesh(), wrapper=wrapper)
+    make = lambda key: t.create_state(t.MODEL, t.SGD, key, hparams={"learning_rate": 0.1})
     state, data, rows = jax.eval_shape(lambda key: (make(key), t.DATA, t.order(0, 0)), jax.random.key(0))
     print(len(program.lower(state, data, rows).as_text()) > 1000)
 """
