@@ -266,6 +266,7 @@ def confidence_aware_features(
 def combine(pool: Callable[..., Array | Vote], gate: Callable[..., Array] = gating.uniform) -> Ensemble:
     """A pool fed by a gate: answers `[T, B, K]` to one answer `[B, K]`.
 
+    >>> import functools
     >>> ensemble = combine(mean_logit, functools.partial(gating.fixed, shares=(1, 0)))
     >>> ensemble(jnp.array([[[3.0, 1.0]], [[0.0, 0.0]]]))
     Array([[3., 1.]], dtype=float32)

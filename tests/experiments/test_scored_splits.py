@@ -71,7 +71,7 @@ def test_attacks_and_audits_refuse_them_too(made, tmp_path):
 
 def test_a_domain_without_labels_is_refused(made, tmp_path):
     chosen = replace(
-        domains.Config(), data_dir=made, domains="tiny,tiny:invert", train_split="train", test_split="some"
+        domains.Config(), data_dir=made, domains="tiny, tiny(invert)", train_split="train", test_split="some"
     )
     with pytest.raises(BadInput, match="--test_split: 2 of 24 examples"):
         domains.prepare(chosen, tmp_path)

@@ -323,11 +323,11 @@ def test_an_overflow_that_no_metric_shows_ends_the_run(part, saves, tmp_path, mo
     inner, overflows = task.run, overflow(part)
 
     def run(state, *rest):  # the network has no statistics, so they are put beside it
-        new, out = inner(state.replace(model_state={}), *rest)
+        new, out = inner(state.replace(model_state={"student": {}}), *rest)
         return new.replace(model_state=state.model_state), out
 
     monkeypatch.setattr(task, "run", overflows(run))
-    state = task.state().replace(model_state={"statistics": jax.numpy.ones(3)})
+    state = task.state().replace(model_state={"student": {"statistics": jax.numpy.ones(3)}})
     monkeypatch.setattr(task, "state", lambda: state)
     rows = []
     last = f"step 18 in {tmp_path}" if saves else "none"
