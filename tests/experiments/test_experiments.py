@@ -129,6 +129,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_a_killed_one_is_no_hindr
     assert first.poll() is None
     first.kill()
     first.communicate()
+    (tmp_path / "metrics.jsonl").unlink()  # or the first run's rows would be taken for the third's
     third = start("train_teacher", *LONG, f"--workdir={tmp_path}")
     wait_for(third, tmp_path / "metrics.jsonl", '"epoch": 2,')
     third.send_signal(signal.SIGINT)
