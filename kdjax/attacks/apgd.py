@@ -59,7 +59,7 @@ def checkpoints(steps: int, windows: str = "released") -> list[int]:
     while p[-1] <= 1:
         found.append(math.ceil(round(p[-1] * steps, 9)))
         p.append(p[-1] + max(p[-1] - p[-2] - 0.03, 0.06))
-    return found
+    return sorted(set(found))
 
 
 def scale_by_apgd(
