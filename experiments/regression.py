@@ -113,20 +113,20 @@ def decayed(config: Config, decay: float) -> Config:
 
 
 def network(hidden: tuple[int, ...], dropout: float = 0.0) -> Model:
-    """The library's MLP with one number where classes would be: a patient is an image of one pixel, ten channels."""
-    return from_linen(MLP(hidden=hidden, num_classes=1, dropout=dropout), (1, 1, 10), needs_key=dropout > 0)
+    """The library's MLP, with one number where classes would be."""
+    return from_linen(MLP(hidden=hidden, num_classes=1, dropout=dropout), (10,), needs_key=dropout > 0)
 
 
 def ridge(source: Source, scale: Scale) -> tuple[Answer, int]:
     """What penalised least squares answers, from the known targets of a table."""
     known = labelled(scaled(source, scale)).arrays
-    model = RidgeCV(alphas=np.logspace(-2, 4, 25)).fit(known["image"].reshape(-1, 10), known["target"][:, 0])
+    model = RidgeCV(alphas=np.logspace(-2, 4, 25)).fit(known["inputs"], known["target"][:, 0])
 
     def answer(asked: Source) -> np.ndarray:
-        inputs = scaled(asked, scale).arrays["image"].reshape(-1, 10)
+        inputs = scaled(asked, scale).arrays["inputs"]
         return from_units(model.predict(inputs).reshape(-1, 1), scale)
 
-    return answer, known["image"].shape[-1] + 1
+    return answer, known["inputs"].shape[-1] + 1
 
 
 def main(config: Config, workdir: Path) -> None:

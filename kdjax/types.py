@@ -18,11 +18,11 @@ AnyArray = Array | np.ndarray
 """On a device or on the host."""
 
 Batch = Mapping[str, AnyArray]
-"""Arrays that share their first axis. `image [B, H, W, C]` float32 in [0, 1]; `label [B]` int32, where -1 is an example
-whose label is not known; `mask [B]` float32, 1 for a real example and 0 for padding; optional `index [B]` int32, the
-example's place in its data set, `epoch [B]` int32, how many times the run has shown it before (no index has the same
-number twice in a run; augmented views are made of both), `domain [B]`, and `teacher_logits [B, K]`, answers computed
-once beforehand."""
+"""Arrays that share their first axis. `inputs [B, ...]` float32, images `[B, H, W, C]` in [0, 1] or rows of a table
+`[B, D]`; `label [B]` int32, where -1 is an example whose label is not known; `mask [B]` float32, 1 for a real example
+and 0 for padding; optional `index [B]` int32, the example's place in its data set, `epoch [B]` int32, how many times
+the run has shown it before (no index has the same number twice in a run; augmented views are made of both),
+`domain [B]`, and `teacher_logits [B, K]`, answers computed once beforehand."""
 
 Metrics = dict[str, Array | tuple[Array, Array]]
 """Metric name to one number per example, `[B]`, or to such numbers and weights, both `[B]`, where not every example
@@ -65,7 +65,7 @@ class ApplyFn(Protocol):
     """
 
     def __call__(
-        self, variables: PyTree, image: Array, *, train: bool, key: Array | None, mask: Array | None = None
+        self, variables: PyTree, inputs: Array, /, *, train: bool, key: Array | None, mask: Array | None = None
     ) -> tuple[Outputs, PyTree]: ...
 
 

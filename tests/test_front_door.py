@@ -25,7 +25,9 @@ def learned():
 
 
 def accuracy(model, variables, examples):
-    logits = model.apply(variables, jnp.asarray(examples.arrays["image"], jnp.float32), train=False, key=None)[0].logits
+    logits = model.apply(variables, jnp.asarray(examples.arrays["inputs"], jnp.float32), train=False, key=None)[
+        0
+    ].logits
     return float(np.mean(np.argmax(logits, -1) == examples.labels()))
 
 

@@ -143,7 +143,7 @@ def first(source: Examples, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first images, in [0, 1], and their labels."""
     rows = np.arange(min(count, len(source)), dtype=np.int32)
     batch = take(source, rows, np.ones(len(rows), np.float32))
-    return batch["image"], batch["label"]
+    return batch["inputs"], batch["label"]
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def kdjax_jobs(spec: dict[str, Any], data: dict[str, np.ndarray]) -> Callable[[s
     from kdjax.training.state import create_state, variables
     from kdjax.training.step import train_step
 
-    model = create(spec["network"], num_classes=spec["classes"], image_shape=data["image"].shape[1:])
+    model = create(spec["network"], num_classes=spec["classes"], image_shape=data["inputs"].shape[1:])
     tx = optimizers.optimizer("sgd", momentum=MOMENTUM, weight_decay=DECAY)
     mesh = parallel.data_mesh()
     batch = parallel.replicate({**data, "mask": np.ones(len(data["label"]), np.float32)}, mesh)
@@ -41,7 +41,7 @@ def kdjax_jobs(spec: dict[str, Any], data: dict[str, np.ndarray]) -> Callable[[s
 
     def forward() -> None:
         for _ in range(spec["steps"]):
-            answer(frozen, batch["image"]).block_until_ready()
+            answer(frozen, batch["inputs"]).block_until_ready()
 
     return {"training step": train, "forward pass": forward}.__getitem__
 
@@ -90,7 +90,7 @@ def torch_jobs(spec: dict[str, Any], data: dict[str, np.ndarray]) -> Callable[[s
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(0)
     network = torch_network(spec["network"], spec["classes"]).to(memory_format=torch.channels_last)
-    image = torch.from_numpy(data["image"]).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    image = torch.from_numpy(data["inputs"]).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     label = torch.from_numpy(data["label"].astype(np.int64))
     sgd = torch.optim.SGD(network.parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
 

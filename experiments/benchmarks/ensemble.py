@@ -45,7 +45,7 @@ def main(config: Config, workdir: Path) -> None:
     for seed in range(config.teachers):
         params, model_state = jax.jit(model.init)(jax.random.key(seed))
         weights.append({"params": params, **model_state})
-    batch = {"image": jax.random.uniform(jax.random.key(99), (config.batch_size, 28, 28, 1))}
+    batch = {"inputs": jax.random.uniform(jax.random.key(99), (config.batch_size, 28, 28, 1))}
     names = [f"teacher-{t}" for t in range(config.teachers)]
     one = jax.jit(lambda w, b: live(model.apply)(w, b).logits)
     several = jax.jit(lambda w, b: stacked(model.apply)(w, b).logits)

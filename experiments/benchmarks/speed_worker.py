@@ -42,7 +42,7 @@ def kdjax_jobs(spec: dict[str, Any], data: dict[str, np.ndarray]) -> Callable[[s
     from kdjax.training.state import create_state, variables
     from kdjax.training.step import many_steps, one_step, train_step
 
-    shape = {"num_classes": int(data["label"].max()) + 1, "image_shape": data["image"].shape[1:]}
+    shape = {"num_classes": int(data["label"].max()) + 1, "image_shape": data["inputs"].shape[1:]}
     mesh, tx = parallel.data_mesh(), optimizers.optimizer("adam")
     teacher = create("mlp", **shape, hidden=tuple(spec["teacher"]), dropout=0.5)
     student = create("mlp", **shape, hidden=tuple(spec["student"]))
@@ -102,8 +102,8 @@ def torch_jobs(
 
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(0)
-    image = torch.from_numpy(np.ascontiguousarray(data["image"], np.float32)).flatten(1)
-    image = image / 255 if data["image"].dtype == np.uint8 else image
+    image = torch.from_numpy(np.ascontiguousarray(data["inputs"], np.float32)).flatten(1)
+    image = image / 255 if data["inputs"].dtype == np.uint8 else image
     label = torch.from_numpy(data["label"].astype(np.int64))
     classes, inputs = int(label.max()) + 1, image.shape[1]
 

@@ -124,12 +124,12 @@ def independence(config: Config, train: Examples, test: Examples) -> dict[str, d
     one = [Member(0, {"learning_rate": 1e-3})]
     teachers = population.Population(teacher, tx, supervised(teacher), mesh)
     (taught,) = teachers.train(one, data=columns, **study)
-    columns["teacher_logits"] = stacked.Asked(teacher.apply, mesh)(taught.states, columns["image"])[0]
+    columns["teacher_logits"] = stacked.Asked(teacher.apply, mesh)(taught.states, columns["inputs"])[0]
     grid = sweep_worker.grid(config.temperatures, config.alphas, config.seeds)
     members = [Member(s, {"learning_rate": 1e-3, "temperature": t, "alpha": a}) for s, t, a in grid]
     loss_fn, found = distill(student, cached(), response.kl), {}
     ask = stacked.Asked(student.apply, mesh)
-    images, labels = test[np.arange(len(test))]["image"], test.labels()
+    images, labels = test[np.arange(len(test))]["inputs"], test.labels()
     for name in ("own order", "shared order"):
         learners = population.Population(student, tx, loss_fn, mesh, Plan(own_order=name == "own order"))
         parts = learners.train(members, data=columns, **study)

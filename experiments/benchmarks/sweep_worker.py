@@ -32,7 +32,7 @@ def population_jobs(spec: dict[str, Any], data: dict[str, np.ndarray]) -> Callab
     from kdjax.training.population import Member, Plan
     from kdjax.training.step import many_steps, train_step
 
-    shape = {"num_classes": int(data["label"].max()) + 1, "image_shape": data["image"].shape[1:]}
+    shape = {"num_classes": int(data["label"].max()) + 1, "image_shape": data["inputs"].shape[1:]}
     student = create("mlp", **shape, hidden=tuple(spec["student"]))
     mesh, tx, count = parallel.data_mesh(), optimizers.optimizer("adam"), len(data["label"])
     members = [Member(s, {"learning_rate": 1e-3, "temperature": t, "alpha": a}) for s, t, a in grid(*spec["grid"])]

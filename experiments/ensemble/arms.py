@@ -198,7 +198,7 @@ def _with_features(
     def whole(
         variables: PyTree, image: Array, *, train: bool, key: Array | None, mask: Array | None = None
     ) -> tuple[Outputs, PyTree]:
-        return together(variables, {"image": image}), {}
+        return together(variables, {"inputs": image}), {}
 
     def given(done: Done) -> Given:
         by_name = teachers.weights(done)

@@ -99,7 +99,7 @@ class Arm:
         def evaluate(states: TrainState) -> dict[str, np.ndarray]:
             if int(states.step) // steps not in self.config.epochs:
                 return {}
-            logits = self.ask(states, against.arrays["image"])
+            logits = self.ask(states, against.arrays["inputs"])
             right = (logits.argmax(-1) == labels).mean(-1)
             return {"accuracy": np.where(np.isfinite(logits).all((1, 2)), right, np.nan)}
 

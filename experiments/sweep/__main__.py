@@ -164,7 +164,7 @@ def order(examples: int, batch_size: int, seed: int, epoch: int) -> dict[str, np
 def score(study: Study, ask: stacked.Asked, states: Any, split: str) -> dict[str, np.ndarray]:
     """Every member's accuracy and NLL on a split."""
     examples = getattr(study, split)
-    logits = ask(states, examples.arrays["image"])
+    logits = ask(states, examples.arrays["inputs"])
     return {f"{split}_{name}": values for name, values in space.scores(logits, examples.labels()).items()}
 
 

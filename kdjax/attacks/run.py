@@ -72,7 +72,7 @@ def run(
     if isinstance(image, Source) != (label is None):
         raise BadInput("label: accepted are labels beside images, and none beside examples, which have theirs.")
     if isinstance(image, Source):
-        image, label = image.arrays["image"], image.labels()
+        image, label = image.arrays["inputs"], image.labels()
     image, label, target = _checked(image, label, target)
     require_count("chunk", chunk)
     size = min(chunk, len(image))

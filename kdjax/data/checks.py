@@ -69,7 +69,7 @@ def _digests(examples: Examples) -> Counter[bytes]:
     return Counter(
         hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
         for part in parts
-        for image in examples[part]["image"]
+        for image in examples[part]["inputs"]
     )
 
 

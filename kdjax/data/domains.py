@@ -225,16 +225,16 @@ def unite(
     maps, size = union_maps(domains, [found.num_classes for found in loaded])
     shapes = [found.image_shape() for found in loaded]
     pixels, channels = image_size or max(max(s[:2]) for s in shapes), max(s[2] for s in shapes)
-    columns: dict[str, list[np.ndarray]] = {"image": [], "label": [], "domain": []}
+    columns: dict[str, list[np.ndarray]] = {"inputs": [], "label": [], "domain": []}
     for d, (domain, text, found) in enumerate(zip(domains, texts, loaded, strict=True)):
         index = _chosen(domain, found, most, seed=d)
         rows = found[index]
-        image = transforms.recolour(transforms.resize(_floats(rows["image"]), pixels), channels)
+        image = transforms.recolour(transforms.resize(_floats(rows["inputs"]), pixels), channels)
         drawn = index.astype(np.int64) + (zlib.crc32(text.encode()) >> 1 << 32)
         for transform in domain.transforms:
             image = transforms.resolve(transform)(image, drawn)
         own = range(found.num_classes) if domain.classes is None else domain.classes
-        columns["image"].append(image)
+        columns["inputs"].append(image)
         columns["label"].append(_renumbered(rows["label"], own, maps[d]))
         columns["domain"].append(np.full(len(index), d, np.int32))
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
@@ -269,4 +269,4 @@ def of_domain(union: Union, domain: int) -> Source:
     source, own = union.source, union.maps[domain]
     there = source.select(np.flatnonzero(source.arrays["domain"] == domain))
     label = _renumbered(there.labels(), own, range(len(own)))
-    return Source({"image": there.arrays["image"], "label": label}, len(own), f"{source.name}/{domain}")
+    return Source({"inputs": there.arrays["inputs"], "label": label}, len(own), f"{source.name}/{domain}")

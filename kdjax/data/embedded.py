@@ -38,4 +38,4 @@ def digits(split: str) -> Source:
     part = rng.permutation(order[:TEST] if base == "test" else order[TEST:])
     chosen = part[cut(len(part))]
     image = (images[chosen] / 16).astype(np.float32).reshape(-1, 8, 8, 1)
-    return Source({"image": image, "label": labels[chosen].astype(np.int32)}, 10, f"digits/{split}")
+    return Source({"inputs": image, "label": labels[chosen].astype(np.int32)}, 10, f"digits/{split}")

@@ -33,7 +33,7 @@ def channel_moments(examples: Examples) -> tuple[tuple[float, ...], tuple[float,
     count, total, squares = 0, np.zeros(channels), np.zeros(channels)
     for first in range(0, len(examples), _AT_A_TIME):
         rows = np.arange(first, min(first + _AT_A_TIME, len(examples)))
-        pixels = unit_interval(examples[rows]["image"]).reshape(-1, channels)
+        pixels = unit_interval(examples[rows]["inputs"]).reshape(-1, channels)
         count += len(pixels)
         total += pixels.sum(0, dtype=np.float64)
         squares += np.square(pixels, dtype=np.float64).sum(0)

@@ -117,12 +117,12 @@ def take(
         columns: further ones that travel along, `[B]`, such as `epoch`.
 
     Returns:
-        `image [B, H, W, C]` float32 in [0, 1], `label [B]` int32, `mask`, `index`, `columns`, and the source's other
-        columns.
+        `inputs [B, ...]` float32, images in [0, 1], `label [B]` int32, `mask`, `index`, `columns`, and the source's
+        other columns.
     """
     rows = source[index]
-    image, label = unit_interval(rows["image"]), rows["label"].astype(np.int32)
-    return {**rows, "image": image, "label": label, "mask": mask, "index": index, **columns}
+    image, label = unit_interval(rows["inputs"]), rows["label"].astype(np.int32)
+    return {**rows, "inputs": image, "label": label, "mask": mask, "index": index, **columns}
 
 
 def prefetch(items: Iterable[Item], size: int = 2) -> Iterator[Item]:

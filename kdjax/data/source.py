@@ -46,7 +46,8 @@ AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
 class Source:
     """A data set in memory: columns that share their first axis.
 
-    `arrays["image"] [N, H, W, C]` is uint8, meaning value / 255, or float32 in [0, 1]; `arrays["label"] [N]` is int32.
+    `arrays["inputs"]` are images `[N, H, W, C]`, uint8, meaning value / 255, or float32 in [0, 1]; or the rows of a
+    table, `[N, D]` (`kdjax.data.tabular`). `arrays["label"] [N]` is int32.
     """
 
     arrays: dict[str, np.ndarray] = field(repr=False)
@@ -66,8 +67,10 @@ class Source:
 
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
-        height, width, channels = self.arrays["image"].shape[1:]
-        return height, width, channels
+        shape = self.arrays["inputs"].shape
+        if len(shape) != 4:
+            raise BadInput(f"{self.name}: inputs have shape {shape}; accepted: images, [N, H, W, C]")
+        return shape[1:]
 
     def select(self, indices: Integer[np.ndarray, " some"]) -> "Source":
         """The data set made of the rows `indices`, in that order."""
@@ -98,21 +101,21 @@ def validate(source: Source) -> Source:
         BadInput: no examples, a column missing or of another length, images that are not `[N, H, W, C]`, not uint8 or
             float32, not finite or not in [0, 1], labels that are not integers in [0, num_classes) (or -1, unknown).
     """
-    missing = {"image", "label"} - source.arrays.keys()
+    missing = {"inputs", "label"} - source.arrays.keys()
     if missing:
-        raise BadInput(f"{source.name}: columns {sorted(source.arrays)}; accepted: image and label among them")
-    image, label = source.arrays["image"], source.arrays["label"]
+        raise BadInput(f"{source.name}: columns {sorted(source.arrays)}; accepted: inputs and label among them")
+    image, label = source.arrays["inputs"], source.arrays["label"]
     if len(label) == 0:
         raise BadInput(f"{source.name}: label has 0 rows; accepted: at least one example")
     for name, column in source.arrays.items():
         check_column(name, column, len(label))
     if image.ndim != 4:
-        raise BadInput(f"{source.name}: image has shape {image.shape}; accepted: [N, H, W, C], a rank of 4")
+        raise BadInput(f"{source.name}: inputs have shape {image.shape}; accepted: [N, H, W, C], a rank of 4")
     if image.dtype not in (np.uint8, np.float32):
-        raise BadInput(f"{source.name}: image is {image.dtype}; accepted: uint8 (0..255) or float32 in [0, 1]")
+        raise BadInput(f"{source.name}: inputs are {image.dtype}; accepted: uint8 (0..255) or float32 in [0, 1]")
     low, high = image.min(), image.max()  # NaN spreads to both
     if image.dtype == np.float32 and not (low >= 0 and high <= 1):
-        raise BadInput(f"{source.name}: image runs from {low} to {high}; accepted: float32 in [0, 1], no NaN")
+        raise BadInput(f"{source.name}: inputs run from {low} to {high}; accepted: float32 in [0, 1], no NaN")
     if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
         raise BadInput(f"{source.name}: label is {label.dtype} of shape {label.shape}; accepted: integers [N]")
     if label.min() < -1 or label.max() >= source.num_classes:

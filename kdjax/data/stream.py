@@ -98,7 +98,7 @@ class Stream:
         records = self.read(self.positions[indices].tolist())
         image = decode([data for data, _ in records], self.shape, self.name)
         label = np.array([number for _, number in records], np.int32)
-        return {"image": image, "label": label} | {name: col[indices] for name, col in self.columns.items()}
+        return {"inputs": image, "label": label} | {name: col[indices] for name, col in self.columns.items()}
 
     def labels(self) -> Integer[np.ndarray, " examples"]:
         """Every label, -1 where it is not known. Reads the whole set, a thousand records at a time, decoding none."""

@@ -2,7 +2,7 @@
 
 A table is a `Source` whose columns are read so:
 
-- `image [N, 1, 1, D]` float32: the inputs, of any size, for no one looks at them; a row is an image of one pixel;
+- `inputs [N, D]` float32, in any unit;
 - `target [N, T]` float32: what is to be predicted;
 - `label [N]` int32: 0 where the target is known and -1 where it is not, so that whatever hides labels, or picks the
   labelled rows, does the same for targets. This alone decides; a hidden target is NaN besides, so that a loss which
@@ -53,7 +53,7 @@ def diabetes(split: str) -> Source:
     part = order[:TEST] if base == "test" else order[TEST:]
     row = part[cut(len(part))].astype(np.int32)
     columns = {
-        "image": inputs[row].astype(np.float32).reshape(len(row), 1, 1, -1),
+        "inputs": inputs[row].astype(np.float32),
         "target": targets[row].astype(np.float32).reshape(-1, 1),
         "label": np.zeros(len(row), np.int32),
         "row": row,
@@ -94,7 +94,7 @@ def scale_of(train: Source) -> Scale:
     if len(target) == 0 or not np.isfinite(target).all():
         finite = int(np.isfinite(target).all(1).sum())
         raise BadInput(f"{train.name}: {finite} finite of {len(target)} known targets; accepted: all, and at least one")
-    return Scale(*_moments(train.arrays["image"].reshape(len(train), -1)), *_moments(target))
+    return Scale(*_moments(train.arrays["inputs"]), *_moments(target))
 
 
 def _moments(
@@ -113,8 +113,8 @@ def scaled(source: Source, scale: Scale) -> Source:
     >>> abs(round(float(target.mean()), 4)), round(float(target.std()), 4)
     (0.0, 1.0)
     """
-    image = ((source.arrays["image"] - scale.input_mean) / scale.input_sd).astype(np.float32)
-    return source.with_column("image", image).with_column("target", to_units(source.arrays["target"], scale))
+    inputs = ((source.arrays["inputs"] - scale.input_mean) / scale.input_sd).astype(np.float32)
+    return source.with_column("inputs", inputs).with_column("target", to_units(source.arrays["target"], scale))
 
 
 def to_units(targets: Float[np.ndarray, "rows targets"], scale: Scale) -> Float32[np.ndarray, "rows targets"]:

@@ -63,7 +63,7 @@ def load(name: str, split: str, data_dir: str = "", image_size: int = 0, memory_
     key = f"{name_and_version}-{base}-{whole.start}_{whole.stop}-{size}-{_DECODER}-{stamp}"
     arrays = cache.cached(
         key,
-        {"image": (len(positions), *shape), "label": (len(positions),)},
+        {"inputs": (len(positions), *shape), "label": (len(positions),)},
         lambda: _decode_all(read, positions, shape, stream.name),
     )
     inside = slice(part.start - whole.start, part.stop - whole.start)
@@ -76,7 +76,7 @@ def _decode_all(read: Any, positions: range, shape: tuple[int, int, int], name: 
         records = read(list(positions[start : start + CHUNK]))
         image[start : start + CHUNK] = decode([data for data, _ in records], shape, name)
         label[start : start + CHUNK] = [number for _, number in records]
-    return {"image": image, "label": label}
+    return {"inputs": image, "label": label}
 
 
 def _check_format(builder: Any, found: prepared.Prepared, data_dir: str) -> None:

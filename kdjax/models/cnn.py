@@ -5,7 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from kdjax.models.dropout import Dropout
-from kdjax.models.layers import entered
+from kdjax.models.layers import normalized
 from kdjax.types import Outputs
 
 
@@ -35,7 +35,7 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "batch height width channels"], *, train: bool) -> Outputs:
-        x = entered(image, self.mean, self.std, least=1)
+        x = normalized(image, self.mean, self.std, least=1)
         x = Dropout(self.input_dropout)(x, train=train)
         features = {}
         for number, channels in enumerate(self.hidden, start=1):

@@ -124,7 +124,7 @@ def create(
     return from_linen(module, image_shape, needs_key=max(dropout, input_dropout) > 0)
 
 
-def from_linen(module: nn.Module, image_shape: tuple[int, int, int], *, needs_key: bool = False) -> Model:
+def from_linen(module: nn.Module, input_shape: tuple[int, ...], *, needs_key: bool = False) -> Model:
     """Any Linen module called as `module(image, train=...) -> Outputs`, as a `Model`.
 
     Collections besides `params` (`batch_stats` ...) are the model state: `apply` updates them when training, and
@@ -132,31 +132,29 @@ def from_linen(module: nn.Module, image_shape: tuple[int, int, int], *, needs_ke
 
     Args:
         module: the network.
-        image_shape: height, width and channels.
+        input_shape: of one example: height, width and channels of an image; the columns of a table's row.
         needs_key: whether training draws random numbers, so that a missing key is refused with a clear message.
     """
 
     def init(key: jax.Array) -> tuple[PyTree, PyTree]:
-        variables = module.init({"params": key}, jnp.zeros((1, *image_shape)), train=False)
+        variables = module.init({"params": key}, jnp.zeros((1, *input_shape)), train=False)
         return variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
 
     def apply(
-        variables: PyTree, image: jax.Array, *, train: bool, key: jax.Array | None, mask: jax.Array | None = None
+        variables: PyTree, inputs: jax.Array, *, train: bool, key: jax.Array | None, mask: jax.Array | None = None
     ) -> tuple[Outputs, PyTree]:
-        if image.shape[1:] != image_shape or not jnp.issubdtype(image.dtype, jnp.floating):
-            raise BadInput(
-                f"image is {image.dtype} of shape {image.shape}; accepted: floats in [0, 1], [B, *{image_shape}]"
-            )
+        if inputs.shape[1:] != input_shape or not jnp.issubdtype(inputs.dtype, jnp.floating):
+            raise BadInput(f"inputs are {inputs.dtype} of shape {inputs.shape}; accepted: floats, [B, *{input_shape}]")
         if train and needs_key and key is None:
             raise BadInput("key=None while training with dropout; accepted: a PRNG key")
         state = {name: tree for name, tree in variables.items() if name != "params"}
         rngs = {} if key is None else {"dropout": key}
         if not train or not state:
-            return module.apply(variables, image, train=train, rngs=rngs), state  # pyright: ignore[reportReturnType]
+            return module.apply(variables, inputs, train=train, rngs=rngs), state  # pyright: ignore[reportReturnType]
         with real_rows(mask):
-            return module.apply(variables, image, train=True, rngs=rngs, mutable=list(state))  # pyright: ignore[reportReturnType]
+            return module.apply(variables, inputs, train=True, rngs=rngs, mutable=list(state))  # pyright: ignore[reportReturnType]
 
-    return Model(init, apply, image_shape)
+    return Model(init, apply, input_shape)
 
 
 def parameter_count(params: PyTree) -> int:

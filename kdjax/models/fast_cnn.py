@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from kdjax.models.convolution import StridedConv
 from kdjax.models.dropout import Dropout
-from kdjax.models.layers import entered
+from kdjax.models.layers import normalized
 from kdjax.types import Outputs
 
 
@@ -37,7 +37,7 @@ class FastCNN(nn.Module):
     @nn.compact
     def __call__(self, image: Float[Array, "batch height width channels"], *, train: bool) -> Outputs:
         *convolutions, width = self.hidden
-        x = entered(image, self.mean, self.std, least=2 ** len(convolutions))
+        x = normalized(image, self.mean, self.std, least=2 ** len(convolutions))
         x = Dropout(self.input_dropout)(x, train=train)
         features = {}
         for number, channels in enumerate(convolutions, start=1):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from kdjax.models.layers import TORCH, classifier, entered, max_pool
+from kdjax.models.layers import TORCH, classifier, max_pool, normalized
 from kdjax.types import Outputs
 
 
@@ -58,7 +58,7 @@ class Maxout(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "batch height width channels"], *, train: bool) -> Outputs:
-        x = entered(image, self.mean, self.std, least=28)
+        x = normalized(image, self.mean, self.std, least=28)
         features = {}
         for number, layer in enumerate(self.layers, start=1):
             maps = nn.Conv(

@@ -72,10 +72,10 @@ def groups(channels: int) -> int:
     return max(n for n in range(1, 33) if channels % n == 0 and (n == 1 or 4 * n <= channels))
 
 
-def entered(
+def normalized(
     image: Array, mean: Sequence[float] | None, std: Sequence[float] | None, *, least: int, multiple: int = 1
 ) -> Array:
-    """The image as the first layer sees it: `(x - mean) / std` by channel, or as it is.
+    """The image as the first layer sees it, `(x - mean) / std` by channel, or as it is where none are given.
 
     Args:
         image: `[B, H, W, C]` in [0, 1].

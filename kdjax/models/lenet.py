@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from kdjax.models.layers import TORCH, classifier, entered
+from kdjax.models.layers import TORCH, classifier, normalized
 from kdjax.types import Outputs
 
 
@@ -32,7 +32,7 @@ class LeNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "batch height width channels"], *, train: bool) -> Outputs:
-        x = entered(image, self.mean, self.std, least=1)
+        x = normalized(image, self.mean, self.std, least=1)
         frame = [(missing // 2, missing - missing // 2) for missing in (max(32 - side, 0) for side in x.shape[1:3])]
         x = jnp.pad(x, ((0, 0), *frame, (0, 0)))
         features = {}

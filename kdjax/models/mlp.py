@@ -6,7 +6,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from kdjax.models.dropout import Dropout
-from kdjax.models.layers import entered
+from kdjax.models.layers import normalized
 from kdjax.types import Outputs
 
 
@@ -35,8 +35,8 @@ class MLP(nn.Module):
     std: tuple[float, ...] | None = None
 
     @nn.compact
-    def __call__(self, image: Float[Array, "batch height width channels"], *, train: bool) -> Outputs:
-        x = entered(image, self.mean, self.std, least=1)
+    def __call__(self, inputs: Float[Array, "batch ..."], *, train: bool) -> Outputs:
+        x = normalized(inputs, self.mean, self.std, least=1)
         x = x.reshape(x.shape[0], -1)
         x = Dropout(self.input_dropout)(x, train=train)
         features = {}

@@ -5,7 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from kdjax.models.dropout import Dropout
-from kdjax.models.layers import classifier, conv, entered, norm, pooled
+from kdjax.models.layers import classifier, conv, norm, normalized, pooled
 from kdjax.types import Outputs
 
 
@@ -75,7 +75,7 @@ class MobileNetV2(nn.Module):
             (6, 320, 1, 1, 4),
         ]
         activation = jax.nn.relu if self.cifar else jax.nn.relu6
-        x = entered(image, self.mean, self.std, least=16 if self.cifar else 32)
+        x = normalized(image, self.mean, self.std, least=16 if self.cifar else 32)
         x = conv(int(32 * self.width), 3, 2, name="stem_conv")(x)
         features = {"stem": (x := activation(norm(x, self.norm, train=train, name="stem_norm")))}
         number = 0

@@ -3,7 +3,7 @@
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from kdjax.models.layers import classifier, conv, entered, max_pool, norm, pooled, relu
+from kdjax.models.layers import classifier, conv, max_pool, norm, normalized, pooled, relu
 from kdjax.types import Outputs
 
 
@@ -71,7 +71,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, image: Float[Array, "batch height width channels"], *, train: bool) -> Outputs:
         least = 2 ** (len(self.blocks) - 1) * (4 if self.imagenet_stem else 1)
-        x = entered(image, self.mean, self.std, least=least)
+        x = normalized(image, self.mean, self.std, least=least)
         size, stride = (7, 2) if self.imagenet_stem else (3, 1)
         x = conv(self.stem, size, stride, name="stem_conv")(x)
         x = relu(norm(x, self.norm, train=train, name="stem_norm"))

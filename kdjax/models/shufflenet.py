@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from kdjax.models import layers
-from kdjax.models.layers import TORCH, classifier, entered, norm, pooled, relu, shuffled
+from kdjax.models.layers import TORCH, classifier, norm, normalized, pooled, relu, shuffled
 from kdjax.types import Outputs
 
 conv = functools.partial(layers.conv, init=TORCH)
@@ -106,7 +106,7 @@ class ShuffleNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "batch height width channels"], *, train: bool) -> Outputs:
-        x = entered(image, self.mean, self.std, least=2 ** len(self.blocks))
+        x = normalized(image, self.mean, self.std, least=2 ** len(self.blocks))
         x = conv(24, 1, name="stem_conv")(x)
         features = {"stem": (x := relu(norm(x, self.norm, train=train, name="stem_norm")))}
         number, before = 0, x

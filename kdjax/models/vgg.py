@@ -3,7 +3,7 @@
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from kdjax.models.layers import classifier, conv, entered, max_pool, norm, pooled, relu
+from kdjax.models.layers import classifier, conv, max_pool, norm, normalized, pooled, relu
 from kdjax.types import Outputs
 
 
@@ -37,7 +37,7 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "batch height width channels"], *, train: bool) -> Outputs:
-        x = entered(image, self.mean, self.std, least=2 ** (len(self.blocks) - 2))
+        x = normalized(image, self.mean, self.std, least=2 ** (len(self.blocks) - 2))
         pools = len(self.blocks) - (1 if image.shape[1] >= 64 else 2)
         features, block, before = {}, 0, x
         for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):

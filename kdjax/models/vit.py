@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from kdjax.models.layers import entered
+from kdjax.models.layers import normalized
 from kdjax.types import Outputs
 
 SMALL = nn.initializers.truncated_normal(0.02)
@@ -55,7 +55,7 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "batch height width channels"], *, train: bool) -> Outputs:
-        x = entered(image, self.mean, self.std, least=self.patch, multiple=self.patch)
+        x = normalized(image, self.mean, self.std, least=self.patch, multiple=self.patch)
         side = (self.patch, self.patch)
         x = nn.Conv(self.width, side, strides=self.patch, padding="VALID", kernel_init=SMALL, name="stem_conv")(x)
         x = x.reshape(x.shape[0], -1, self.width)

@@ -4,7 +4,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from kdjax.models.dropout import Dropout
-from kdjax.models.layers import classifier, conv, entered, norm, pooled, relu
+from kdjax.models.layers import classifier, conv, norm, normalized, pooled, relu
 from kdjax.types import Outputs
 
 
@@ -66,7 +66,7 @@ class WideResNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "batch height width channels"], *, train: bool) -> Outputs:
-        x = entered(image, self.mean, self.std, least=2 ** (len(self.widths) - 1))
+        x = normalized(image, self.mean, self.std, least=2 ** (len(self.widths) - 1))
         features = {"stem": (x := conv(self.stem, 3, name="stem_conv")(x))}
         for number in range(len(self.widths) * self.blocks):
             stage, place = divmod(number, self.blocks)

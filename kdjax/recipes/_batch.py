@@ -39,13 +39,13 @@ def augmented(batch: Batch, key: Array, augment: Augment | None, *, run_key: Arr
     """
     if augment is None:
         return batch, key
-    image, mask = jnp.asarray(batch["image"]), jnp.asarray(batch["mask"])
+    image, mask = jnp.asarray(batch["inputs"]), jnp.asarray(batch["mask"])
     index = jnp.asarray(batch["index"]) if "index" in batch else jnp.arange(len(image))
     if "epoch" in batch:
-        return {**batch, "image": augment(views.keys(run_key, index, jnp.asarray(batch["epoch"])), image, mask)}, key
+        return {**batch, "inputs": augment(views.keys(run_key, index, jnp.asarray(batch["epoch"])), image, mask)}, key
     model_key, augment_key = jax.random.split(key)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(augment_key, index)
-    return {**batch, "image": augment(keys, image, mask)}, model_key
+    return {**batch, "inputs": augment(keys, image, mask)}, model_key
 
 
 def known(label: Array) -> Array:

@@ -71,7 +71,7 @@ def distill_with_features(
     def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
         mask = jnp.asarray(batch["mask"])
         variables = {"params": params[STUDENT], **state.model_state[STUDENT]}
-        answered = student.apply(variables, jnp.asarray(batch["image"]), train=True, key=key, mask=mask)
+        answered = student.apply(variables, jnp.asarray(batch["inputs"]), train=True, key=key, mask=mask)
         said = jax.lax.stop_gradient(teacher(state.frozen, batch))
 
         def student_said(*_: Any, **__: Any) -> tuple[Outputs, PyTree]:

@@ -116,7 +116,7 @@ def learn(
         batch, key = augmented(batch, key, augment, run_key=state.key)
         label, mask = jnp.asarray(batch["label"]), jnp.asarray(batch["mask"])
         frozen = state.frozen.teacher if isinstance(state.frozen, Frozen) else state.frozen
-        inputs = {CLEAN: jnp.asarray(batch["image"])}
+        inputs = {CLEAN: jnp.asarray(batch["inputs"])}
         rows = jnp.zeros(len(label), bool)
         if attacked is not None and ATTACKED in (*shown, *asked_of_teacher):
             inputs[ATTACKED], rows = _attack(attacked, student, teacher, state, frozen, batch, key)
@@ -132,7 +132,7 @@ def learn(
         theirs: dict[str, tuple[Outputs, Array | None]] = {}
         for view in asked_of_teacher:
             assert teacher is not None
-            said = jax.lax.stop_gradient(teacher(frozen, {**batch, "image": inputs[view]}))
+            said = jax.lax.stop_gradient(teacher(frozen, {**batch, "inputs": inputs[view]}))
             beside, at = own.get(view, own[shown[0]]), temperature(state) if temperature else 1.0
             theirs[view] = _pooled(said, ensemble, beside, batch, at)
 
@@ -219,7 +219,7 @@ def _attack(
     key: Array,
 ) -> tuple[Array, Array]:
     """The attacked images, and which rows they are."""
-    image, label = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
+    image, label = jnp.asarray(batch["inputs"]), jnp.asarray(batch["label"])
     rows = (jnp.asarray(batch["mask"]) > 0) & spread_rows(attacked.share, len(label))
     if not attacked.reference:
         rows = rows & (label >= 0)

@@ -234,7 +234,7 @@ def _try(made: Lesson, batch_size: int, shape: tuple[int, ...]) -> None:
     """One step on shapes alone, the expression's numbers as they are, so that losses see and refuse them."""
     column = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     image = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
-    rows = {"image": image, "label": column, "mask": jax.ShapeDtypeStruct((batch_size,), jnp.float32), "index": column}
+    rows = {"inputs": image, "label": column, "mask": jax.ShapeDtypeStruct((batch_size,), jnp.float32), "index": column}
     init = {name: jax.eval_shape(one, jax.random.key(0)) for name, one in made.model.init.items()}
     params, states = ({name: pair[i] for name, pair in init.items()} for i in (0, 1))
     memory = {name: jax.eval_shape(begin, jax.random.key(0)) for name, begin in made.model.memory.items()}

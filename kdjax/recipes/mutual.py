@@ -121,7 +121,7 @@ def mutual(cohort: Model, *, augment: Augment | None = None) -> LossFn:
         batch, key = augmented(batch, key, augment, run_key=state.key)
         mask = jnp.asarray(batch["mask"])
         variables = {"params": params[STUDENT], **state.model_state[STUDENT]}
-        outputs, model_state = cohort.apply(variables, jnp.asarray(batch["image"]), train=True, key=key, mask=mask)
+        outputs, model_state = cohort.apply(variables, jnp.asarray(batch["inputs"]), train=True, key=key, mask=mask)
         said, label = jnp.moveaxis(outputs.features["peers"], 1, 0), jnp.asarray(batch["label"])
         follow = partial(response.kl, temperature=need(state, "temperature"), where=mask > 0)
         # [P, P, B]: what peer p pays for not saying what peer r says; nothing for r = p.

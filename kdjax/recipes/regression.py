@@ -79,9 +79,9 @@ def distill(student: Model, teacher: Teacher, loss: Loss, *, needs_targets: bool
 
 
 def _answers(model: Model, params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, PyTree]:
-    image = jnp.asarray(batch["image"])
+    inputs = jnp.asarray(batch["inputs"])
     variables = {"params": params[STUDENT], **state.model_state[STUDENT]}
-    outputs, model_state = model.apply(variables, image, train=True, key=key, mask=jnp.asarray(batch["mask"]))
+    outputs, model_state = model.apply(variables, inputs, train=True, key=key, mask=jnp.asarray(batch["mask"]))
     return outputs.logits, {STUDENT: model_state}
 
 

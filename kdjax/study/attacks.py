@@ -113,7 +113,7 @@ def _conduct(objective: Literal["cross_entropy", "dlr", "margin"] = "cross_entro
 def first(source: Examples | Source | Stream, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first images `[N, H, W, C]`, float32 in [0, 1], and their labels `[N]`; all where there are fewer."""
     rows = source[np.arange(min(count, len(source)))]
-    image = rows["image"]
+    image = rows["inputs"]
     return image / np.float32(255) if image.dtype == np.uint8 else image, rows["label"]
 
 

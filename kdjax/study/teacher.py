@@ -57,7 +57,7 @@ def answered(
 
     def compute(first: int) -> Iterator[Mapping[str, np.ndarray]]:
         for image, logits in train.predictions(study, teacher, weights, source, first=first):
-            yield {"image": image, **columns(logits, config.answers_top_k)}
+            yield {"inputs": image, **columns(logits, config.answers_top_k)}
 
     if config.answers_dir:
         folder, key = Path(config.answers_dir) / f"seed-{number}", key_of(config, study, weights, workdir)

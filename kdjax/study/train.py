@@ -39,7 +39,7 @@ def predictions(
     forward, weights = study.forward(model), parallel.replicate(weights, study.mesh)
     for batch in _eval_batches(study, source, batch_size, first):
         wanted = (batch["mask"] > 0) & (batch["index"] >= first)
-        yield batch["image"][wanted], _ask(forward, weights, [batch], source)[wanted[batch["mask"] > 0]]
+        yield batch["inputs"][wanted], _ask(forward, weights, [batch], source)[wanted[batch["mask"] > 0]]
 
 
 def _ask(forward: Predictor, weights: PyTree, batches: Iterable[Batch], source: Examples) -> np.ndarray:

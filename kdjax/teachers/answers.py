@@ -175,7 +175,7 @@ def _refuse_other_images(folder: Path, shown: np.ndarray, index: np.ndarray, sou
     every = isinstance(source, Source)
     places = np.arange(len(source)) if every else np.unique(np.linspace(0, len(source) - 1, CHECKED).astype(int))
     for part in np.array_split(places, -(-len(places) // 1000)):
-        wrong = part[_crc(unit_interval(source[part]["image"])) != shown[part]]
+        wrong = part[_crc(unit_interval(source[part]["inputs"])) != shown[part]]
         if len(wrong):
             raise BadInput(
                 f"{folder}: example {index[wrong[0]]} was another image when the teacher answered; accepted: the same "
@@ -238,8 +238,8 @@ def _fill(part: Path, examples: int, compute: Compute) -> None:
     with ExitStack() as stack:
         opened: dict[str, BinaryIO] = {}
         for chunk in compute(done) if done < examples else ():
-            arrays = {name: np.ascontiguousarray(array) for name, array in chunk.items() if name != "image"}
-            arrays["shown"] = _crc(chunk["image"])
+            arrays = {name: np.ascontiguousarray(array) for name, array in chunk.items() if name != "inputs"}
+            arrays["shown"] = _crc(chunk["inputs"])
             if not opened:
                 # Every file begins before any has a row: rows in one are proof of all the others.
                 for name, array in arrays.items():
@@ -247,7 +247,7 @@ def _fill(part: Path, examples: int, compute: Compute) -> None:
             for name, array in arrays.items():
                 opened[name].write(array.tobytes())
                 opened[name].flush()
-            done += len(chunk["image"])
+            done += len(chunk["inputs"])
         for file in opened.values():
             os.fsync(file.fileno())
     if done != examples:

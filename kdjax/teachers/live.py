@@ -38,6 +38,6 @@ def live(apply: ApplyFn) -> Teacher:
         if not isinstance(frozen, Mapping) or not {"params", STUDENT} & frozen.keys():
             raise BadInput(f"frozen={names}: accepted are the teacher's variables, or what trained it returned")
         own = frozen if "params" in frozen else frozen[STUDENT]
-        return apply(own, jnp.asarray(batch["image"]), train=False, key=None)[0]
+        return apply(own, jnp.asarray(batch["inputs"]), train=False, key=None)[0]
 
     return Teacher(ask)

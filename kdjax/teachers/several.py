@@ -38,7 +38,7 @@ def stacked(apply: ApplyFn) -> Teacher:
     """
 
     def ask(frozen: PyTree, batch: Batch) -> Outputs:
-        image = jnp.asarray(batch["image"])
+        image = jnp.asarray(batch["inputs"])
         return jax.vmap(lambda v: apply(v, image, train=False, key=None)[0])(frozen)
 
     return Teacher(ask)
@@ -59,7 +59,7 @@ def together(applies: Mapping[str, ApplyFn]) -> Teacher:
         if not isinstance(frozen, Mapping) or set(frozen) != set(applies):
             has = sorted(frozen) if isinstance(frozen, Mapping) else type(frozen).__name__
             raise BadInput(f"frozen has {has}: accepted are the variables of {sorted(applies)}, by name")
-        image = jnp.asarray(batch["image"])
+        image = jnp.asarray(batch["inputs"])
         said = {name: apply(frozen[name], image, train=False, key=None)[0] for name, apply in applies.items()}
         shapes = {name: outputs.logits.shape for name, outputs in said.items()}
         if len(set(shapes.values())) > 1:

@@ -26,7 +26,7 @@ class Predictor:
 
         Args:
             variables: the model's.
-            batches: with `image [B, ...]` and `mask [B]`; B is a multiple of the number of devices.
+            batches: with `inputs [B, ...]` and `mask [B]`; B is a multiple of the number of devices.
 
         Returns:
             `[N, K]` float32, N the sum of the masks.
@@ -35,7 +35,7 @@ class Predictor:
             Diverged: an answer has no largest number that is finite; minus infinity is a class that is ruled out.
         """
         variables = replicate(variables, self._mesh)
-        parts = [(self._step(variables, shard(b["image"], self._mesh)), np.asarray(b["mask"]) > 0) for b in batches]
+        parts = [(self._step(variables, shard(b["inputs"], self._mesh)), np.asarray(b["mask"]) > 0) for b in batches]
         logits = np.concatenate([np.asarray(logits)[real] for logits, real in parts])
         bad = np.flatnonzero(~np.isfinite(logits.max(-1)))
         if len(bad):

@@ -99,7 +99,7 @@ def _moved(
 def assemble(data: Mapping[str, AnyArray], rows: Rows) -> Batch:
     """Make the batch that `rows` stands for; bytes become float32 in [0, 1] here, on the device."""
     batch = {name: column[rows["index"]] for name, column in data.items()} | dict(rows)
-    return {**batch, "image": unit_interval(jnp.asarray(batch["image"]))}
+    return {**batch, "inputs": unit_interval(jnp.asarray(batch["inputs"]))}
 
 
 def unit_interval(image: Array) -> Array:

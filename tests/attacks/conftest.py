@@ -19,16 +19,16 @@ from kdjax.types import Outputs
 def trained(name, hidden, *, steps=200):
     """A digits classifier, and 48 test images that it gets right."""
     source, test = load("digits", "train"), load("digits", "test")
-    image, label = (jnp.asarray(source.arrays[c]) for c in ("image", "label"))
+    image, label = (jnp.asarray(source.arrays[c]) for c in ("inputs", "label"))
     image = image / 255.0 if image.dtype == jnp.uint8 else image
     model = create(name, num_classes=10, image_shape=(8, 8, 1), hidden=hidden)
     tx = unit_rate(optax.adam(1.0))
     state = create_state(model, tx, jax.random.key(0), hparams={"learning_rate": 5e-3})
     step = jax.jit(train_step(supervised(model), tx))
-    batch = {"image": image, "label": label.astype(jnp.int32), "mask": jnp.ones(len(label))}
+    batch = {"inputs": image, "label": label.astype(jnp.int32), "mask": jnp.ones(len(label))}
     for _ in range(steps):
         state, _ = step(state, batch)
-    clean = np.asarray(test.arrays["image"])
+    clean = np.asarray(test.arrays["inputs"])
     clean = clean / np.float32(255) if clean.dtype == np.uint8 else clean
     wanted = np.asarray(test.arrays["label"]).astype(np.int32)
     weights = jax.tree.map(np.asarray, variables(state))

@@ -409,12 +409,12 @@ class TestBadInput:
         ("change", "message"),
         [
             (
-                {"image": np.full((4, 8, 8, 1), 1.5, np.float32)},
+                {"inputs": np.full((4, 8, 8, 1), 1.5, np.float32)},
                 r"image runs from 1\.5 to 1\.5: accepted are values in",
             ),
-            ({"image": np.full((4, 8, 8, 1), np.nan, np.float32)}, "image runs from nan"),
-            ({"image": np.zeros((4, 8, 8), np.float32)}, r"image has shape \(4, 8, 8\)"),
-            ({"image": np.zeros((0, 8, 8, 1), np.float32)}, r"N at least 1"),
+            ({"inputs": np.full((4, 8, 8, 1), np.nan, np.float32)}, "image runs from nan"),
+            ({"inputs": np.zeros((4, 8, 8), np.float32)}, r"image has shape \(4, 8, 8\)"),
+            ({"inputs": np.zeros((0, 8, 8, 1), np.float32)}, r"N at least 1"),
             ({"label": np.zeros(3, np.int32)}, r"label has shape \(3,\)"),
             ({"label": np.zeros(4, np.float32)}, "float32: accepted are integers"),
             ({"label": np.array([0, 1, 2, 10])}, r"label runs from 0 to 10: accepted are 0 to 9"),
@@ -424,10 +424,10 @@ class TestBadInput:
         ],
     )
     def test_examples(self, change, message, victim, image):
-        given = {"image": image[:4], "label": np.array([0, 1, 2, 3]), "target": None, "chunk": 2} | change
+        given = {"inputs": image[:4], "label": np.array([0, 1, 2, 3]), "target": None, "chunk": 2} | change
         with pytest.raises(BadInput, match=message):
             run(
-                named.fgsm(0.1), victim, given["image"], given["label"], target=given["target"],
+                named.fgsm(0.1), victim, given["inputs"], given["label"], target=given["target"],
                 objective=objectives.margin, chunk=given["chunk"],
             )  # fmt: skip
 

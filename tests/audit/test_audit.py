@@ -45,7 +45,7 @@ def variables(params, *, levels=0.0, rate=0.0):
 def train(loss, *, steps=400, rate=5e-3, seed=0, width=64):
     """Adam on `loss(params, key, image, label)` over batches of 128 digits."""
     data = digits("train").arrays
-    image, label = jnp.asarray(data["image"]), jnp.asarray(data["label"])
+    image, label = jnp.asarray(data["inputs"]), jnp.asarray(data["label"])
     a, b = jax.random.split(jax.random.key(seed))
     params = {
         "w1": jax.random.normal(a, (64, width)) / 8, "b1": jnp.zeros(width),
@@ -107,7 +107,7 @@ def subject(params, *, twin=None, examples=200, norm="linf", epsilon=EPSILON, **
     data = digits(f"test[:{examples}]").arrays
     threat = Threat(norm=norm, epsilon=epsilon, adaptive="losses and scales of E8")
     other = None if twin is None else white_box(apply, variables(twin))
-    return Subject(white_box(apply, variables(params, **switches)), data["image"], data["label"], threat, twin=other)
+    return Subject(white_box(apply, variables(params, **switches)), data["inputs"], data["label"], threat, twin=other)
 
 
 def judged(*args, **kwargs):

@@ -108,9 +108,9 @@ def test_a_recipes_views_follow_the_index(key):
 
     @jax.jit
     def views(index, k):
-        rows = {"image": jnp.asarray(image)[index], "index": index, "mask": jnp.ones(len(index))}
+        rows = {"inputs": jnp.asarray(image)[index], "index": index, "mask": jnp.ones(len(index))}
         batch, model_key = augmented(rows, k, crop_and_flip, run_key=key)
-        return batch["image"], jax.random.key_data(model_key)
+        return batch["inputs"], jax.random.key_data(model_key)
 
     index = np.array([5, 2, 9, 5], np.int32)
     (first, model_key), (turned, same), (other, _) = (
@@ -122,10 +122,10 @@ def test_a_recipes_views_follow_the_index(key):
     np.testing.assert_array_equal(turned, first[::-1])
     np.testing.assert_array_equal(model_key, same)
     assert not np.array_equal(first, other)
-    rows = {"image": image, "mask": np.ones(12, np.float32)}
+    rows = {"inputs": image, "mask": np.ones(12, np.float32)}
     alone, left = augmented(rows, key, crop_and_flip, run_key=key)
     numbered, _ = augmented({**rows, "index": np.arange(12)}, key, crop_and_flip, run_key=key)
-    np.testing.assert_array_equal(alone["image"], numbered["image"])
+    np.testing.assert_array_equal(alone["inputs"], numbered["inputs"])
     assert augmented(rows, key, None, run_key=key)[1] is key
     np.testing.assert_array_equal(jax.random.key_data(left), model_key)
 

@@ -21,7 +21,7 @@ def decoded(monkeypatch):
 
 
 def first_images(source):
-    return {image.tobytes() for image in source.arrays["image"]}
+    return {image.tobytes() for image in source.arrays["inputs"]}
 
 
 def test_the_second_load_decodes_nothing(tmp_path, cache_dir, decoded):
@@ -92,7 +92,7 @@ def test_a_damaged_file_is_made_again(tmp_path, cache_dir, decoded, damage):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.warns(UserWarning, match="damaged cache file"):
         second = load("tiny", "train", data_dir=str(tmp_path))
-    np.testing.assert_array_equal(first.arrays["image"], second.arrays["image"])
+    np.testing.assert_array_equal(first.arrays["inputs"], second.arrays["inputs"])
     load("tiny", "train", data_dir=str(tmp_path))
     assert decoded == [20, 20]
 

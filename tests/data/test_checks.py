@@ -15,7 +15,7 @@ from tests.data.helpers import prepare
 def made(images, labels=None, num_classes=3):
     image = np.random.default_rng(0).integers(0, 256, (100, 2, 2, 1), np.uint8)[images]
     label = np.arange(len(images)) % 3 if labels is None else np.array(labels)
-    return Source({"image": image, "label": label.astype(np.int32)}, num_classes, "made/test")
+    return Source({"inputs": image, "label": label.astype(np.int32)}, num_classes, "made/test")
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ def test_a_set_of_deep_images_in_memory_and_in_a_stream(tmp_path, cache_dir, mon
     prepare(tmp_path, shape=(*SIZE, 1))
     for memory_gb in (4.0, 0.0):
         source = load("tiny", "train", data_dir=str(tmp_path), memory_gb=memory_gb)
-        np.testing.assert_array_equal(source[np.arange(2)]["image"], [DEEP[1] >> 8] * 2)
+        np.testing.assert_array_equal(source[np.arange(2)]["inputs"], [DEEP[1] >> 8] * 2)
 
 
 def test_four_channels_are_taken(tmp_path, cache_dir):
@@ -144,7 +144,7 @@ def test_four_channels_are_taken(tmp_path, cache_dir):
     for memory_gb in (4.0, 0.0):
         source = load("tiny", "train", data_dir=str(tmp_path), memory_gb=memory_gb)
         assert source.image_shape() == (*SIZE, 4)
-        assert sorted(image.tobytes() for image in source[np.arange(20)]["image"]) == written
+        assert sorted(image.tobytes() for image in source[np.arange(20)]["inputs"]) == written
 
 
 def test_other_features_are_refused_with_what_is_accepted(tmp_path, monkeypatch):

@@ -110,11 +110,11 @@ def test_a_union_holds_every_domain_once_with_its_labels_and_origin():
     assert source.num_classes == 20
     assert source.arrays["domain"].tolist() == [0] * 30 + [1] * 30 + [2] * 30
     assert source.labels().tolist() == [*plain.labels(), *plain.labels(), *(plain.labels() + 10)]
-    image = source.arrays["image"]
-    np.testing.assert_array_equal(image[:30], plain.arrays["image"])
-    np.testing.assert_array_equal(image[30:60], 1 - plain.arrays["image"])
+    image = source.arrays["inputs"]
+    np.testing.assert_array_equal(image[:30], plain.arrays["inputs"])
+    np.testing.assert_array_equal(image[30:60], 1 - plain.arrays["inputs"])
     # A positive angle is counter-clockwise, like numpy's rot90; spline weights differ from 1 in the last bits.
-    np.testing.assert_allclose(image[60:], np.rot90(plain.arrays["image"], axes=(1, 2)), atol=1e-5)
+    np.testing.assert_allclose(image[60:], np.rot90(plain.arrays["inputs"], axes=(1, 2)), atol=1e-5)
 
 
 def test_an_expert_learns_its_own_classes_from_nought():
@@ -129,9 +129,9 @@ def test_an_expert_learns_its_own_classes_from_nought():
 
 def test_a_cap_draws_other_images_for_every_domain_and_the_same_ones_again():
     union, again = unite("digits, digits(invert)", most=10), unite("digits, digits(invert)", most=10)
-    image = union.source.arrays["image"]
+    image = union.source.arrays["inputs"]
     assert len(image) == 20
-    np.testing.assert_array_equal(image, again.source.arrays["image"])
+    np.testing.assert_array_equal(image, again.source.arrays["inputs"])
     assert not np.array_equal(image[:10], 1 - image[10:])
 
 
@@ -140,7 +140,7 @@ def test_domains_of_other_sizes_channels_and_splits_meet(tmp_path, cache_dir):
     union = domains.unite(
         domains.parse("digits + tiny(train='test', test='train')"), "train", "train[:5]", data_dir=str(tmp_path)
     )
-    assert union.source.arrays["image"].shape == (5 + 8, 8, 8, 3)
+    assert union.source.arrays["inputs"].shape == (5 + 8, 8, 8, 3)
     assert union.source.num_classes == 14
     assert sorted(domains.of_domain(union, 1).labels()) == [0, 0, 1, 1, 2, 2, 3, 3]
     smaller = domains.unite(
@@ -157,9 +157,9 @@ def test_usps_and_mnist_meet_at_28_pixels():
     prepared("usps")
     prepared("mnist")
     union = domains.unite(domains.parse("mnist, usps"), "test", "test[:50]")
-    assert union.source.arrays["image"].shape == (100, 28, 28, 1)
+    assert union.source.arrays["inputs"].shape == (100, 28, 28, 1)
     # The mean grey of USPS is nearly what it was at 16 pixels, and is darker paper than MNIST's.
-    ink = [union.source.arrays["image"][d * 50 : d * 50 + 50].mean() for d in (0, 1)]
+    ink = [union.source.arrays["inputs"][d * 50 : d * 50 + 50].mean() for d in (0, 1)]
     assert 0.1 < ink[0] < 0.16 < 0.2 < ink[1] < 0.35
 
 

@@ -14,7 +14,7 @@ from kdjax.types import BadInput
 
 
 def rows(source):
-    return [image.tobytes() for image in source.arrays["image"]]
+    return [image.tobytes() for image in source.arrays["inputs"]]
 
 
 def test_train_and_test_share_nothing_and_miss_nothing():
@@ -46,7 +46,7 @@ def test_the_split_never_moves():
 
 def test_nearest_class_mean():
     train, test = digits("train"), digits("test")
-    x, z = (source.arrays["image"].reshape(len(source), -1) for source in (train, test))
+    x, z = (source.arrays["inputs"].reshape(len(source), -1) for source in (train, test))
     means = np.stack([x[train.labels() == number].mean(0) for number in range(10)])
     nearest = np.argmin(((z[:, None] - means[None]) ** 2).sum(-1), axis=1)
     assert 0.86 < (nearest == test.labels()).mean() < 0.94
@@ -76,7 +76,7 @@ from kdjax.data import augment, cache, embedded, load, pipeline, prepared, sourc
 from kdjax.types import BadInput
 digits = load("digits", "train")
 index, mask = pipeline.batches(pipeline.epoch_order(len(digits), seed=0, epoch=0), 64)
-print(pipeline.take(digits, index[0], mask[0])["image"].shape)
+print(pipeline.take(digits, index[0], mask[0])["inputs"].shape)
 try:
     load("mnist", "train")
 except BadInput as error:

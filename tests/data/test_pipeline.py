@@ -109,18 +109,18 @@ def test_batches_that_cannot_be(batch, devices, words):
 
 def test_take_makes_the_batch_that_types_promise():
     pixels = np.arange(0, 240, dtype=np.uint8).reshape(5, 4, 4, 3)
-    source = Source({"image": pixels, "label": np.array([0, 1, -1, 1, 0])}, 2, "made")
+    source = Source({"inputs": pixels, "label": np.array([0, 1, -1, 1, 0])}, 2, "made")
     source = source.with_column("teacher_logits", np.arange(10, dtype=np.float32).reshape(5, 2))
     index, mask = batches(np.array([4, 2, 1], np.int32), 2)
     batch = take(source, index[1], mask[1])
     assert {name: (str(rows.dtype), rows.shape) for name, rows in batch.items()} == {
-        "image": ("float32", (2, 4, 4, 3)),
+        "inputs": ("float32", (2, 4, 4, 3)),
         "label": ("int32", (2,)),
         "mask": ("float32", (2,)),
         "index": ("int32", (2,)),
         "teacher_logits": ("float32", (2, 2)),
     }
-    np.testing.assert_allclose(batch["image"][0], pixels[1] / 255, rtol=1e-6)
+    np.testing.assert_allclose(batch["inputs"][0], pixels[1] / 255, rtol=1e-6)
     assert batch["mask"].tolist() == [1, 0]
     assert batch["index"].tolist() == [1, 4]
     assert batch["teacher_logits"].tolist() == [[2, 3], [8, 9]]
@@ -129,8 +129,10 @@ def test_take_makes_the_batch_that_types_promise():
 def test_an_epoch_of_digits_sums_to_the_whole():
     source = digits("train")
     index, mask = batches(epoch_order(len(source), seed=0, epoch=0), 100, 2)
-    total = sum((take(source, i, m)["image"] * m[:, None, None, None]).sum(0) for i, m in zip(index, mask, strict=True))
-    np.testing.assert_allclose(total, source.arrays["image"].sum(0), rtol=1e-4)
+    total = sum(
+        (take(source, i, m)["inputs"] * m[:, None, None, None]).sum(0) for i, m in zip(index, mask, strict=True)
+    )
+    np.testing.assert_allclose(total, source.arrays["inputs"].sum(0), rtol=1e-4)
 
 
 def workers():

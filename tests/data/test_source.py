@@ -21,7 +21,7 @@ from kdjax.types import BadInput
 def made(image=None, label=None, classes=3, **more):
     image = np.zeros((6, 4, 4, 1), np.float32) if image is None else image
     label = np.array([0, 1, 2, 0, 1, 2]) if label is None else label
-    return Source({"image": image, "label": label, **more}, classes, "made")
+    return Source({"inputs": image, "label": label, **more}, classes, "made")
 
 
 def with_pixel(value):
@@ -45,21 +45,21 @@ def test_what_is_right_comes_back_as_it_is():
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (made(image=with_pixel(1.01)), r"image runs from 0.5 to 1.0\d*; accepted: float32 in \[0, 1\]"),
-        (made(image=with_pixel(-0.1)), "image runs from -0.1"),
+        (made(image=with_pixel(1.01)), r"inputs run from 0.5 to 1.0\d*; accepted: float32 in \[0, 1\]"),
+        (made(image=with_pixel(-0.1)), "inputs run from -0.1"),
         (made(image=with_pixel(np.nan)), "nan"),
         (made(image=with_pixel(np.inf)), "inf"),
         (made(image=np.zeros((6, 16), np.float32)), r"shape \(6, 16\); accepted: \[N, H, W, C\]"),
         (made(image=np.zeros((6, 4, 4), np.uint8)), "a rank of 4"),
-        (made(image=np.zeros((6, 4, 4, 1))), "image is float64; accepted: uint8"),
-        (made(image=np.zeros((5, 4, 4, 1), np.float32)), "'image' has 5 rows; accepted: 6"),
+        (made(image=np.zeros((6, 4, 4, 1))), "inputs are float64; accepted: uint8"),
+        (made(image=np.zeros((5, 4, 4, 1), np.float32)), "'inputs' has 5 rows; accepted: 6"),
         (made(label=np.zeros(6)), "label is float64"),
         (made(label=np.zeros((6, 3), int)), "accepted: integers"),
         (made(label=np.array([0, 1, 2, 3, 0, 0])), "label runs from 0 to 3; accepted: 0 to 2, or -1"),
         (made(label=np.array([0, 1, 2, -2, 0, 0])), "label runs from -2"),
         (made(np.zeros((0, 4, 4, 1), np.float32), np.zeros(0, int)), "0 rows; accepted: at least one"),
         (made(domain=np.zeros(4)), "'domain' has 4 rows"),
-        (Source({"label": np.zeros(3, int)}, 3, "made"), "accepted: image and label among them"),
+        (Source({"label": np.zeros(3, int)}, 3, "made"), "accepted: inputs and label among them"),
     ],
 )
 def test_what_is_wrong_is_named(source, words):
@@ -72,7 +72,7 @@ def test_rows_and_columns():
     chosen = source.select(np.array([5, 2, 2]))
     assert len(chosen) == 3
     assert chosen.arrays["domain"].tolist() == [5, 2, 2]
-    np.testing.assert_array_equal(chosen[np.array([0])]["image"], source.arrays["image"][[5]])
+    np.testing.assert_array_equal(chosen[np.array([0])]["inputs"], source.arrays["inputs"][[5]])
     assert source.image_shape() == (8, 8, 1)
     with pytest.raises(BadInput, match="3 rows; accepted: 1437"):
         source.with_column("domain", np.zeros(3))
@@ -90,7 +90,7 @@ def test_hidden_labels_are_even_and_true(keep, seed):
     unfull = counts[counts < sizes]
     assert len(unfull) == 0 or counts.max() - unfull.min() <= 1
     np.testing.assert_array_equal(hide_labels(source, keep, seed).labels(), label)
-    np.testing.assert_array_equal(hidden.arrays["image"], source.arrays["image"])
+    np.testing.assert_array_equal(hidden.arrays["inputs"], source.arrays["inputs"])
     assert len(labelled(hidden)) == keep
     assert labelled(hidden).labels().min() >= 0
     assert source.labels().min() == 0  # the original is untouched
@@ -123,7 +123,7 @@ def test_dropping_classes_keeps_the_rest_in_order():
     source = digits("train")
     rest = drop_classes(source, (3, 7))
     kept = ~np.isin(source.labels(), (3, 7))
-    np.testing.assert_array_equal(rest.arrays["image"], source.arrays["image"][kept])
+    np.testing.assert_array_equal(rest.arrays["inputs"], source.arrays["inputs"][kept])
     np.testing.assert_array_equal(rest.labels(), source.labels()[kept])
     assert rest.num_classes == 10
     assert (hide_labels(rest, 8, 0).labels() >= 0).sum() == 8

@@ -17,9 +17,9 @@ def test_train_and_test_share_nothing_and_miss_nothing():
     np.testing.assert_array_equal(np.sort(rows), np.arange(442))
     inputs, targets = load_diabetes(return_X_y=True, scaled=False)
     for part in (train, test):
-        np.testing.assert_allclose(part.arrays["image"].reshape(-1, 10), inputs[part.arrays["row"]], rtol=1e-6)
+        np.testing.assert_allclose(part.arrays["inputs"], inputs[part.arrays["row"]], rtol=1e-6)
         np.testing.assert_array_equal(part.arrays["target"][:, 0], targets[part.arrays["row"]])
-    assert train.image_shape() == (1, 1, 10)
+    assert train.arrays["inputs"].shape == (300, 10)
 
 
 def test_slices_and_the_split_never_move():
@@ -54,7 +54,7 @@ def test_hidden_targets_are_nan_and_nested():
 
 def test_units_come_from_all_inputs_and_the_known_targets():
     train = hide_targets(diabetes("train"), 30, 0)
-    scale, inputs = scale_of(train), train.arrays["image"].reshape(300, 10).astype(np.float64)
+    scale, inputs = scale_of(train), train.arrays["inputs"].astype(np.float64)
     np.testing.assert_allclose(scale.input_mean, inputs.sum(0) / 300, rtol=1e-12)
     np.testing.assert_allclose(scale.input_sd, np.sqrt(((inputs - inputs.mean(0)) ** 2).sum(0) / 300), rtol=1e-9)
     known = labelled(train).arrays["target"].astype(np.float64)
@@ -66,16 +66,16 @@ def test_other_rows_are_put_in_the_units_of_training():
     train, test = diabetes("train"), diabetes("test")
     scale = scale_of(train)
     here, there = scaled(train, scale).arrays, scaled(test, scale).arrays
-    np.testing.assert_allclose(here["image"].reshape(300, 10).mean(0), 0, atol=1e-5)
-    assert np.abs(there["image"].reshape(142, 10).mean(0)).max() > 0.02, "not by the statistics of the test rows"
-    first = (test.arrays["image"][0, 0, 0] - scale.input_mean) / scale.input_sd
-    np.testing.assert_allclose(there["image"][0, 0, 0], first, rtol=1e-6)
-    assert {here[name].dtype for name in ("image", "target")} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(here["inputs"].mean(0), 0, atol=1e-5)
+    assert np.abs(there["inputs"].mean(0)).max() > 0.02, "not by the statistics of the test rows"
+    first = (test.arrays["inputs"][0] - scale.input_mean) / scale.input_sd
+    np.testing.assert_allclose(there["inputs"][0], first, rtol=1e-6)
+    assert {here[name].dtype for name in ("inputs", "target")} == {np.dtype(np.float32)}
     np.testing.assert_allclose(from_units(there["target"], scale), test.arrays["target"], rtol=1e-5)
 
 
-def table(image, target, label):
-    arrays = {"image": np.float32(image).reshape(len(image), 1, 1, -1), "target": np.float32(target)}
+def table(inputs, target, label):
+    arrays = {"inputs": np.float32(inputs), "target": np.float32(target)}
     return Source({**arrays, "label": np.int32(label)}, 1, "made up")
 
 

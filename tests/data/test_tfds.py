@@ -27,9 +27,9 @@ def same(source):
     """Whether rows are the images written under their labels, each once, in any order."""
     written = {pixels(index).tobytes(): index % 4 for index in range(20)}
     rows = source[np.arange(len(source))]
-    assert rows["image"].dtype == np.uint8
-    return sorted(image.tobytes() for image in rows["image"]) == sorted(written) and all(
-        written[image.tobytes()] == label for image, label in zip(rows["image"], rows["label"], strict=True)
+    assert rows["inputs"].dtype == np.uint8
+    return sorted(image.tobytes() for image in rows["inputs"]) == sorted(written) and all(
+        written[image.tobytes()] == label for image, label in zip(rows["inputs"], rows["label"], strict=True)
     )
 
 
@@ -53,7 +53,7 @@ def test_slices_are_the_slices_of_the_whole(made, memory_gb):
     for split in ("train[5:12]", "train[:50%]", "train[-3:]"):
         part = load("tiny", split, data_dir=made, memory_gb=memory_gb)
         cut = splits.parse(split)[1](20)
-        np.testing.assert_array_equal(part[np.arange(len(part))]["image"], whole.arrays["image"][cut])
+        np.testing.assert_array_equal(part[np.arange(len(part))]["inputs"], whole.arrays["inputs"][cut])
         np.testing.assert_array_equal(part.labels(), whole.labels()[cut])
 
 
@@ -62,7 +62,7 @@ def test_a_stream_can_be_changed_like_a_source(made):
     np.testing.assert_array_equal(memory.labels(), stream.labels())
     few = labelled(stream)
     assert len(few) == 8
-    np.testing.assert_array_equal(few[np.arange(8)]["image"], labelled(memory).arrays["image"])
+    np.testing.assert_array_equal(few[np.arange(8)]["inputs"], labelled(memory).arrays["inputs"])
     np.testing.assert_array_equal(few[np.arange(8)]["label"], labelled(memory).arrays["label"])
     more = few.with_column("teacher_logits", np.arange(16.0).reshape(8, 2))
     np.testing.assert_array_equal(more[np.array([3])]["teacher_logits"], [[6.0, 7.0]])
@@ -76,7 +76,7 @@ def test_images_of_many_sizes_need_one(tmp_path, cache_dir):
         load("tiny", "train", data_dir=str(tmp_path))
     for memory_gb in (4.0, 0.0):
         source = load("tiny", "train", data_dir=str(tmp_path), image_size=9, memory_gb=memory_gb)
-        assert source[np.arange(3)]["image"].shape == (3, 9, 9, 3)
+        assert source[np.arange(3)]["inputs"].shape == (3, 9, 9, 3)
 
 
 def test_the_newest_version_unless_another_is_named(tmp_path, cache_dir):
@@ -150,9 +150,9 @@ def test_data_dir_comes_from_the_environment(made, monkeypatch):
 def test_nearest_class_mean_of_a_real_set(name, least, most):
     train = load(prepared(name), "train[:7000]", memory_gb=0.01)
     test = load(name, "test")
-    x, y = train.arrays["image"].reshape(7000, -1) / 255.0, train.labels()
+    x, y = train.arrays["inputs"].reshape(7000, -1) / 255.0, train.labels()
     means = np.stack([x[y == number].mean(0) for number in range(10)])
-    z = test.arrays["image"].reshape(len(test), -1) / 255.0
+    z = test.arrays["inputs"].reshape(len(test), -1) / 255.0
     nearest = np.argmin((means**2).sum(1)[None] - 2 * z @ means.T, axis=1)
     assert least < (nearest == test.labels()).mean() < most
 
@@ -165,5 +165,5 @@ def test_a_real_set_without_a_training_split():
 
 def test_a_real_set_in_colour():
     source = load(prepared("cifar10"), "test[:64]", memory_gb=1e-3)
-    assert source.arrays["image"].shape == (64, 32, 32, 3)
+    assert source.arrays["inputs"].shape == (64, 32, 32, 3)
     assert source.num_classes == 10

@@ -104,7 +104,7 @@ def test_student_and_teacher_see_one_view_which_can_be_made_again(key):
     recipe = distill(student.model, live(teacher.model.apply), response.kl, augment=augment.crop_and_flip)
 
     def step(state, index, epoch):
-        rows = {"image": image[index], "label": jnp.zeros(len(index), jnp.int32)}
+        rows = {"inputs": image[index], "label": jnp.zeros(len(index), jnp.int32)}
         given = {"mask": jnp.ones(len(index)), "index": jnp.asarray(index), "epoch": jnp.asarray(epoch)}
         state = train_step(recipe, tx)(state, {**rows, **given})[0]  # not compiled, so that images are numbers
         again = augment.crop_and_flip(views.keys(state.key, jnp.asarray(index), jnp.asarray(epoch)), image[index])
@@ -122,7 +122,7 @@ def test_student_and_teacher_see_one_view_which_can_be_made_again(key):
 
 
 def test_views_do_not_take_the_models_randomness(key):
-    batch = {"image": jnp.ones((2, 9, 9, 1)), "label": jnp.zeros(2, jnp.int32), "mask": jnp.ones(2)}
+    batch = {"inputs": jnp.ones((2, 9, 9, 1)), "label": jnp.zeros(2, jnp.int32), "mask": jnp.ones(2)}
     numbers = {"index": jnp.arange(2), "epoch": jnp.zeros(2, jnp.int32)}
     drawn = []
 

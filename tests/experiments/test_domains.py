@@ -21,7 +21,7 @@ SCALES = {"entropy": 0.3, "confidence": 0.1}
 
 def source(label, domain, classes):
     image = np.zeros((len(label), 1, 1, 1), np.float32)
-    arrays = {"image": image, "label": np.array(label, np.int32), "domain": np.array(domain, np.int32)}
+    arrays = {"inputs": image, "label": np.array(label, np.int32), "domain": np.array(domain, np.int32)}
     return Source(arrays, classes, "made up")
 
 

@@ -62,7 +62,7 @@ def test_a_swept_teacher_is_the_one_that_train_teacher_makes_with_that_epsilon(t
     assert nll[first["epsilon"]] != pytest.approx(alone, rel=1e-5)
     # What it leaves is a teacher: the networks of the best point, seed by seed.
     kept = networks.load_network(str(tmp_path / "swept"), flag="teacher")
-    image = jnp.asarray(unit_interval(load("digits", "test").arrays["image"]))
+    image = jnp.asarray(unit_interval(load("digits", "test").arrays["inputs"]))
     for seed, weights in enumerate(kept.weights):
         logits = np.asarray(kept.model.apply(weights, image, train=False, key=None)[0].logits)
         mine = [m for m in swept["members"] if m["seed"] == seed and m["point"] == first["point"]]
@@ -79,7 +79,7 @@ def test_a_swept_student_with_its_own_labels_learns_what_distill_teaches_of_seve
     members = sweep.plan_members(config, lesson)[1]
     taught = lesson.prepare(tmp_path)
     arrays = {name: jnp.asarray(column) for name, column in taught.source.arrays.items()}
-    batch = {**arrays, "image": unit_interval(arrays["image"]), "mask": jnp.ones(150)}
+    batch = {**arrays, "inputs": unit_interval(arrays["inputs"]), "mask": jnp.ones(150)}
     teacher = create("mlp", **study.shape, hidden=(6,))
     assert [m.hparams["response.dist.weight"] for m in members] == [0, 0, 9, 9]
     assert [m.hparams["response.dkd.beta"] for m in members] == [2] * 4

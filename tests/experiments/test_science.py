@@ -142,7 +142,7 @@ def taught(name, student, teacher, seed, rows=slice(None)):
     """Whether a run was given a network's answers, computed here anew."""
     found = ran(name)
     given = found.runs[f"{student}/seed-{seed}"].source.arrays
-    said = found.answers(f"{teacher}/seed-{seed}", given["image"])
+    said = found.answers(f"{teacher}/seed-{seed}", given["inputs"])
     return np.allclose(given["teacher_logits"], said, atol=1e-4)
 
 
@@ -198,7 +198,7 @@ def test_fidelity_is_that_of_the_saved_networks_from_the_teacher_to_the_student(
     for role in ("alone", "distilled"):
         student = networks.load_network(str(found.workdir), flag="student", role=role)
         for seed in range(SEEDS):
-            said = [says(n.model, n.weights[seed], test.arrays["image"]) for n in (student, teacher)]
+            said = [says(n.model, n.weights[seed], test.arrays["inputs"]) for n in (student, teacher)]
             wanted, turned = fidelity(*said), fidelity(*said[::-1])
             told = found.results[f"student {role}"][seed]
             assert told["teacher_kl"] == pytest.approx(wanted["teacher_kl"], rel=1e-4)
@@ -222,13 +222,14 @@ def test_the_best_single_teacher_is_the_best_on_validation_and_is_followed():
     for seed, row in enumerate(found.results["best single teacher"]):
         runs = [f"teacher-{t}/seed-{seed}" for t in range(3)]
         right = [
-            float((found.answers(r, validation.arrays["image"]).argmax(-1) == validation.labels()).mean()) for r in runs
+            float((found.answers(r, validation.arrays["inputs"]).argmax(-1) == validation.labels()).mean())
+            for r in runs
         ]
         assert row["validation accuracy of teachers"] == pytest.approx(right)
         assert len(set(right)) == 3
         assert row["teacher"] == np.argmax(right) + 1
         best = found.runs[f"best/seed-{seed}"].source.arrays
-        said = found.answers(runs[int(np.argmax(right))], best["image"])
+        said = found.answers(runs[int(np.argmax(right))], best["inputs"])
         np.testing.assert_allclose(best["teacher_logits"], said, atol=1e-4)
     assert found.results["arms"]["best single teacher"]["chosen_on"] == "validation"
 

@@ -115,7 +115,7 @@ def test_a_name_typed_in_the_shell_is_the_papers_plan(name, resnet8):
     assert own == numbers
     assert hint_epochs(config) == first
     assert bool(first) <= plan.compares_layers
-    rows = {"image": jnp.zeros((4, 32, 32, 3)), **{n: jnp.zeros(4, jnp.int32) for n in ("label", "mask", "index")}}
+    rows = {"inputs": jnp.zeros((4, 32, 32, 3)), **{n: jnp.zeros(4, jnp.int32) for n in ("label", "mask", "index")}}
 
     def metrics(key):
         params, states = resnet8.init(key)
@@ -130,7 +130,7 @@ SMALL = {"num_classes": 3, "image_shape": (8, 8, 1)}
 TEACHER, STUDENT = create("cnn", **SMALL, hidden=(4, 4, 5)), create("cnn", **SMALL, hidden=(4, 4, 5))
 RNG = np.random.default_rng(0)
 BATCH = {
-    "image": RNG.uniform(size=(8, 8, 8, 1)).astype(np.float32),
+    "inputs": RNG.uniform(size=(8, 8, 8, 1)).astype(np.float32),
     "label": np.array([0, 1, 2, 0, 1, 1, 2, 0], np.int32),
     "mask": np.ones(8, np.float32),
     "index": np.arange(8, dtype=np.int32),

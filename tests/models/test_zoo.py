@@ -14,7 +14,7 @@ from flax import linen as nn
 from kdjax.models import layers
 from kdjax.models.create import accepts, all_names, create, from_linen, names, parameter_count
 from kdjax.models.fitnet import Layer, Maxout
-from kdjax.models.layers import entered, max_pool, norm, relu
+from kdjax.models.layers import max_pool, norm, normalized, relu
 from kdjax.models.lenet import LeNet
 from kdjax.models.mobilenet import Inverted
 from kdjax.models.resnet import ResNet
@@ -472,7 +472,7 @@ def test_moments_that_are_not_of_images_in_the_unit_interval(name, mean, std, wo
         create(name, num_classes=10, image_shape=(32, 32, 3), mean=mean, std=std, **hidden)
     # A module that is not made by `create` asks as well.
     with pytest.raises(BadInput, match=words):
-        entered(jnp.zeros((1, 32, 32, 3)), mean, std, least=4)
+        normalized(jnp.zeros((1, 32, 32, 3)), mean, std, least=4)
 
 
 def test_dropout_of_a_wide_resnet_asks_for_a_key():

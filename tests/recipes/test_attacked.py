@@ -27,7 +27,7 @@ RANDOM = named.fgsm_rs(0.2)
 @pytest.fixture
 def rows(key):
     return {
-        "image": jax.random.uniform(key, (8, 4, 4, 1)),
+        "inputs": jax.random.uniform(key, (8, 4, 4, 1)),
         "label": jnp.array([0, 1, 2, 3, 0, 1, 2, -1]),
         "mask": jnp.array([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0]),
     }
@@ -42,7 +42,7 @@ def by_hand(model, state, rows, epsilon):
         logits = model.apply(variables(state), image, train=False, key=None)[0].logits
         return jnp.sum(-jax.nn.log_softmax(logits)[jnp.arange(8), rows["label"]])
 
-    return jnp.clip(rows["image"] + epsilon * jnp.sign(jax.grad(loss)(rows["image"])), 0, 1)
+    return jnp.clip(rows["inputs"] + epsilon * jnp.sign(jax.grad(loss)(rows["inputs"])), 0, 1)
 
 
 def same(a, b):
@@ -54,7 +54,7 @@ def test_it_is_fgsm_and_then_the_loss(key, rows, share):
     state = make(key)
     losses, (_, metrics, _) = jax.jit(supervised(MODEL, attack=FGSM, attacked=share))(state.params, state, rows, key)
     at = np.array([0, 1, 0, 1, 0, 1, 0, 0]) if share < 1 else np.array([1, 1, 1, 1, 1, 1, 0, 0])
-    image = jnp.where(at[:, None, None, None] > 0, by_hand(MODEL, state, rows, 0.1), rows["image"])
+    image = jnp.where(at[:, None, None, None] > 0, by_hand(MODEL, state, rows, 0.1), rows["inputs"])
     logits = MODEL.apply(variables(state), image, train=True, key=key)[0].logits
     np.testing.assert_allclose(losses, response.cross_entropy(logits, rows["label"]), rtol=1e-5)
     right = logits.argmax(-1) == rows["label"]
@@ -80,9 +80,9 @@ def test_the_attacked_model_is_in_evaluation_mode_and_the_trained_one_is_not(key
 def test_no_gradient_passes_through_the_attack(key, rows):
     state, recipe = make(key), supervised(MODEL, attack=FGSM)
     found = jax.grad(lambda p: recipe(p, state, rows, key)[0].sum())(state.params)
-    image = jnp.where(jnp.arange(8)[:, None, None, None] < 6, by_hand(MODEL, state, rows, 0.1), rows["image"])
+    image = jnp.where(jnp.arange(8)[:, None, None, None] < 6, by_hand(MODEL, state, rows, 0.1), rows["inputs"])
     clean = supervised(MODEL)
-    expected = jax.grad(lambda p: clean(p, state, {**rows, "image": image}, key)[0].sum())(state.params)
+    expected = jax.grad(lambda p: clean(p, state, {**rows, "inputs": image}, key)[0].sum())(state.params)
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
@@ -113,7 +113,7 @@ def test_every_example_draws_its_own_start_and_every_step_another(key, rows):
             seen.append(image)
         return MODEL.apply(variables, image, train=train, key=key, mask=mask)
 
-    state, alike = make(key), {**rows, "image": jnp.full((8, 4, 4, 1), 0.5), "label": jnp.zeros(8, int)}
+    state, alike = make(key), {**rows, "inputs": jnp.full((8, 4, 4, 1), 0.5), "label": jnp.zeros(8, int)}
     recipe = supervised(
         MODEL._replace(apply=watched), attack=named.pgd(0.2, steps=1, step_size=1e-9, random_start=True)
     )
@@ -159,7 +159,7 @@ def test_fgsm_rs_looks_at_its_start_where_it_was_drawn_and_returns_an_image(key,
     """Wong et al.: delta uniform in the ball and not clipped to the box; clipped to both after the step."""
     state, epsilon = make(key), 0.3
     victim = victims.white_box(MODEL.apply, variables(state))
-    image, keys = jnp.round(rows["image"]), jax.random.split(key, 8)
+    image, keys = jnp.round(rows["inputs"]), jax.random.split(key, 8)
     found = named.fgsm_rs(epsilon)(objectives.cross_entropy(victim, rows["label"]), keys, image).image
     # The loop draws its start from the key folded with its number of steps.
     draw = starts.uniform("linf", epsilon)

@@ -46,7 +46,7 @@ WEIGHTS = {name: made(model, seed) for seed, (name, model) in enumerate(TEACHERS
 @pytest.fixture
 def rows(key):
     return {
-        "image": jax.random.uniform(key, (5, 4, 4, 1)),
+        "inputs": jax.random.uniform(key, (5, 4, 4, 1)),
         "label": jnp.array([0, 3, 2, -1, 1]),
         "mask": jnp.array([1.0, 1.0, 1.0, 1.0, 0.0]),
     }
@@ -54,7 +54,7 @@ def rows(key):
 
 def test_the_loss_is_distillation_and_the_weighted_term(key, rows):
     live = together({name: model.apply for name, model in TEACHERS.items()})
-    whole = Model(STUDENT.init, lambda v, x, *, train, key: (live(v, {"image": x}), {}))
+    whole = Model(STUDENT.init, lambda v, x, *, train, key: (live(v, {"inputs": x}), {}))
     links = {n: connectors.Link(("embedding",), (f"{n}/embedding",), connectors.Project()) for n in NAMES}
     connected = connectors.connect(STUDENT, links, image_shape=(4, 4, 1), teacher=(whole, WEIGHTS))
     networks = Networks({"student": STUDENT.init, "connectors": connected.init})
@@ -79,7 +79,7 @@ def test_the_loss_is_distillation_and_the_weighted_term(key, rows):
     plain = distill(STUDENT, cached(), response.kl, ensemble=FOLLOW)
     rest, _ = jax.jit(plain)(state.params, state, columns, key)
     # The term by itself, in float64.
-    mine = STUDENT.apply(variables(state), rows["image"], train=False, key=None)[0].features["embedding"]
+    mine = STUDENT.apply(variables(state), rows["inputs"], train=False, key=None)[0].features["embedding"]
     label, costs, squares = np.asarray(rows["label"]), [], []
     for name in NAMES:
         linear = jax.tree.map(lambda x: np.asarray(x, np.float64), state.params["connectors"][name]["linear"])
@@ -115,7 +115,7 @@ def test_teachers_run_in_every_step_teach_what_their_stored_answers_do(key, type
     weights = [made(e.model, seed) for seed, e in enumerate(experts)]
     rng = np.random.default_rng(0)
     image = rng.uniform(size=(3, 4, 4, 1)).astype(np.float32)
-    source = Source({"image": image, "label": np.array([0, 2, 3], np.int32)}, 4, "made up")
+    source = Source({"inputs": image, "label": np.array([0, 2, 3], np.int32)}, 4, "made up")
     student, losses = create("mlp", **shape, hidden=(5,)), []
 
     names = [f"teacher {number}" for number in range(len(experts))]

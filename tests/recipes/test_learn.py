@@ -25,7 +25,7 @@ SHAPE = {"num_classes": 4, "image_shape": (3, 3, 1)}
 STUDENT, TEACHER = create("mlp", **SHAPE, hidden=(5,)), create("mlp", **SHAPE, hidden=(7,))
 WEIGHTS = {"params": TEACHER.init(jax.random.key(9))[0]}
 ROWS = {
-    "image": jax.random.uniform(jax.random.key(1), (6, 3, 3, 1)),
+    "inputs": jax.random.uniform(jax.random.key(1), (6, 3, 3, 1)),
     "label": jnp.array([0, 1, 2, 3, 0, 1]),
     "mask": jnp.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.0]),
 }
@@ -63,7 +63,7 @@ def logits(params, image, model=STUDENT):
 
 def trades_by_hand(params, held):
     """Equation 5 with the KL of the released code: CE(f(x), y) + 6 sum_k p_k (log p_k - log q_k), p clean."""
-    clean, moved = logits(params, ROWS["image"]), logits(params, away(ROWS["image"]))
+    clean, moved = logits(params, ROWS["inputs"]), logits(params, away(ROWS["inputs"]))
     p = jax.nn.log_softmax(clean if held is None else held)
     pairs = jnp.exp(p) * (p - jax.nn.log_softmax(moved))
     return ROWS["mask"] * (-jax.nn.log_softmax(clean)[jnp.arange(6), ROWS["label"]] + 6 * pairs.sum(-1))
@@ -76,9 +76,9 @@ def test_trades_is_its_formula_with_gradient_on_both_sides(key):
         made = lesson(TRADES.format(f", stop={stop}"), STUDENT, TEACHER, attacked=by)
         state = state_of(made, key)
         params = state.params["student"]
-        held = logits(params, ROWS["image"]) if stop else None
+        held = logits(params, ROWS["inputs"]) if stop else None
         losses, _ = jax.jit(made.loss_fn)(state.params, state, ROWS, key)
-        z, a = (np.asarray(logits(params, x), np.float64) for x in (ROWS["image"], away(ROWS["image"])))
+        z, a = (np.asarray(logits(params, x), np.float64) for x in (ROWS["inputs"], away(ROWS["inputs"])))
         p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (z, a))
         expected = -np.log(p[np.arange(6), ROWS["label"]]) + 6 * (p * np.log(p / q)).sum(1)
         np.testing.assert_allclose(losses[:5], expected[:5], rtol=1e-4)
@@ -122,7 +122,7 @@ def test_robust_distillation_as_its_papers_write_it(key, name):
     made = lesson(text, STUDENT, TEACHER, attacked=Attacked(shift))
     state = state_of(made, key)
     losses, _ = jax.jit(made.loss_fn)(state.params, state, ROWS, key)
-    images = {"clean": ROWS["image"], "attacked": away(ROWS["image"])}
+    images = {"clean": ROWS["inputs"], "attacked": away(ROWS["inputs"])}
     says = {
         (who, view): np.asarray(jax.nn.log_softmax(logits(params, image, model)), np.float64)
         for view, image in images.items()
@@ -173,7 +173,7 @@ def test_each_network_is_asked_once_per_view(key):
     student.seen.clear(), teacher.seen.clear()
     again.loss_fn(state.params, state, ROWS, key)
     attacked = np.array([True] * 5 + [False])[:, None, None, None]
-    images = ROWS["image"], jnp.where(attacked, away(ROWS["image"]), ROWS["image"])
+    images = ROWS["inputs"], jnp.where(attacked, away(ROWS["inputs"]), ROWS["inputs"])
     for watched, mode in ((student, True), (teacher, False)):
         assert [train for train, _ in watched.seen] == [mode, mode]
         for (_, seen), image in zip(watched.seen, images, strict=True):
@@ -212,7 +212,7 @@ def test_which_pass_moves_running_statistics(key, moves, passes, last):
     rows = {**ROWS, "mask": jnp.ones(6)}
     _, (model_state, _, _) = recipe(state.params, state, rows, key)
     seen = model_state["student"]["seen"]
-    means = {"clean": ROWS["image"].mean(), "attacked": away(ROWS["image"]).mean(), None: 0}
+    means = {"clean": ROWS["inputs"].mean(), "attacked": away(ROWS["inputs"]).mean(), None: 0}
     assert float(seen["passes"]) == passes
     np.testing.assert_allclose(seen["mean"], means[last], rtol=1e-5)
 
@@ -245,8 +245,8 @@ def test_the_attack_may_ask_about_the_students_or_the_teachers_clean_answer(key)
         state = state_of(made, key)
         made.loss_fn(state.params, state, ROWS, key)
         answer = {
-            "student": logits(state.params["student"], ROWS["image"]),
-            "teacher": logits(WEIGHTS["params"], ROWS["image"], TEACHER),
+            "student": logits(state.params["student"], ROWS["inputs"]),
+            "teacher": logits(WEIGHTS["params"], ROWS["inputs"], TEACHER),
         }
         if who:
             np.testing.assert_allclose(given["reference"], answer[who], rtol=1e-6)

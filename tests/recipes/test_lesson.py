@@ -38,7 +38,7 @@ def variables_of(model, seed=7):
 WEIGHTS, MLP_WEIGHTS = variables_of(TEACHER), variables_of(MLP_TEACHER)
 IMAGE = np.random.default_rng(0).uniform(size=(8, 8, 8, 1)).astype(np.float32)
 BATCH = {
-    "image": IMAGE,
+    "inputs": IMAGE,
     "label": np.array([0, 1, 2, 0, 1, -1, -1, 0], np.int32),
     "mask": np.array([1, 1, 1, 1, 1, 1, 1, 0], np.float32),
     "index": np.arange(8, dtype=np.int32),

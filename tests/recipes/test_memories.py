@@ -27,7 +27,7 @@ WEIGHTS = dict(params=TEACHER.init(jax.random.key(7))[0])
 EXAMPLES, BATCH, STEPS = 24, 8, 3
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, EXAMPLES).astype(np.int32)
-DATA = {"image": RNG.random((EXAMPLES, 4, 4, 1)).astype(np.float32), "label": LABELS}
+DATA = {"inputs": RNG.random((EXAMPLES, 4, 4, 1)).astype(np.float32), "label": LABELS}
 CRD, QUEUE = "contrastive.crd(embedding)", "contrastive.queue(embedding)"
 TEXT = "0*labels + contrastive.crd(dims=6, negatives=10) + 2*contrastive.queue(dims=4, slots=10)"
 

@@ -30,7 +30,7 @@ def kind(request):
 @pytest.fixture
 def rows(key):
     return {
-        "image": jax.random.uniform(key, (6, 4, 4, 1)),
+        "inputs": jax.random.uniform(key, (6, 4, 4, 1)),
         "label": jnp.array([0, 1, 2, 3, -1, 2]),
         "mask": jnp.array([1.0, 1.0, 1.0, 0.0, 1.0, 1.0]),
     }
@@ -52,7 +52,7 @@ def said(kind, weights, image):
 def test_the_loss_is_the_papers(kind, key, rows):
     state = make(kind, key)
     losses, (_, metrics, _) = jax.jit(mutual(COHORTS[kind].model))(state.params, state, rows, key)
-    z = said(kind, variables(state), rows["image"])
+    z = said(kind, variables(state), rows["inputs"])
     expected = 0
     for p in range(3):
         hard = [-jax.nn.log_softmax(z[p])[i, y] if y >= 0 else 0.0 for i, y in enumerate(rows["label"].tolist())]
@@ -70,12 +70,12 @@ def test_a_peer_sends_no_gradient_to_those_that_it_follows(kind, key, rows):
     state, cohort = make(kind, key), COHORTS[kind]
     loss = jax.jit(lambda p: mutual(cohort.model)(p, state, rows, key)[0].sum())
     grads = jax.grad(loss)(state.params)
-    z = said(kind, variables(state), rows["image"])
+    z = said(kind, variables(state), rows["inputs"])
     keep = rows["mask"] > 0
 
     @jax.jit
     def alone(params):
-        mine = PEERS[kind][0].apply({"params": params}, rows["image"], train=False, key=None)[0].logits
+        mine = PEERS[kind][0].apply({"params": params}, rows["inputs"], train=False, key=None)[0].logits
         follow = sum(response.kl(mine, z[r], temperature=2.0, where=keep) for r in (1, 2)) / 2
         return (response.cross_entropy(mine, rows["label"]) + 0.7 * follow).sum()
 
@@ -102,8 +102,8 @@ def test_peers_that_heed_nobody_train_as_they_would_alone(kind, key, rows):
 
 def test_a_cohort_answers_with_the_mean_probability(kind, key, rows):
     weights = variables(make(kind, key))
-    outputs, _ = COHORTS[kind].model.apply(weights, rows["image"], train=False, key=None)
-    z = jnp.stack(said(kind, weights, rows["image"]))
+    outputs, _ = COHORTS[kind].model.apply(weights, rows["inputs"], train=False, key=None)
+    z = jnp.stack(said(kind, weights, rows["inputs"]))
     np.testing.assert_allclose(outputs.features["peers"], jnp.moveaxis(z, 0, 1), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(jax.nn.softmax(outputs.logits), jax.nn.softmax(z).mean(0), rtol=1e-5)
 
@@ -112,10 +112,10 @@ def test_peers_begin_apart_and_mimicry_brings_their_answers_together(key, rows):
     gaps = []
     for weight in (0.0, 20.0):
         state, step = make("alike", key, weight=weight), jax.jit(train_step(mutual(COHORTS["alike"].model), SGD))
-        first = jnp.ptp(jnp.stack(said("alike", variables(state), rows["image"])), axis=0).mean()
+        first = jnp.ptp(jnp.stack(said("alike", variables(state), rows["inputs"])), axis=0).mean()
         for _ in range(20):
             state, _ = step(state, rows)
-        gaps.append(jnp.ptp(jnp.stack(said("alike", variables(state), rows["image"])), axis=0).mean() / first)
+        gaps.append(jnp.ptp(jnp.stack(said("alike", variables(state), rows["inputs"])), axis=0).mean() / first)
     assert first > 0.1
     assert gaps[1] < 0.5 * gaps[0]
 
@@ -162,7 +162,7 @@ def test_state_is_kept_by_peer_and_every_peer_draws_its_own(key, rows, cohort):
     for p in range(2):
         assert float(cohort.peer(variables(state), p)["counts"]["steps"]) == 2
     same = jax.tree.map(jnp.ones_like, variables(state)["params"])
-    outputs, _ = cohort.model.apply({**variables(state), "params": same}, rows["image"], train=True, key=key)
+    outputs, _ = cohort.model.apply({**variables(state), "params": same}, rows["inputs"], train=True, key=key)
     peers = outputs.features["peers"]
     assert (peers[:, 0] != peers[:, 1]).any()
 

@@ -27,7 +27,7 @@ TEACHER = create("mlp", **SHAPE, hidden=(7,), dropout=0.5)
 @pytest.fixture
 def rows(key):
     return {
-        "image": jax.random.uniform(key, (6, 4, 4, 1)),
+        "inputs": jax.random.uniform(key, (6, 4, 4, 1)),
         "label": jnp.array([0, 1, 2, 3, -1, -1]),
         "mask": jnp.array([1.0, 1.0, 1.0, 0.0, 1.0, 1.0]),
     }
@@ -45,8 +45,8 @@ def make(key, alpha=0.3, temperature=2.0, tx=None):
 def test_the_loss_is_alpha_of_the_teacher_and_the_rest_of_the_labels(key, rows, alpha):
     state = make(key, alpha)
     losses, (_, metrics, _) = distill(STUDENT, live(TEACHER.apply), response.kl)(state.params, state, rows, key)
-    z = STUDENT.apply(variables(state), rows["image"], train=True, key=key)[0].logits
-    v = TEACHER.apply(state.frozen, rows["image"], train=False, key=None)[0].logits
+    z = STUDENT.apply(variables(state), rows["inputs"], train=True, key=key)[0].logits
+    v = TEACHER.apply(state.frozen, rows["inputs"], train=False, key=None)[0].logits
     p, q = jax.nn.softmax(v / 2), jax.nn.softmax(z / 2)
     soft = 4 * jnp.sum(p * jnp.log(p / q), -1)
     hard = jnp.where(
@@ -59,7 +59,7 @@ def test_the_loss_is_alpha_of_the_teacher_and_the_rest_of_the_labels(key, rows, 
 
 def test_a_live_and_a_cached_teacher_are_the_same(key, rows):
     state = make(key)
-    said = TEACHER.apply(state.frozen, rows["image"], train=False, key=None)[0].logits
+    said = TEACHER.apply(state.frozen, rows["inputs"], train=False, key=None)[0].logits
     a, _ = train_step(distill(STUDENT, live(TEACHER.apply), response.kl), unit_rate(optax.sgd(1.0)))(state, rows)
     b, _ = train_step(distill(STUDENT, cached(), response.kl), unit_rate(optax.sgd(1.0)))(
         state, {**rows, "teacher_logits": said}
@@ -130,7 +130,7 @@ def test_augmentation_uses_a_key_of_its_own_and_only_in_training(key, rows):
 
     state = make(key)
     losses, _ = supervised(STUDENT._replace(apply=apply), augment=augment)({"student": jnp.ones(4)}, state, rows, key)
-    expected = response.cross_entropy(1 - rows["image"].reshape(6, -1)[:, :4], rows["label"])
+    expected = response.cross_entropy(1 - rows["inputs"].reshape(6, -1)[:, :4], rows["label"])
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
     assert not np.array_equal(jax.random.key_data(seen[0]), jax.random.key_data(seen[1]))
 

@@ -23,7 +23,7 @@ def rows(key):
     """Six rows: two targets known, three not (NaN, as a table has them), and a row of padding that repeats one."""
     numbers = np.random.default_rng(0).normal(size=(2, 6, 1)).astype(np.float32)
     return {
-        "image": jax.random.normal(key, (6, 1, 1, 10)),
+        "inputs": jax.random.normal(key, (6, 10)),
         "target": jnp.asarray(numbers[0]).at[2:].set(jnp.nan),
         "teacher_logits": jnp.asarray(numbers[1]),
         "label": jnp.array([0, 0, -1, -1, -1, -1]),
@@ -44,7 +44,7 @@ def recipe(name):
 
 def said(state, rows):
     """The student's numbers, in float64."""
-    answers = STUDENT.apply(variables(state), rows["image"], train=False, key=None)[0].logits
+    answers = STUDENT.apply(variables(state), rows["inputs"], train=False, key=None)[0].logits
     return np.asarray(answers, np.float64)[:, 0]
 
 
@@ -91,7 +91,7 @@ def test_a_known_target_that_is_nan_shows(key, rows, state):
 
 
 def test_a_live_teacher_is_the_cached_one_and_gets_no_gradient(key, rows, state):
-    numbers = TEACHER.apply(state.frozen, rows["image"], train=False, key=None)[0].logits
+    numbers = TEACHER.apply(state.frozen, rows["inputs"], train=False, key=None)[0].logits
     alive = regression.distill(STUDENT, live(TEACHER.apply), LOSSES["mse"])
     losses, _ = alive(state.params, state, rows, key)
     again, _ = recipe("mse")(state.params, state, {**rows, "teacher_logits": numbers}, key)
@@ -102,7 +102,7 @@ def test_a_live_teacher_is_the_cached_one_and_gets_no_gradient(key, rows, state)
 
 def test_a_batch_that_does_not_fit_is_refused(key, rows, state):
     loss_fn = recipe("mse")
-    with pytest.raises(BadInput, match=r"\['image', 'label'.*accepted is one with target"):
+    with pytest.raises(BadInput, match=r"\['inputs', 'label'.*accepted is one with target"):
         loss_fn(state.params, state, {k: v for k, v in rows.items() if k != "target"}, key)
     with pytest.raises(BadInput, match=r"student has shape \(6, 1\) and target \(6, 2\)"):
         loss_fn(state.params, state, {**rows, "target": jnp.zeros((6, 2))}, key)

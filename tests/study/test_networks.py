@@ -123,14 +123,14 @@ def test_a_text_that_is_a_folder_is_one_and_another_is_a_network(tmp_path, monke
 
 def test_moments_are_numpys_streamed_or_not():
     image = np.random.default_rng(0).integers(0, 256, (2300, 3, 2, 3), np.uint8)
-    source = Source({"image": image, "label": np.zeros(2300, np.int32)}, 2, "made")
+    source = Source({"inputs": image, "label": np.zeros(2300, np.int32)}, 2, "made")
     files = [png(x).read() for x in image]
     stream = Stream(lambda at: [(files[i], 0) for i in at], np.arange(2300), (3, 2, 3), 2, "made")
     expected = [getattr(image.astype(np.float64) / 255, f)((0, 1, 2)) for f in ("mean", "std")]
     for examples in (source, stream):
         np.testing.assert_allclose(channel_moments(examples), expected, rtol=1e-6)
     with pytest.raises(BadInput, match="channel 1 of made is the same in every pixel"):
-        channel_moments(replace(source, arrays={**source.arrays, "image": image * np.array([1, 0, 1], np.uint8)}))
+        channel_moments(replace(source, arrays={**source.arrays, "inputs": image * np.array([1, 0, 1], np.uint8)}))
 
 
 def test_standardised_networks_see_the_training_split_at_mean_0_and_deviation_1():
@@ -141,10 +141,10 @@ def test_standardised_networks_see_the_training_split_at_mean_0_and_deviation_1(
     assert (description["mean"], description["std"]) == channel_moments(train)
     params = jax.tree.map(np.asarray, model.init(jax.random.key(0))[0])
     # Plain numpy, on images that are normalised by hand.
-    image = train.arrays["image"][:5].astype(np.float64)
-    x = (image - train.arrays["image"].mean(dtype=np.float64)) / train.arrays["image"].std(dtype=np.float64)
+    image = train.arrays["inputs"][:5].astype(np.float64)
+    x = (image - train.arrays["inputs"].mean(dtype=np.float64)) / train.arrays["inputs"].std(dtype=np.float64)
     hidden = np.maximum(x.reshape(5, -1) @ params["dense1"]["kernel"] + params["dense1"]["bias"], 0)
-    logits = model.apply({"params": params}, jax.numpy.asarray(train.arrays["image"][:5]), train=False, key=None)[
+    logits = model.apply({"params": params}, jax.numpy.asarray(train.arrays["inputs"][:5]), train=False, key=None)[
         0
     ].logits
     np.testing.assert_allclose(logits, hidden @ params["logits"]["kernel"] + params["logits"]["bias"], atol=1e-5)

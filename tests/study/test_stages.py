@@ -24,7 +24,7 @@ STUDENT = models.create("mlp", **SHAPE, hidden=(7, 6))
 WEIGHTS = {"params": TEACHER.init(jax.random.key(7))[0]}
 RNG = np.random.default_rng(0)
 BATCH = {
-    "image": RNG.uniform(size=(8, 6, 6, 1)).astype(np.float32),
+    "inputs": RNG.uniform(size=(8, 6, 6, 1)).astype(np.float32),
     "label": np.array([0, 1, 2, 0, 1, -1, -1, 0], np.int32),
     "mask": np.array([1, 1, 1, 1, 1, 1, 1, 0], np.float32),
 }
@@ -141,7 +141,7 @@ def test_stages_by_name_are_terms_of_their_own():
     made = plan("labels + 10*feature.hint(last + embedding + logits)")
     state = started(made, made.hparams)
     _, metrics = trained(made, state, 1)
-    image = jnp.asarray(BATCH["image"])
+    image = jnp.asarray(BATCH["inputs"])
     ours, theirs = (
         model.apply(own, image, train=False, key=None)[0].logits
         for model, own in ((STUDENT, variables(state)), (TEACHER, WEIGHTS))

@@ -24,7 +24,7 @@ from tests.data.helpers import pixels, png
 SIZE, CLASSES = 12, 5
 KEY = {"dataset": "tiny", "split": "train", "teacher": "e3b0", "view": "none", "top_k": 0, "precision": "highest"}
 SOURCE = Source(
-    {"image": np.stack([pixels(i) for i in range(SIZE)]), "label": np.arange(SIZE, dtype=np.int32) % CLASSES},
+    {"inputs": np.stack([pixels(i) for i in range(SIZE)]), "label": np.arange(SIZE, dtype=np.int32) % CLASSES},
     CLASSES,
     "tiny/train",
 )
@@ -42,8 +42,8 @@ class Teacher:
                 raise KeyboardInterrupt
             rows = np.arange(start, min(start + 3, len(self.source)))
             self.asked += rows.tolist()
-            image = unit_interval(self.source[rows]["image"])
-            yield {"image": image, "teacher_logits": said(image), "classes": image.sum((1, 2, 3)).astype(np.int32)}
+            image = unit_interval(self.source[rows]["inputs"])
+            yield {"inputs": image, "teacher_logits": said(image), "classes": image.sum((1, 2, 3)).astype(np.int32)}
 
 
 def said(image):
@@ -52,7 +52,7 @@ def said(image):
     return np.stack([one.reshape(-1) @ weights for one in image])
 
 
-EXPECTED = said(unit_interval(SOURCE.arrays["image"]))
+EXPECTED = said(unit_interval(SOURCE.arrays["inputs"]))
 
 
 def logits(folder, source=SOURCE, teacher=None, key=KEY, index=None):
@@ -107,13 +107,15 @@ def test_another_key_is_refused_and_says_what_differs(tmp_path, name):
 
 def test_a_replayed_view_has_a_key_of_its_own(tmp_path, key):
     def view(epoch):
-        shifted = random_shift(jax.random.fold_in(key, epoch), jax.numpy.asarray(unit_interval(SOURCE.arrays["image"])))
+        shifted = random_shift(
+            jax.random.fold_in(key, epoch), jax.numpy.asarray(unit_interval(SOURCE.arrays["inputs"]))
+        )
         return {**KEY, "view": f"random_shift(pixels=2), key 0, epoch {epoch}"}, said(np.asarray(shifted))
 
     for epoch in (0, 1):
         named, expected = view(epoch)
-        image = unit_interval(SOURCE.arrays["image"])
-        compute = lambda first, image=image, expected=expected: [{"image": image, "teacher_logits": expected}]  # noqa: E731
+        image = unit_interval(SOURCE.arrays["inputs"])
+        compute = lambda first, image=image, expected=expected: [{"inputs": image, "teacher_logits": expected}]  # noqa: E731
         logits(tmp_path / str(epoch), teacher=compute, key=named)
         np.testing.assert_array_equal(logits(tmp_path / str(epoch), key=view(epoch)[0]), view(epoch)[1])
     with pytest.raises(BadInput, match=r"view: 'random_shift\(pixels=2\), key 0, epoch 1' there"):
@@ -122,10 +124,10 @@ def test_a_replayed_view_has_a_key_of_its_own(tmp_path, key):
 
 def test_one_changed_pixel_is_refused(tmp_path):
     logits(tmp_path, teacher=Teacher())
-    image = SOURCE.arrays["image"].copy()
+    image = SOURCE.arrays["inputs"].copy()
     image[7, 2, 3, 0] ^= 1
     with pytest.raises(BadInput, match="example 7 was another image"):
-        logits(tmp_path, SOURCE.with_column("image", image))
+        logits(tmp_path, SOURCE.with_column("inputs", image))
     with pytest.raises(BadInput, match="example 0 was another image"):
         logits(tmp_path, SOURCE.select(np.arange(SIZE)[::-1]))  # another order, given as the same
 
@@ -315,13 +317,13 @@ def test_several_teachers_and_a_set_that_is_streamed(tmp_path):
     both = np.stack([EXPECTED, -EXPECTED], axis=1)
 
     def compute(first):
-        yield {"image": unit_interval(stream[np.arange(first, SIZE)]["image"]), "teacher_logits": both[first:]}
+        yield {"inputs": unit_interval(stream[np.arange(first, SIZE)]["inputs"]), "teacher_logits": both[first:]}
 
     found = logits(tmp_path, stream, compute)
     source = stream.with_column("teacher_logits", found).select(np.array([8, 1, 4]))
     batch = take(source, np.array([2, 0], np.int32), np.ones(2, np.float32))
     np.testing.assert_array_equal(batch["teacher_logits"], both[[4, 8]])
-    np.testing.assert_array_equal(batch["image"], unit_interval(SOURCE.arrays["image"][[4, 8]]))
+    np.testing.assert_array_equal(batch["inputs"], unit_interval(SOURCE.arrays["inputs"][[4, 8]]))
     with pytest.raises(BadInput, match="another image"):
         logits(tmp_path, stream.select(np.arange(SIZE)[::-1]))
 

@@ -36,7 +36,7 @@ WEIGHTS = [made(TEACHER, seed) for seed in (1, 2, 3)]
 @pytest.fixture
 def rows(key):
     return {
-        "image": jax.random.uniform(key, (6, 4, 4, 1)),
+        "inputs": jax.random.uniform(key, (6, 4, 4, 1)),
         "label": jnp.array([0, 1, 2, 3, -1, -1]),
         "mask": jnp.array([1.0, 1.0, 1.0, 0.0, 1.0, 1.0]),
         "domain": jnp.array([0, 1, 2, 0, 1, -1]),
@@ -119,7 +119,7 @@ def test_gradients_stop_at_the_teachers_and_at_what_weighs_them(key, rows):
 
     @jax.jit
     def slopes(params, frozen):
-        z = STUDENT.apply({"params": params["student"]}, rows["image"], train=True, key=key)[0].logits
+        z = STUDENT.apply({"params": params["student"]}, rows["inputs"], train=True, key=key)[0].logits
         target = follow(stacked(TEACHER.apply)(frozen, rows).logits, student=z, temperature=2.0)
         plain = distill(STUDENT, Teacher(lambda *_: Outputs(target)), response.kl)
         found = jax.grad(total, argnums=(1, 2))(recipe, params, frozen)

@@ -91,7 +91,7 @@ def test_a_student_learns_the_same_from_all_k_as_from_the_logits(key):
     hparams = {"learning_rate": 0.1, "alpha": 0.9, "temperature": 4.0}
     state = create_state(student, unit_rate(optax.sgd(1.0)), key, hparams=hparams)
     rows = {
-        "image": jax.random.uniform(key, (ROWS, 2, 2, 1)),
+        "inputs": jax.random.uniform(key, (ROWS, 2, 2, 1)),
         "label": jnp.arange(ROWS) % CLASSES,
         "mask": jnp.ones(ROWS),
         "teacher_logits": LOGITS,

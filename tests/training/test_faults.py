@@ -345,7 +345,7 @@ def test_an_evaluation_that_is_not_finite_ends_the_run(task, tmp_path, bad):
 
 def test_answers_that_are_not_finite_are_no_answers(task, tmp_path):
     state, mesh = task.state(), task.mesh
-    batch = {"image": task.source.arrays["image"][:4], "mask": np.ones(4)}
+    batch = {"inputs": task.source.arrays["inputs"][:4], "mask": np.ones(4)}
 
     def answer(value, column=2):
         def apply(variables, image, *, train, key):

@@ -28,7 +28,7 @@ def test_train_save_and_go_on(tmp_path, key):
     model, tx = from_nnx(Net), optimizers.optimizer("adam")
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.random((64, 4, 4, 1), np.float32))
-    data = {"image": image, "label": jnp.asarray(image[:, :3, 0, 0].argmax(-1), jnp.int32)}
+    data = {"inputs": image, "label": jnp.asarray(image[:, :3, 0, 0].argmax(-1), jnp.int32)}
     rows = {"index": jnp.asarray(rng.permutation(64).reshape(4, 16)), "mask": jnp.ones((4, 16))}
     run = jax.jit(many_steps(train_step(supervised(model), tx)))
     start = create_state(model, tx, key, hparams={"learning_rate": 0.02})

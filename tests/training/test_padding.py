@@ -34,7 +34,7 @@ TINY = models.from_linen(ResNet(num_classes=3, blocks=(1, 1), widths=(4, 8), ste
 def batch(side: int = 8, channels: int = 1) -> dict[str, jax.Array]:
     rng = np.random.default_rng(0)
     rows = {
-        "image": rng.uniform(size=(REAL, side, side, channels)).astype(np.float32),
+        "inputs": rng.uniform(size=(REAL, side, side, channels)).astype(np.float32),
         "label": rng.integers(0, 3, REAL).astype(np.int32),
         "mask": np.ones(REAL, np.float32),
         "index": np.arange(REAL, dtype=np.int32),
@@ -93,7 +93,7 @@ def test_every_networks_answers_and_running_statistics(name, side):
     @jax.jit
     def answers(rows):
         said, new = model.apply(
-            {"params": params, **state}, rows["image"], train=True, key=jax.random.key(1), mask=rows["mask"]
+            {"params": params, **state}, rows["inputs"], train=True, key=jax.random.key(1), mask=rows["mask"]
         )
         return said.logits[:3], new
 
@@ -220,6 +220,6 @@ def test_statistics_of_other_rows_than_the_batchs_are_refused():
 def test_mixup_mixes_real_images():
     rows = batch()
     keys = jax.random.split(jax.random.key(0), PADDED)
-    alone = augment.mixup(keys[:REAL], rows["image"])
-    among = augment.mixup(keys, padded(rows)["image"], padded(rows)["mask"])
+    alone = augment.mixup(keys[:REAL], rows["inputs"])
+    among = augment.mixup(keys, padded(rows)["inputs"], padded(rows)["mask"])
     np.testing.assert_array_equal(alone, among[:REAL])

@@ -288,9 +288,9 @@ def test_teachers_train_together_from_labels(data):
 def test_answers_of_all_members_are_each_ones_own(data, devices):
     mesh = parallel.data_mesh(jax.devices()[:devices])
     states = stacked.create_states(MODEL, TX, MEMBERS[:3])
-    logits = stacked.Asked(MODEL.apply, mesh, group=2)(states, data["image"], batch_size=32)
+    logits = stacked.Asked(MODEL.apply, mesh, group=2)(states, data["inputs"], batch_size=32)
     assert logits.shape == (3, 60, 10)
-    image = jnp.asarray(data["image"], jnp.float32) / (255 if data["image"].dtype == np.uint8 else 1)
+    image = jnp.asarray(data["inputs"], jnp.float32) / (255 if data["inputs"].dtype == np.uint8 else 1)
     for i in range(3):
         own = stacked.member_state(states, i)
         near(logits[i], MODEL.apply(variables(own), image, train=False, key=None)[0].logits)

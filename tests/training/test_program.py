@@ -22,7 +22,7 @@ from kdjax.training.update import updates_of
 ROOT = Path(__file__).parents[2]
 MODEL = create("mlp", num_classes=3, image_shape=(2, 2, 1), hidden=(4,))
 SGD = unit_rate(optax.sgd(1.0))
-DATA = {"image": np.ones((8, 2, 2, 1), np.float32), "label": np.arange(8, dtype=np.int32) % 3}
+DATA = {"inputs": np.ones((8, 2, 2, 1), np.float32), "label": np.arange(8, dtype=np.int32) % 3}
 
 
 def order(seed, epoch):

@@ -30,7 +30,7 @@ def linear_model() -> Model:
 def batch(n: int, real: int):
     rng = np.random.default_rng(0)
     rows = {
-        "image": rng.random((n, 2, 2, 1), np.float32),
+        "inputs": rng.random((n, 2, 2, 1), np.float32),
         "label": rng.integers(0, 3, n).astype(np.int32),
         "mask": (np.arange(n) < real).astype(np.float32),
     }
@@ -42,7 +42,7 @@ def test_one_update_equals_the_one_done_by_hand(key):
     state = create_state(model, unit_rate(optax.sgd(1.0)), key, hparams={"learning_rate": 0.5})
     new, metrics = train_step(supervised(model), unit_rate(optax.sgd(1.0)))(state, rows)
     w = np.asarray(state.params["student"]["w"], np.float64)
-    x, y = rows["image"][:5].reshape(5, 4), np.eye(3)[rows["label"][:5]]
+    x, y = rows["inputs"][:5].reshape(5, 4), np.eye(3)[rows["label"][:5]]
     q = np.exp(x @ w) / np.exp(x @ w).sum(1, keepdims=True)
     np.testing.assert_allclose(new.params["student"]["w"], w - 0.5 * x.T @ (q - y) / 5, atol=1e-6)
     loss = -np.log(q[np.arange(5), rows["label"][:5]])
@@ -52,7 +52,7 @@ def test_one_update_equals_the_one_done_by_hand(key):
 
 def test_what_padding_holds_changes_nothing(key):
     model, clean = linear_model(), batch(8, 5)
-    dirty = {**clean, "image": clean["image"].at[5:].set(1e6), "label": clean["label"].at[5:].set(2)}
+    dirty = {**clean, "inputs": clean["inputs"].at[5:].set(1e6), "label": clean["label"].at[5:].set(2)}
     state = create_state(model, unit_rate(optax.sgd(1.0)), key, hparams={"learning_rate": 0.5})
     step = train_step(supervised(model), unit_rate(optax.sgd(1.0)))
     (a, m), (b, n) = step(state, clean), step(state, dirty)

@@ -30,7 +30,7 @@ RATES = {"generator": 0.5, "critic": 0.25}
 def rows(real=4):
     rng = np.random.default_rng(0)
     return {
-        "image": rng.random((4, 2, 2, 1), np.float32), "label": rng.integers(0, 3, 4).astype(np.int32),
+        "inputs": rng.random((4, 2, 2, 1), np.float32), "label": rng.integers(0, 3, 4).astype(np.int32),
         "mask": (np.arange(4) < real).astype(np.float32),
     }  # fmt: skip
 
@@ -148,7 +148,7 @@ def by_hand(tx, key, steps):
     @jax.jit
     def step(params, opt_state):
         def loss(params):
-            logits = MODEL.apply({"params": params}, batch["image"], train=True, key=None)[0].logits
+            logits = MODEL.apply({"params": params}, batch["inputs"], train=True, key=None)[0].logits
             return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
 
         changes, opt_state = tx.update(jax.grad(loss)(params), opt_state, params)
@@ -197,5 +197,5 @@ def test_both_rates_and_neither_are_refused(key):
 def test_a_batch_without_a_mask_is_refused_by_name(key):
     state, batch = create_state(MODEL, optax.sgd(0.1), key), rows()
     del batch["mask"]
-    with pytest.raises(BadInput, match=r"the batch has \['image', 'label'\]: accepted is one with mask \[B\]"):
+    with pytest.raises(BadInput, match=r"the batch has \['inputs', 'label'\]: accepted is one with mask \[B\]"):
         train_step(supervised(MODEL), optax.sgd(0.1))(state, batch)
