@@ -125,6 +125,12 @@ def _quiet_threads(kind: type[BaseException], error: BaseException, trace: Any) 
         sys.__excepthook__(kind, error, trace)
 
 
+def _quiet_callbacks(unraisable: Any) -> None:
+    """The same, where an answer comes so late that the save's event loop is closed."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__unraisablehook__(unraisable)
+
+
 def _log_to(file: Path) -> None:
     """Plain lines in a file always; on the screen too, unless it is a terminal with a progress bar."""
     logger = logging.getLogger("kdjax")
@@ -145,7 +151,7 @@ def _log_to(file: Path) -> None:
         handler.handleError = lambda _: None  # a line that a full disk does not take must not end the run
         handler.setFormatter(line)
         logger.addHandler(handler)
-    sys.excepthook = _quiet_threads
+    sys.excepthook, sys.unraisablehook = _quiet_threads, _quiet_callbacks
     flags.FLAGS.stderrthreshold = "fatal"  # Orbax logs through absl, a dozen lines a checkpoint
     for noisy in ("absl", "jax", "asyncio", "concurrent.futures"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what they tell as errors is raised, and said once
