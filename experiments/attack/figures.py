@@ -3,21 +3,17 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
 from kdjax.study.attacks import Scores
-from kdjax.study.figures import save_figure
+from kdjax.study.figures import save_figure, subplots
 
 
 def curves(
     rows: Mapping[str, Sequence[Scores]], attacks: Sequence[str], epsilons: Sequence[float], path: Path, title: str
 ) -> None:
     """Success and accuracy against the radius, every attack and the worst case: mean over seeds, a band of one sd."""
-    fig, axes = plt.subplots(1, 2, figsize=(10.4, 4.4), layout="constrained")
+    fig, axes = subplots(1, 2, figsize=(10.4, 4.4))
     for ax, column in zip(axes, ("success", "accuracy"), strict=True):
         for name in (*attacks, "worst case"):
             style = {"color": "black", "linestyle": "--"} if name == "worst case" else {}
@@ -62,7 +58,7 @@ def picture(
     changed = np.abs(attacked - clean).reshape(len(clean), -1).max(1) > 0
     shown = np.argsort(~changed, kind="stable")[:8]
     scale = max(float(np.abs(attacked - clean)[shown].max()), 1e-6)
-    fig, axes = plt.subplots(3, len(shown), figsize=(1.25 * len(shown) + 0.6, 4.6), squeeze=False, layout="constrained")
+    fig, axes = subplots(3, len(shown), figsize=(1.25 * len(shown) + 0.6, 4.6), squeeze=False)
     for column, i in enumerate(shown):
         delta = (attacked[i] - clean[i]) / (2 * scale) + 0.5
         for ax, image, logits in zip(

@@ -4,13 +4,10 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
 from kdjax.audit.finding import Finding
+from kdjax.study.figures import subplots
 
 COLOURS = {"PASS": "#2e7d32", "FLAG": "#e08a00", "FAIL": "#c62828", "SKIPPED": "#757575"}
 
@@ -21,12 +18,11 @@ def figures(findings: Sequence[Finding]) -> dict[str, bytes]:
     drawn = {}
     for name, (id, draw, size) in FIGURES.items():
         if id in series:
-            fig, ax = plt.subplots(figsize=size, layout="constrained")
+            fig, ax = subplots(figsize=size)
             draw(ax, series[id])
             ax.set_title(f"{id}: {name}", fontsize=10)
             file = io.BytesIO()
             fig.savefig(file, format="png", dpi=110)
-            plt.close(fig)
             drawn[name] = file.getvalue()
     return drawn
 

@@ -3,19 +3,15 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
 from kdjax.study.attacks import Scores
-from kdjax.study.figures import save_figure
+from kdjax.study.figures import save_figure, subplots
 
 
 def draw(rows: Mapping[float, Sequence[Scores]], panels: Mapping[str, Sequence[str]], path: Path, title: str) -> None:
     """Shares against temperature, one panel for each group of columns: mean over seeds, with a band of one sd."""
-    fig, axes = plt.subplots(1, len(panels), figsize=(5.4 * len(panels), 3.9), squeeze=False, layout="constrained")
+    fig, axes = subplots(1, len(panels), figsize=(5.4 * len(panels), 3.9), squeeze=False)
     x = np.array(list(rows))
     for ax, (label, columns) in zip(axes[0], panels.items(), strict=True):
         for column in columns:

@@ -4,10 +4,6 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.domains.arms import groups
@@ -15,7 +11,7 @@ from kdjax.data.domains import Domain
 from kdjax.ensembles.label_spaces import LabelSpaces
 from kdjax.study import figures
 from kdjax.study.compare import Results
-from kdjax.study.figures import save_figure
+from kdjax.study.figures import save_figure, subplots
 
 
 def draw(workdir: Path, results: Results, domains: Sequence[Domain], spaces: LabelSpaces, *, title: str) -> None:
@@ -47,7 +43,7 @@ def heat_map(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], pa
         title: above all.
     """
     size = (3.5 + 1.0 * len(columns), 1.6 + 0.4 * len(rows))
-    fig, ax = plt.subplots(figsize=size, layout="constrained")
+    fig, ax = subplots(figsize=size)
     ax.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
         ax.text(j, i, f"{100 * value:.1f}", ha="center", va="center", color="black" if value > 0.6 else "white")

@@ -4,15 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import Rectangle
 
 from experiments.map.gains import NOTEBOOK, sign
-from kdjax.study.figures import save_figure
+from kdjax.study.figures import save_figure, subplots
 
 
 def draw(cells: Sequence[Mapping[str, Any]], path: Path, *, dataset: str) -> None:
@@ -22,7 +17,7 @@ def draw(cells: Sequence[Mapping[str, Any]], path: Path, *, dataset: str) -> Non
     top = max(1.0, *(abs(100 * c["gain"]["mean"]) for c in cells))
     shape = (len(epochs), len(temperatures))
     size = (2.6 * shape[1] + 1.2, (0.45 * len(widths) + 1.2) * shape[0])
-    fig, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout="constrained", sharex=True, sharey=True)
+    fig, axes = subplots(*shape, figsize=size, squeeze=False, sharex=True, sharey=True)
     image = None
     for c in cells:
         ax = axes[epochs.index(c["epochs"])][temperatures.index(c["temperature"])]
@@ -33,7 +28,8 @@ def draw(cells: Sequence[Mapping[str, Any]], path: Path, *, dataset: str) -> Non
         colour = "white" if abs(shade) > 0.75 else "black"
         ax.text(x, y, f"{gain:+.1f}{'' if sign(c) != '0' else '°'}", ha="center", va="center", fontsize=7, color=colour)
         if all(c[k] == v for k, v in NOTEBOOK.items()):
-            ax.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, linewidth=2))
+            sides = np.array([-0.46, -0.46, 0.46, 0.46, -0.46])
+            ax.plot(x + sides, y + np.roll(sides, -1), color="black", linewidth=2)
     for i, row in enumerate(axes):
         for j, ax in enumerate(row):
             ax.set_facecolor("0.8")

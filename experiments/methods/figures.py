@@ -3,19 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-from kdjax.study.figures import save_figure
+from kdjax.study.figures import save_figure, subplots
 
 
 def figure(against: Mapping[str, Mapping[str, float]], path: Path, *, title: str, alone: str) -> None:
     """Each method's paired difference to the student alone with its interval, the largest on top."""
     roles = sorted(against, key=lambda role: against[role]["mean"])
     colours = {"beats": "C2", "ties": "C7", "falls behind": "C3"}
-    fig, ax = plt.subplots(figsize=(7, 1.4 + 0.26 * len(roles)), layout="constrained")
+    fig, ax = subplots(figsize=(7, 1.4 + 0.26 * len(roles)))
     for place, role in enumerate(roles):
         mean, low, high = (100 * against[role][k] for k in ("mean", "low", "high"))
         ax.errorbar(

@@ -5,14 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.sweep.space import Axis
-from kdjax.study.figures import save_figure
+from kdjax.study.figures import save_figure, subplots
 
 
 def heat_maps(
@@ -27,7 +23,7 @@ def heat_maps(
     """For each pair of axes `map-A-B.png`: what is shown, averaged over the other axes, or every drawn point."""
     well = [p for p in found if p[shown] is not None]
     for a, b in itertools.combinations(axes, 2):
-        fig, ax = plt.subplots(figsize=(6, 4.4), layout="constrained")
+        fig, ax = subplots(figsize=(6, 4.4))
         if grid:
             xs, ys = sorted(set(a.values)), sorted(set(b.values))
             cells = np.full((len(ys), len(xs)), np.nan)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from kdjax import spec
 from kdjax.evaluation.answers import fault
@@ -63,7 +63,7 @@ def summary(
         for prefix, metric in ends.items() if len(good) > 1 else ():
             if metric in one:
                 test = np.array([r[metric] for r in good])
-                half = stats.t.ppf(0.975, len(good) - 1) * test.std(ddof=1) / math.sqrt(len(good))
+                half = stdtrit(len(good) - 1, 0.975) * test.std(ddof=1) / math.sqrt(len(good))
                 one |= {f"{prefix}low": one[metric] - half, f"{prefix}high": one[metric] + half}
         found.append(one)
     worst = (-1.0, math.inf)

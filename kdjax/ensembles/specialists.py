@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
-from sklearn.cluster import KMeans
 
 from kdjax.ensembles.unify import Unified
 from kdjax.losses._rows import clean
@@ -43,6 +42,8 @@ def confusable(
 
     Reference: section 5.3, assigning classes to specialists.
     """
+    from sklearn.cluster import KMeans  # half a second, which no other ensemble should cost
+
     classes = probabilities.shape[1]
     if not 1 <= clusters <= classes:
         raise BadInput(f"clusters={clusters}: expected 1 to {classes}, the number of classes")

@@ -2,7 +2,6 @@
 
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.metrics import precision_recall_fscore_support
 
 from kdjax.evaluation.answers import checked
 from kdjax.types import BadInput
@@ -23,6 +22,8 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         BadInput: logits that are not `[N, K]` or not numbers, labels that are not `[N]`, not integers or no classes, or
             a label whose logit is -inf: its negative log-likelihood is infinite.
     """
+    from sklearn.metrics import precision_recall_fscore_support  # half a second, which no refused flag should cost
+
     logits, labels = _pair(logits, labels)
     predicted = logits.argmax(-1)
     precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)  # pyright: ignore[reportArgumentType]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from kdjax.types import BadInput
 
@@ -37,7 +37,7 @@ def paired_difference(
     if not 0 < level < 1:
         raise BadInput(f"level={level}; accepted: above 0 and below 1, such as 0.95")
     d = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    half = stats.t.ppf((1 + level) / 2, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
+    half = stdtrit(len(d) - 1, (1 + level) / 2) * d.std(ddof=1) / np.sqrt(len(d))
     return {
         "mean": float(d.mean()),
         "low": float(d.mean() - half),

@@ -5,21 +5,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 
 from kdjax.files import write_whole
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure, whole or not at all, and close it."""
+def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **settings: Any) -> tuple[Any, Any]:
+    """A figure and its axes, as Matplotlib's `pyplot.subplots`, without its windows.
+
+    Matplotlib starts with the first: most runs, and every mistake, end before they draw.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=figsize, layout="constrained")
+    return figure, figure.subplots(rows, columns, **settings)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure, whole or not at all."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format=path.suffix.removeprefix("."), dpi=150)
-    plt.close(figure)
     write_whole(path, drawn.getvalue())
 
 
@@ -27,7 +32,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None
     """Learning curves by role (`role/seed-i`): mean over seeds with a band of one sd; validation where there is one."""
     roles = list(dict.fromkeys(r["run"].split("/")[0] for r in rows))
     metrics = [m for m in ("train_loss", "validation_accuracy") if any(m in r for r in rows)]
-    fig, axes = plt.subplots(1, len(metrics), figsize=(5.2 * len(metrics), 3.6), squeeze=False, layout="constrained")
+    fig, axes = subplots(1, len(metrics), figsize=(5.2 * len(metrics), 3.6), squeeze=False)
     for ax, metric in zip(axes[0], metrics, strict=True):
         for place, role in enumerate(roles):
             by_epoch: dict[int, list[float]] = {}
@@ -50,7 +55,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None
 
 def comparison(scores: Mapping[str, Sequence[float]], path: Path, *, title: str) -> None:
     """Test accuracy of each role: every seed as a dot, paired seeds joined, the mean as a bar with one sd."""
-    fig, ax = plt.subplots(figsize=(1.8 + 1.6 * len(scores), 3.8), layout="constrained")
+    fig, ax = subplots(figsize=(1.8 + 1.6 * len(scores), 3.8))
     values = [np.asarray(v) * 100 for v in scores.values()]
     for i, v in enumerate(values):
         ax.errorbar(i + 0.18, v.mean(), yerr=v.std(ddof=1) if len(v) > 1 else 0, fmt="s", capsize=4, color="black")
