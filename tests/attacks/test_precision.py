@@ -1,6 +1,7 @@
 """Every attack and every oracle in float64 mode, and on victims that answer in half precision."""
 
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -47,12 +48,7 @@ def test_every_oracle_is_here():
 class TestFloat64:
     @pytest.mark.parametrize(
         ("dtype", "weights", "on_device"),
-        [
-            (np.float32, jnp.float32, True),
-            (np.float64, jnp.float64, False),
-            (np.float32, jnp.float64, False),
-            (np.float64, jnp.float32, True),
-        ],
+        [(np.float32, jnp.float64, False), (np.float64, jnp.float32, True)],
     )
     def test_runs(self, name, dtype, weights, on_device, mlp, image, label):
         victim = in_dtype(mlp, weights)
@@ -78,8 +74,7 @@ class TestFloat64:
             np.testing.assert_allclose(wide.image, plain.image, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "dtype"), zip(NAMES, itertools.cycle((jnp.bfloat16, jnp.float16))))
 def test_a_victim_in_half_precision(name, dtype, mlp, image, label):
     victim = in_dtype(mlp, dtype)
     found = run(make(name), victim, image, label, objective=objective(name))

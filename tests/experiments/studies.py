@@ -60,6 +60,7 @@ class Watched:
     results: dict[str, Any]
     runs: dict[str, Run] = field(default_factory=dict)
     traced: list[str] = field(default_factory=list)
+    printed: str = ""
 
     def answers(self, run: str, image: np.ndarray) -> np.ndarray:
         """What a trained network says of images."""
@@ -137,8 +138,9 @@ def run(name: str, **changes: Any) -> Watched:
             entry = module(name)
             measured = dict.fromkeys((*entry.NETWORK, *entry.ROBUST), 0.5)
             patch(mock.patch.object(entry.Attacks, "scores", return_value=measured))
-        patch(contextlib.redirect_stdout(io.StringIO()))
+        printed = patch(contextlib.redirect_stdout(io.StringIO()))
         configs.claim(config, workdir)
         module(name).main(config, workdir)
+    found.printed = printed.getvalue()
     found.results = json.loads((workdir / "results.json").read_text())
     return found

@@ -12,7 +12,7 @@ from kdjax.data import domains as typed
 from kdjax.data.source import Source
 from kdjax.ensembles.label_spaces import LabelSpaces
 from kdjax.types import BadInput
-from tests.experiments.test_experiments import smoke
+from tests.experiments.processes import smoke
 
 DISJOINT = typed.parse("a+b")
 APART = LabelSpaces(maps=((0, 1), (2, 3)), union=4)

@@ -57,6 +57,13 @@ def test_a_second_seed_traces_nothing(name):
     assert [r for r in found.traced if not r.endswith("/seed-0") and not (own and r.startswith(own))] == []
 
 
+@pytest.mark.parametrize("name", TRAINING)
+def test_every_experiment_leaves_what_it_promises(name):
+    found = ran(name)
+    assert {f.name for f in found.workdir.iterdir()} >= {"config.json", "results.json", "table.md", "provenance.json"}
+    assert (found.workdir / "table.md").read_text() in found.printed
+
+
 @pytest.mark.parametrize("name", COMPARED)
 def test_every_seed_begins_at_its_own_parameters(name):
     found = ran(name)

@@ -18,8 +18,8 @@ from kdjax.study import students
 from kdjax.study.data import open_study
 from kdjax.training.stop import Interrupted
 from kdjax.types import BadInput
+from tests.experiments.processes import call
 from tests.experiments.scripts import module
-from tests.experiments.test_experiments import call
 
 
 def test_axes_are_the_sets_of_an_expression():

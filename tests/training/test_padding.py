@@ -1,5 +1,7 @@
 """Padding does not exist: n real rows padded to m are the n rows, for networks, losses, wrappers and attacks."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,17 +55,27 @@ def close(a, b, rtol=2e-4, atol=2e-5):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
 
 
-def stepped(model, loss_fn, rows, frozen=None, wrapper=None, hparams=None, tx=None):
-    """Parameters, state and metrics after one step of SGD."""
-    tx = tx or unit_rate(optax.sgd(1.0))
-    hparams = {"learning_rate": 0.5, "temperature": 4.0, "alpha": 0.9, "weight": 1.0, **(hparams or {})}
-    state = create_state(model, tx, jax.random.key(0), hparams=hparams, frozen=frozen)
+TX = unit_rate(optax.sgd(1.0))
+HPARAMS = {"learning_rate": 0.5, "temperature": 4.0, "alpha": 0.9, "weight": 1.0}
+
+
+@cache
+def program(loss_fn, wrapper):
+    """A step, compiled once for all tests that take it."""
     if wrapper is None:
-        new, metrics = jax.jit(train_step(loss_fn, tx))(state, rows)
-    else:
-        mesh = parallel.data_mesh()
-        run = parallel.wrap(wrapper, lambda axis: one_step(train_step(loss_fn, tx, axis_name=axis)), mesh)
-        new, metrics = run(parallel.place(state, mesh, wrapper), {}, {n: np.asarray(x) for n, x in rows.items()})
+        step = jax.jit(train_step(loss_fn, TX))
+        return lambda state, rows: step(state, rows)
+    mesh = parallel.data_mesh()
+    run = parallel.wrap(wrapper, lambda axis: one_step(train_step(loss_fn, TX, axis_name=axis)), mesh)
+    return lambda state, rows: run(
+        parallel.place(state, mesh, wrapper), {}, {n: np.asarray(x) for n, x in rows.items()}
+    )
+
+
+def stepped(model, loss_fn, rows, wrapper=None):
+    """Parameters, state and metrics after one step of SGD."""
+    state = create_state(model, TX, jax.random.key(0), hparams=HPARAMS)
+    new, metrics = program(loss_fn, wrapper)(state, rows)
     return new.params, new.model_state, metrics
 
 
@@ -88,7 +100,9 @@ def test_every_networks_answers_and_running_statistics(name, side):
     hidden = {} if name in FIXED else {"hidden": (4, 4)}
     model = models.create(name, num_classes=3, image_shape=(side, side, 1), **hidden)
     rows = {column: x[:3] for column, x in batch(side).items()}
-    params, state = jax.jit(model.init)(jax.random.key(0))
+    rng = np.random.default_rng(2)
+    numbers = lambda leaf: jnp.asarray(np.abs(rng.normal(0.1, 0.1, leaf.shape)), leaf.dtype)  # noqa: E731
+    params, state = jax.tree.map(numbers, jax.eval_shape(model.init, jax.random.key(0)))
 
     @jax.jit
     def answers(rows):
@@ -102,12 +116,15 @@ def test_every_networks_answers_and_running_statistics(name, side):
     close(own, theirs, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("wrapper", [None, "jit", "pmap"])
+plain = cache(supervised)
+
+
+@pytest.mark.parametrize("wrapper", ["jit", "pmap"])
 @pytest.mark.parametrize("real", [1, 4, 5])
 def test_an_update_through_batch_norm_on_any_number_of_devices(wrapper, real):
     """With 1 to 4 real rows of 8, the second of two devices holds padding alone."""
     rows = {name: x[:real] for name, x in batch().items()}
-    loss_fn = supervised(TINY)
+    loss_fn = plain(TINY)
     close(stepped(TINY, loss_fn, rows), stepped(TINY, loss_fn, padded(rows), wrapper=wrapper))
 
 
@@ -131,26 +148,29 @@ def test_every_losses_update():
         one = state.replace(hparams={**state.hparams, weight: jnp.float32(1)})
         copy = parallel.place(jax.tree.map(jnp.array, one), mesh, "pmap")  # a step under pmap takes what it is given
         host = {name: np.asarray(x) for name, x in padded(batch()).items()}
-        found = [alone(one, batch()), alone(one, padded(batch())), by_device(copy, {}, host)]
-        before, *after = [(new.params, new.model_state, metrics) for new, metrics in found]
-        for other in after:
-            close(before, other, rtol=2e-3, atol=2e-4)
+        found = alone(one, batch()), by_device(copy, {}, host)
+        before, after = ((new.params, new.model_state, metrics) for new, metrics in found)
+        close(before, after, rtol=2e-3, atol=2e-4)
 
 
+@cache
 def regressor(model):
     rows = {**batch(), "target": jnp.asarray(np.random.default_rng(1).normal(size=(REAL, 3)), jnp.float32)}
     return model, regression.supervised(model), rows
 
 
+@cache
 def peers(model):
     cohort = mutual.alike(model, 2).model
     return cohort, mutual.mutual(cohort), batch()
 
 
+@cache
 def attacked(model):
     return model, supervised(model, attack=named.pgd(0.1, steps=2, random_start=False), attacked=0.5), batch()
 
 
+@cache
 def mixed(model):
     frozen = jax.tree.map(jnp.asarray, dict(zip(("params", "batch_stats"), model.init(jax.random.key(3)), strict=True)))
     frozen = {"params": frozen["params"], **frozen["batch_stats"]}
