@@ -29,10 +29,9 @@ from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.study import command, compare, networks, report
 from kdjax.study.compare import Arm, Done, Given, Lineage, Pair, Row, Scores
-from kdjax.study.data import Common, check_batch, open_study
+from kdjax.study.data import SCHEDULE, Common, check_batch, open_study
 from kdjax.teachers.live import live
 from kdjax.teachers.stored import cached
-from kdjax.training import optimizers
 from kdjax.types import BadInput, LossFn
 
 COLUMNS = ("errors", "errors on dropped", "accuracy", "nll", "ece", "parameters")
@@ -47,7 +46,7 @@ class Config(Common):
     train_split: str = field("train", "split to train on: the paper uses all 60,000")
     validation_split: str = field("", "split for curves only; nothing is chosen on it")
     batch_size: int = field(256, "examples per step", low=1, smoke=64)
-    schedule: str = field("linear", "learning-rate schedule", choices=optimizers.SCHEDULES)
+    schedule: str = field("linear(1, 0)", SCHEDULE)
     teacher_hidden: tuple[int, ...] = field((1200, 1200), "teacher's widths", low=1, smoke=(32,))
     teacher_dropout: float = field(0.5, "teacher's dropout rate", low=0.0, high=0.99)
     teacher_epochs: int = field(120, "teacher's passes", low=1, smoke=2)

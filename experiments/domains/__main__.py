@@ -2,15 +2,17 @@
 
     python -m experiments.domains
     python -m experiments.domains --domains='mnist, usps, mnist(invert), mnist(rotate(45)), mnist(blur_noise)' \
-        --per_domain=20000 --transfer=2000 --labels=100 --batch_size=128 --schedule=cosine --expert_hidden=512,512 \
-        --expert_epochs=10 --student_hidden=128 --epochs=60 --learning_rate=1e-3 --workdir=runs/domains-mnist
+        --per_domain=20000 --transfer=2000 --labels=100 --batch_size=128 --schedule='cosine(1, 0)' \
+        --expert_hidden=512,512 --expert_epochs=10 --student_hidden=128 --epochs=60 --learning_rate=1e-3 \
+        --workdir=runs/domains-mnist
     python -m experiments.domains --labels=0 \
         --domains="mnist + fashion_mnist + kmnist(train='test[:80%]', test='test[80%:]')" \
-        --per_domain=8000 --batch_size=128 --schedule=cosine --expert_hidden=512,512 --expert_epochs=15 \
+        --per_domain=8000 --batch_size=128 --schedule='cosine(1, 0)' --expert_hidden=512,512 --expert_epochs=15 \
         --student_hidden=512,512 --epochs=30 --learning_rate=1e-3 --workdir=runs/domains-disjoint
     python -m experiments.domains --domains='mnist(classes=range(0, 7)), mnist(classes=range(4, 10))' \
-        --per_domain=8000 --labels=100 --batch_size=128 --schedule=cosine --expert_hidden=512,512 --expert_epochs=10 \
-        --student_hidden=128 --epochs=30 --learning_rate=1e-3 --workdir=runs/domains-overlap
+        --per_domain=8000 --labels=100 --batch_size=128 --schedule='cosine(1, 0)' \
+        --expert_hidden=512,512 --expert_epochs=10 --student_hidden=128 --epochs=30 --learning_rate=1e-3 \
+        --workdir=runs/domains-overlap
 
 The first is four views of 1,797 real digits, two to three minutes on two cores, the others 8 to 13 minutes each;
 results: see the README. How domains are written: `kdjax.data.domains`.

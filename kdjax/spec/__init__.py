@@ -28,7 +28,7 @@ How each thing is typed:
 | teachers | `mlp(128), cnn(8, 16), lenet` |
 | ensembles | `vote + entropy(scale=0.3)`, `mean_logit + fixed(shares=(2, 1, 1))` |
 | domains | `mnist, usps(invert) + kmnist(train='test[:80%]', test='test[80%:]')` |
-| a schedule, a sweep | `--learning_rate='warmup(0.05, cosine(0.1, 0))'`, `--learning_rate='log(1e-4, 1e-2)'` |
+| a schedule, a sweep | `--schedule='warmup(0.05, cosine(1, 0))'`, `--learning_rate='log(1e-4, 1e-2)'` |
 
 The same expression in Python is the same object:
 

@@ -32,6 +32,11 @@ OPTIMIZER = (
     f"{', '.join(optimizers.OPTIMIZERS)}"
 )
 """The manual of --optimizer."""
+SCHEDULE = (
+    "factor of the learning rate over the run: cosine(1, 0), linear(1, 0), steps((1, 0.1), (0.5,)), or any of them "
+    "after a rise, warmup(0.05, cosine(1, 0))"
+)
+"""The manual of --schedule."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,7 @@ class Common(Data):
 
     seeds: int = field(5, "runs, numbered from 0; more go on in the same --workdir", low=1, smoke=2, may_grow=True)
     optimizer: str = field("adam", OPTIMIZER)
-    schedule: str = field("constant", "learning-rate schedule", choices=optimizers.SCHEDULES)
-    warmup_steps: int = field(0, "steps of linear warm-up", low=0)
+    schedule: str = field("constant(1)", SCHEDULE)
     parallel: str = field("jit", "wrapper of the step over all devices", choices=("jit", "pmap"))
     loop: str = field("auto", "scan many steps in one call, or call each from Python", choices=("auto", "scan", "step"))
     steps_per_call: int = field(1000, "most steps in one scan; SIGTERM waits for no more", low=1)
@@ -168,7 +172,11 @@ def check_batch(study: Study, source: Examples) -> None:
 
 def optimizer_of(config: Common, *, steps: int) -> optax.GradientTransformation:
     """The optimizer and schedule that the flags ask for, for a run of so many steps; refuses what does not fit."""
-    rate = optimizers.schedule(config.schedule, total_steps=steps, warmup_steps=config.warmup_steps)
+    factor = spec.number(config.schedule, flag="schedule")
+    if isinstance(factor, spec.Set):
+        raise BadInput(f"--schedule={config.schedule}: a set; accepted: a schedule, such as cosine(1, 0)")
+    schedule = factor if isinstance(factor, spec.Schedule) else spec.constant(factor)
+    rate = optimizers.following(schedule, steps=steps)
     call = spec.call(config.optimizer, flag="optimizer")
     wanted = f"{call.name}({', '.join(f'{name}=NUMBER' for name in _NUMBERS)})"
     for name, value in call.kwargs:

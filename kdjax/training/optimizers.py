@@ -1,4 +1,4 @@
-"""Optax optimizers and schedules by name, at unit learning rate.
+"""Optax optimizers by name and schedules, at unit learning rate.
 
 The step multiplies the updates of a `UnitRate` by `state.hparams["learning_rate"]`, a traced scalar. So an optimizer
 here is built with a schedule whose peak is 1, and one compiled program serves every learning rate. This is exact for
@@ -10,6 +10,7 @@ from typing import Any
 
 import optax
 
+from kdjax.spec import Schedule
 from kdjax.types import BadInput, nearest
 
 # Decay decoupled from the gradient is the optimizer's own; for the others it is added to the gradient (L2), as the
@@ -18,7 +19,6 @@ DECOUPLED = ("adamw", "lamb", "lion", "nadamw", "adan")
 COUPLED = ("adabelief", "adagrad", "adam", "adamax", "amsgrad", "nadam", "radam", "rmsprop", "sgd", "yogi")
 MOMENTUM = ("rmsprop", "sgd")
 OPTIMIZERS = tuple(sorted(DECOUPLED + COUPLED))
-SCHEDULES = ("constant", "cosine", "linear", "step")
 
 
 class UnitRate(optax.GradientTransformationExtraArgs):
@@ -30,37 +30,27 @@ def unit_rate(tx: optax.GradientTransformation) -> UnitRate:
     return UnitRate(tx.init, optax.with_extra_args_support(tx).update)
 
 
-def schedule(
-    name: str,
-    *,
-    total_steps: int,
-    warmup_steps: int = 0,
-    milestones: tuple[float, ...] = (0.625, 0.75, 0.875),
-) -> optax.Schedule:
-    """A learning-rate schedule with peak 1.
+def following(schedule: Schedule, *, steps: int) -> optax.Schedule:
+    """A factor of the learning rate, as Optax takes it: `schedule` at the fraction count / steps of the run.
 
     Args:
-        name: one of `SCHEDULES`. `cosine` and `linear` end at 0; `step` divides by 10 at each milestone.
-        total_steps: updates in the run.
-        warmup_steps: linear rise from 0 before the schedule proper.
-        milestones: fractions of the run at which `step` drops; the default is 150, 180 and 210 of 240 epochs.
+        schedule: such as `cosine(1, 0)`; the learning rate stands where it is 1.
+        steps: updates in the run.
+
+    Raises:
+        BadInput: a factor that is negative, above 1, or nowhere above 0.
+
+    >>> from kdjax.spec import cosine
+    >>> following(cosine(1, 0), steps=100)(50)
+    0.5
     """
-    if name not in SCHEDULES:
-        raise BadInput(f"schedule={name!r}; accepted: {', '.join(SCHEDULES)}{nearest(name, SCHEDULES)}")
-    if not 0 <= warmup_steps < max(total_steps, 1):
-        raise BadInput(f"warmup_steps={warmup_steps}: accepted are 0 to {total_steps - 1}, less than the run's steps.")
-    rest = total_steps - warmup_steps
-    body = {
-        "constant": lambda: optax.constant_schedule(1.0),
-        "cosine": lambda: optax.cosine_decay_schedule(1.0, rest),
-        "linear": lambda: optax.linear_schedule(1.0, 0.0, rest),
-        "step": lambda: optax.piecewise_constant_schedule(
-            1.0, {max(int(total_steps * m) - warmup_steps, 1): 0.1 for m in milestones}
-        ),
-    }[name]()
-    if not warmup_steps:
-        return body
-    return optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup_steps), body], [warmup_steps])
+    factors = [float(schedule.at(i / 1000)) for i in range(1001)]
+    if not (min(factors) >= 0 and 0 < max(factors) <= 1):
+        raise BadInput(
+            f"schedule={schedule!r} runs from {min(factors):g} to {max(factors):g}; accepted: a factor of the learning "
+            "rate, from 0 to 1 and not always 0"
+        )
+    return lambda count: schedule.at(count / steps)
 
 
 def optimizer(

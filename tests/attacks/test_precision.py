@@ -74,7 +74,9 @@ class TestFloat64:
             np.testing.assert_allclose(wide.image, plain.image, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "dtype"), zip(NAMES, itertools.cycle((jnp.bfloat16, jnp.float16))))
+@pytest.mark.parametrize(
+    ("name", "dtype"), list(zip(NAMES, itertools.cycle((jnp.bfloat16, jnp.float16)), strict=False))
+)
 def test_a_victim_in_half_precision(name, dtype, mlp, image, label):
     victim = in_dtype(mlp, dtype)
     found = run(make(name), victim, image, label, objective=objective(name))

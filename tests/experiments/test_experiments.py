@@ -268,7 +268,9 @@ BAD = {
     "splits that share examples": (["--train_split=train"], "share examples"),
     "a stray argument": (["stray"], "unexpected argument 'stray'"),
     "momentum for adam": (["--optimizer=adam(momentum=0.9)"], "optimizer, column 1: momentum=0.9"),
-    "a warm-up longer than the run": (["--warmup_steps=100000"], "warmup_steps=100000"),
+    "a warm-up longer than the run": (["--schedule=warmup(2)"], "read share=2 of warmup; accepted: a fraction"),
+    "a rate that climbs above itself": (["--schedule=linear(0, 2)"], "schedule=linear(0, 2) runs from 0 to 2"),
+    "a set of schedules": (["--schedule=grid(0.1, 1)"], "--schedule=grid(0.1, 1): a set"),
     "an odd width": (["--student=mlp(20, x)"], "student, column 1: read hidden=(20, x); accepted: whole numbers"),
     "layers that are not there": (["--loss=feature.hint(hidden9)"], "no layer 'hidden9'; accepted:"),
     "a loss on no layers": (["--loss=feature.hint"], "feature.hint names no layer"),
@@ -333,7 +335,7 @@ def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch):
     losses = comparisons.names("response") + comparisons.names("contrastive")
     kinds = {
         "loss": [" + ".join(["labels", *losses[i::5]]) for i in range(5)],
-        "schedule": optimizers.SCHEDULES,
+        "schedule": ("cosine(1, 0)", "linear(1, 0.1)", "steps((1, 0.1), (0.5,))", "warmup(0.5, constant(1))"),
         "student": [f"{name}(4, 4, 4)" for name in models.names()],
     }
     tiny = {

@@ -51,10 +51,14 @@ def test_a_method_beside_the_recipe_is_one_flag(network):
     assert plan.named == (("stage3", "stage3"),)
 
 
+DROPS = "steps((1, 0.1, 0.01, 0.001), (0.625, 0.75, 0.875))"
+"""At 150, 180 and 210 of 240 epochs."""
+
+
 def test_the_recipe_is_the_fields_for_teacher_and_student():
     for kind in (distill.Config, train_teacher.Config):
         config = parsed(kind, *files("cifar"))
-        assert (config.epochs, config.batch_size, config.schedule) == (240, 64, "step")
+        assert (config.epochs, config.batch_size, config.schedule) == (240, 64, DROPS)
         assert config.optimizer == "sgd(momentum=0.9, weight_decay=5e-4)"
         assert (config.learning_rate, config.augment, config.standardize) == (0.05, "crop_and_flip", True)
         assert (config.train_split, config.validation_split, config.test_split) == ("train", "", "test")

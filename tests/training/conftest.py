@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from kdjax import spec
 from kdjax.data import pipeline
 from kdjax.data.load import load
 from kdjax.models.create import create
@@ -25,7 +26,7 @@ class Task:
         self.model = create("mlp", num_classes=10, image_shape=(8, 8, 1), hidden=(16,), dropout=dropout)
         self.steps, self.epochs, self.scan = 18, 4, scan
         self.tx = optimizers.optimizer(
-            "adam", learning_rate=optimizers.schedule("cosine", total_steps=self.steps * self.epochs)
+            "adam", learning_rate=optimizers.following(spec.cosine(1, 0), steps=self.steps * self.epochs)
         )
         self.mesh = parallel.data_mesh()
         self.loss_fn = supervised(self.model, augment=augment)
