@@ -1,4 +1,4 @@
-"""Deep mutual learning: peers that learn from labels and from each other, against peers that do not heed each other.
+"""Deep mutual learning: peers that learn from labels and from each other, against peers that do not learn from each other.
 
     python -m experiments.mutual
 
@@ -35,7 +35,7 @@ class Config(students.Flags):
 
 
 def main(config: Config, workdir: Path) -> None:
-    """A cohort that heeds its peers and one that does not; for each seed."""
+    """A cohort whose peers learn from each other, and one whose peers do not; for each seed."""
     study = open_study(config, workdir)
     peer, images = students.network(study, config), students.transfers(study, config)
     cohort = alike(peer, config.peers)

@@ -181,10 +181,10 @@ def transfer_of(config: Config, setting: Setting, done: Done) -> Source:
     return done.once("transfer", lambda: arms.scarce(images, config.labels, done.seed))
 
 
-def said_by(config: Config, setting: Setting, done: Done, source: Source, gate: str) -> arms.Said:
+def expert_answers(config: Config, setting: Setting, done: Done, source: Source, gate: str) -> arms.ExpertAnswers:
     """What the experts say of a source, and the domain classifier where the gate is the learned one."""
     experts = [done.answers(f"expert of {d.name}", source) for d in setting.domains]
-    return arms.Said(source, experts, done.answers(arms.TELLS, source) if gate == "learned" else None)
+    return arms.ExpertAnswers(source, experts, done.answers(arms.TELLS, source) if gate == "learned" else None)
 
 
 def follows(setting: Setting, gate: str) -> tuple[str, ...]:
@@ -228,8 +228,8 @@ def arms_of(config: Config, setting: Setting) -> list[Arm]:
         return Arm(name, student, loss_fn, config.epochs, hparams, lineage, given, run=run, places=places)
 
     def target(done: Done, gate: str) -> Given:
-        said = said_by(config, setting, done, images(done), gate)
-        answers, _ = arms.together(gate, said, spaces, scales=scales, temperature=config.temperature)
+        experts = expert_answers(config, setting, done, images(done), gate)
+        answers, _ = arms.together(gate, experts, spaces, scales=scales, temperature=config.temperature)
         return Given(transfer(done).with_column("teacher_logits", answers))
 
     def of_big(done: Done) -> Given:
@@ -264,15 +264,15 @@ def rows_of(config: Config, setting: Setting) -> dict[str, Row]:
 
     def expert(number: int) -> Row:
         def of(done: Done) -> arms.Scores:
-            said = said_by(config, setting, done, test, "")
-            return score(np.asarray(embed_all([jnp.asarray(v) for v in said.answers], spaces))[number])
+            experts = expert_answers(config, setting, done, test, "")
+            return score(np.asarray(embed_all([jnp.asarray(v) for v in experts.answers], spaces))[number])
 
         return Row(follows(setting, ""), of)
 
     def ensemble(gate: str) -> Row:
         def of(done: Done) -> arms.Scores:
-            said = said_by(config, setting, done, test, gate)
-            pooled, share = arms.together(gate, said, spaces, scales=scales, temperature=1.0)
+            experts = expert_answers(config, setting, done, test, gate)
+            pooled, share = arms.together(gate, experts, spaces, scales=scales, temperature=1.0)
             asked = {} if share is None else {"gate": arms.gate_accuracy(share, test, domains, spaces)}
             return {**score(pooled), **asked}
 

@@ -42,7 +42,7 @@ def called(gate: str) -> str:
     return "no gate" if gate == "none" else f"{gate} gate"
 
 
-class Said(NamedTuple):
+class ExpertAnswers(NamedTuple):
     """What experts, and the domain classifier where there is one, say of the examples of a source."""
 
     source: Source
@@ -72,7 +72,7 @@ def chosen(text: str, spaces: LabelSpaces) -> tuple[list[str], str]:
 
 
 def together(
-    gate: str, said: Said, spaces: LabelSpaces, *, scales: Mapping[str, float], temperature: float
+    gate: str, experts: ExpertAnswers, spaces: LabelSpaces, *, scales: Mapping[str, float], temperature: float
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """One answer over the union and who was asked: logits `[N, U]`, weights `[N, T]`, None where nobody chose.
 
@@ -81,13 +81,13 @@ def together(
     """
     if gate == "none" and not spaces.mask.all():
         solve = jax.jit(lambda v: unify.cross_entropy(v, spaces, temperature=temperature).logits)
-        parts = range(0, len(said.source), 5000)
-        return np.concatenate([np.asarray(solve([v[i : i + 5000] for v in said.answers])) for i in parts]), None
-    answers = embed_all([jnp.asarray(v) for v in said.answers], spaces)
-    domain = jnp.asarray(said.source.arrays["domain"])
+        parts = range(0, len(experts.source), 5000)
+        return np.concatenate([np.asarray(solve([v[i : i + 5000] for v in experts.answers])) for i in parts]), None
+    answers = embed_all([jnp.asarray(v) for v in experts.answers], spaces)
+    domain = jnp.asarray(experts.source.arrays["domain"])
     if gate == "learned":
-        assert said.domain_logits is not None
-        domain = jax.nn.softmax(jnp.asarray(said.domain_logits))
+        assert experts.domain_logits is not None
+        domain = jax.nn.softmax(jnp.asarray(experts.domain_logits))
     own = {"scale": scales[gate]} if gate in scales else {}
     share = GATES[gate](answers, domain=domain, **own)
     pooled = pools.mean_probability(answers, share, temperature=temperature)

@@ -26,7 +26,7 @@ Point = Mapping[str, float]
 RATE = "learning_rate"
 
 
-class Taught(NamedTuple):
+class Prepared(NamedTuple):
     """A recipe that reads every axis from `state.hparams`, what to train on, and the step's frozen variables."""
 
     loss_fn: LossFn
@@ -40,7 +40,7 @@ class Lesson(NamedTuple):
     `role`: students or teachers; `described`: the network, as `create` takes it; `model`: what is trained, the network
     and perhaps connectors; `network`: the one that answers; `sets`: what is swept, by the place where it stands;
     `fixed`: all numbers, one of each set among them; `check`: refuses points that cannot be trained; `prepare`:
-    `workdir -> Taught`, which may train a teacher first.
+    `workdir -> Prepared`, which may train a teacher first.
     """
 
     role: str
@@ -51,7 +51,7 @@ class Lesson(NamedTuple):
     sets: dict[str, spec.Set]
     fixed: dict[str, float]
     check: Callable[[Sequence[Point]], None]
-    prepare: Callable[[Path], Taught]
+    prepare: Callable[[Path], Prepared]
 
 
 def swept(
@@ -107,7 +107,7 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
                 filled = str(spec.fill(plan.expression, dict(own)))
                 planned(replace(config, method=type(config).method, loss=filled), study, student, teacher, steps)
 
-    def prepare(workdir: Path) -> Taught:
+    def prepare(workdir: Path) -> Prepared:
         answers = given[0] if given else _teacher(config, study, workdir, teacher)
         outputs = replace(config, teacher_outputs="live") if plan.live else config
         answered = answering.answered(outputs, study, teacher, answers, transfer, workdir, 0)
@@ -123,7 +123,7 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
                 batch = {**batch, "label": jnp.take(batch["labels"], at, axis=1)}
             return recipe(params, state, batch, key)
 
-        return Taught(loss_fn, source, plan.frozen(answered.frozen, source.labels))
+        return Prepared(loss_fn, source, plan.frozen(answered.frozen, source.labels))
 
     sets, fixed = {**plan.sets, **rates}, {RATE: rate, **plan.hparams}
     return Lesson("students", described, plan.model, student, config.epochs, sets, fixed, check, prepare)
@@ -164,7 +164,7 @@ def of_teachers(config: Any, study: Study, workdir: Path) -> Lesson:
 
     return Lesson(
         "teachers", described, teacher, teacher, config.teacher_epochs, sets, fixed,
-        lambda points: None, lambda workdir: Taught(loss_fn, _resident(config, study.train)),
+        lambda points: None, lambda workdir: Prepared(loss_fn, _resident(config, study.train)),
     )  # fmt: skip
 
 

@@ -120,8 +120,10 @@ class Reader:
         self.hparams |= {name: float(x) for name, x in spec.numbers(value, name=place).items()}
         self.sets |= (sets := spec.sets(value, name=place))
         self.hparams |= {name: float(one.sample(np.random.default_rng(0))) for name, one in sets.items()}
-        met = {n: (x,) for n, x in spec.numbers(value, name=place).items()} | {n: spec.ends(x) for n, x in sets.items()}
-        for name, ends in met.items():
+        values = {n: (x,) for n, x in spec.numbers(value, name=place).items()} | {
+            n: spec.ends(x) for n, x in sets.items()
+        }
+        for name, ends in values.items():
             if large := [x for x in ends if abs(x) > LARGEST]:
                 raise BadInput(f"{name}={large[0]:g}; accepted: up to {LARGEST:g}, so that float32 holds its square")
         if not isinstance(value, Schedule):

@@ -36,7 +36,7 @@ def said():
     sure, unsure = [np.log(4.0), 0.0], [0.0, 0.0]
     answers = [np.array([sure, unsure], np.float32), np.array([unsure, sure], np.float32)]
     odds = np.log(np.array([[3.0, 1.0], [1.0, 3.0]], np.float32))
-    return arms.Said(source([0, 2], [0, 1], 4), answers, odds)
+    return arms.ExpertAnswers(source([0, 2], [0, 1], 4), answers, odds)
 
 
 def test_gates_weigh_the_experts_of_disjoint_classes(said):
@@ -66,7 +66,7 @@ def test_without_a_gate_equal_experts_are_averaged_and_overlapping_ones_unified(
     # Answers of q = (.5, .3, .2): 5 to 3, and 3 to 2.
     linked = LabelSpaces(maps=((0, 1), (1, 2)), union=3)
     answers = [np.log([[5.0, 3.0]]).astype(np.float32), np.log([[3.0, 2.0]]).astype(np.float32)]
-    p, share = together("none", arms.Said(source([0], [0], 3), answers, None), linked)
+    p, share = together("none", arms.ExpertAnswers(source([0], [0], 3), answers, None), linked)
     assert share is None
     np.testing.assert_allclose(p, [[0.5, 0.3, 0.2]], atol=1e-5)
 

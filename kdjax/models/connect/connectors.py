@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
 
-from kdjax.models.connect.sizes import met, pooled
+from kdjax.models.connect.sizes import pooled, same_size
 from kdjax.models.padding import BatchMean, real_rows
 from kdjax.types import BadInput, Init, Model, Outputs, PyTree
 
@@ -39,7 +39,7 @@ class Project(nn.Module):
 
     @nn.compact
     def __call__(self, student: Array, teacher: Array, *, train: bool) -> Pair:
-        student, teacher = met(student, teacher)
+        student, teacher = same_size(student, teacher)
         if student.shape != teacher.shape:
             student = nn.Dense(teacher.shape[-1], name="linear")(student)
         return student, teacher, {}
@@ -67,7 +67,7 @@ class Normalised(nn.Module):
     @nn.compact
     def __call__(self, student: Array, teacher: Array, *, train: bool) -> Pair:
         keywords = {"margin": self._margin(teacher, train)} if self.margin else {}
-        student, teacher = met(student, teacher)
+        student, teacher = same_size(student, teacher)
         student = nn.Dense(teacher.shape[-1], use_bias=False, name="linear")(student)
         student = nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name="norm")(student)
         return student, teacher, keywords
@@ -99,7 +99,7 @@ class Variational(nn.Module):
 
     @nn.compact
     def __call__(self, student: Array, teacher: Array, *, train: bool) -> Pair:
-        student, teacher = met(student, teacher)
+        student, teacher = same_size(student, teacher)
         channels = teacher.shape[-1]
         for number in (1, 2):
             student = jax.nn.relu(nn.Dense(channels, use_bias=False, name=f"linear{number}")(student))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
 
-from kdjax.models.connect.sizes import met, pooled
+from kdjax.models.connect.sizes import pooled, same_size
 
 LEARNED = "learned"
 """The collection, a part of the model's state, that holds a paraphraser which learned before."""
@@ -65,4 +65,4 @@ class Factors(nn.Module):
             back = Convolutions((factors, channels, channels), name="decoder")(factor)
             keywords["reconstruction"] = jnp.mean((back - teacher) ** 2, axis=tuple(range(1, teacher.ndim)))
         translator = Convolutions((student.shape[-1], factors, factors), name="translator")
-        return *met(translator(student), jax.lax.stop_gradient(factor)), keywords  # pyright: ignore[reportReturnType,reportArgumentType]
+        return *same_size(translator(student), jax.lax.stop_gradient(factor)), keywords  # pyright: ignore[reportReturnType,reportArgumentType]

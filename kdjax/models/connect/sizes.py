@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array
 
 
-def met(a: Array, b: Array) -> tuple[Array, Array]:
+def same_size(a: Array, b: Array) -> tuple[Array, Array]:
     """Two features with the same axes before the channels.
 
     Of two maps `[B, H, W, C]` the larger one is averaged to the smaller. A map meets tokens `[B, N, C]` or a vector
