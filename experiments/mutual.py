@@ -1,4 +1,4 @@
-"""Deep mutual learning: peers that learn from labels and from each other, against peers that do not learn from each other.
+"""Deep mutual learning: peers that learn from labels and from each other, against peers that learn from labels alone.
 
     python -m experiments.mutual
 

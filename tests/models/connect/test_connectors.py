@@ -37,14 +37,14 @@ def test_nearest_shows_one_pixel_each(size, wanted):
 def test_layers_meet_at_the_smaller_size_and_as_vectors_where_only_one_has_pixels():
     large, small, vector, tokens = maps((2, 4, 6, 3), (2, 2, 3, 5), (2, 7), (2, 9, 4))
     for a, b in (f32([large, small]), f32([small, large])[::1]):
-        met = {x.shape[-1]: x for x in sizes.met(a, b)}
+        met = {x.shape[-1]: x for x in sizes.same_size(a, b)}
         np.testing.assert_allclose(met[3], large.reshape(2, 2, 2, 3, 2, 3).mean((2, 4)), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(met[5], small, rtol=1e-6)
     for x in (large, tokens):
-        mean, same = sizes.met(*f32([x, vector]))
+        mean, same = sizes.same_size(*f32([x, vector]))
         np.testing.assert_allclose(mean, x.mean(tuple(range(1, x.ndim - 1))), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(same, vector, rtol=1e-6)
-    mean, other = sizes.met(*f32([large, tokens]))
+    mean, other = sizes.same_size(*f32([large, tokens]))
     assert (mean.shape, other.shape) == ((2, 3), (2, 4))
 
 
