@@ -9,6 +9,13 @@ import pytest
 from absl import flags
 
 from kdjax import config as configs
+from kdjax import methods
+from kdjax.attacks import catalogue
+from kdjax.data import transforms, views
+from kdjax.ensembles import pools
+from kdjax.models.create import all_names
+from kdjax.recipes import comparisons, layers
+from kdjax.spec import Family
 from tests.experiments.scripts import ROOT, SCRIPTS, module
 
 README, INDEX, LIBRARY = ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "library.md"
@@ -156,6 +163,25 @@ def test_files_and_names_that_are_written_about_exist():
         pages = re.findall(r"docs/[\w/]+\.md", file.read_text())
         wrong += [(shown(file), page) for page in pages if not (ROOT / page).exists()]
     assert wrong == []
+
+
+TYPED = {
+    "distillation.md": [
+        comparisons.names(), methods.FAMILY, layers.MAPS, pools.POOLS, pools.GATES, transforms.TRANSFORMS,
+        views.AUGMENTATIONS,
+    ],
+    "attacks.md": [catalogue.ATTACKS, catalogue.OBJECTIVES],
+    "networks.md": [all_names()],
+}  # fmt: skip
+"""What can be typed in an expression, by the page that lists it."""
+
+
+@pytest.mark.parametrize("page", TYPED)
+def test_every_name_that_can_be_typed_is_on_its_page(page):
+    words = set(re.findall(r"\w+", " ".join(quoted((ROOT / "docs" / page).read_text()))))
+    names = {n.rpartition(".")[2] for one in TYPED[page] for n in (one.names() if isinstance(one, Family) else one)}
+    assert len(names) > 10
+    assert names - words == set()
 
 
 def test_blocks_of_code_say_what_they_are():
