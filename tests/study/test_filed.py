@@ -78,6 +78,22 @@ def test_a_later_run_takes_the_place_of_the_one_before(run, results):
     assert "## diabetes" not in (results / "README.md").read_text()
 
 
+def test_a_copy_that_fails_leaves_what_was_filed_before(run, results, monkeypatch):
+    filed.file(run, results / "diabetes")
+    before, write_whole = everything(results), filed.write_whole
+    (run / "table.md").write_text("another table")
+
+    def full(path, content):
+        if path.name == "provenance.json":
+            raise OSError(28, "No space left on device")
+        write_whole(path, content)
+
+    monkeypatch.setattr(filed, "write_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        filed.file(run, results / "diabetes")
+    assert everything(results) == before
+
+
 def not_finished(run, results):
     (run / "results.json").unlink()
 
