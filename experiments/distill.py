@@ -6,7 +6,7 @@
         --method='kd(alpha=0.8, temperature=7)' --workdir=runs/notebook
 
 The first is 1,797 real digits and a student that has 60 labels, half a minute on two cores; the second reproduces a
-notebook in which distillation loses, about 4 minutes. Results: see the README's tables.
+notebook in which distillation loses, about 4 minutes. Results: docs/results/README.md.
 
 Both students make the same number of updates from the same initial parameters. Student alone sees only the labelled
 images; student distilled sees every training image with the teacher's answers, and the labels that there are.

@@ -2,8 +2,8 @@
 
     python -m experiments.zoo2017 --model=runs/natural
 
-Cost: about 20 minutes on two cores. Result: see the README's table. The paper, on its own network: C&W 100 % success at
-L2 1.481, ZOO-Adam 100 % at 1.496, ZOO-Newton 100 % at 1.515; targeted 100 % at 2.007, 98.9 % at 1.987, 98.9 % at 2.057.
+Cost: about 20 minutes on two cores. The paper, on its own network: C&W 100 % success at L2 1.481, ZOO-Adam 100 % at
+1.496, ZOO-Newton 100 % at 1.515; targeted 100 % at 2.007, 98.9 % at 1.987, 98.9 % at 2.057.
 
 Every row attacks the first correctly classified test images of one network. A query is one image through the network,
 the checks of success included: 257 for each step of 128 coordinates (the paper counts 128). The rows below ZOO-Adam

@@ -7,10 +7,10 @@
     python -m experiments.attack --model=runs/teacher --attacks='cw(steps=200), deepfool, pgd' --target=next \
         --workdir=runs/attack-next
 
-Cost: seconds to minutes on two cores; Square and ZOO the most. Result: see the README's tables. Without --model a small
-network is trained on the embedded digits first. An attack is NAME or NAME(key=value); `--helpfull` lists the names, a
-wrong key is answered with the right ones. `objective` (cross_entropy, dlr, margin) replaces the one of the attack's
-paper, `restarts` keeps the worst of several runs.
+Cost: seconds to minutes on two cores; Square and ZOO the most. Without --model a small network is trained on the
+embedded digits first. An attack is NAME or NAME(key=value); `--helpfull` lists the names, a wrong key is answered with
+the right ones. `objective` (cross_entropy, dlr, margin) replaces the one of the attack's paper, `restarts` keeps the
+worst of several runs.
 
 Attacks with a radius run at every epsilon, from programs that are compiled once; those that look for the nearest image
 (cw, deepfool, zoo) run once, and count at an epsilon where their image lies in that ball. Worst case: what no attack of

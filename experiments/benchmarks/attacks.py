@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.attacks --model=runs/natural          # needs the benchmarks extra
 
-Cost: about 8 minutes on two cores, which must be otherwise idle. Result: see the README's table.
+Cost: about 8 minutes on two cores, which must be otherwise idle. Result: docs/benchmarks.md.
 
 The network is a trained `fast_cnn`; its weights are handed to PyTorch (channels last) and written to weights.npz. Sides
 alternate, round after round, two threads each; a number is the median of the rounds. ZOO is compared in seconds of CPU,

@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.convolutions   # needs the benchmarks extra
 
 Cost: about 1 minute on two cores, which must be otherwise idle: PyTorch's threads wait for each other, and other work
-slows them several times more than kdjax's. Result: see the README's table.
+slows them several times more than kdjax's. Result: docs/benchmarks.md.
 
 A batch of random images, float32, SGD with momentum 0.9 and weight decay 5e-4, cross-entropy; the same number of
 threads on both sides; PyTorch with channels last. That the two networks are one function is checked before. Each side

@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.ensemble
 
-Cost: about 20 seconds. Result: see the README.
+Cost: about 20 seconds. Result: docs/benchmarks.md.
 
 Each way is one compiled program per call, timed to the end of its work: `stacked` runs all teachers in one program on
 variables with a leading axis; `alone` runs one program per teacher, and its time is the sum; `together` runs them

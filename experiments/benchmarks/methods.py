@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.methods
     python -m experiments.benchmarks.methods --methods=kd,fitnet,at,sp,rkd,crd,dkd --workdir=runs/methods-speed-few
 
-Cost and result: see the README.
+Cost and result: docs/benchmarks.md.
 
 Every method's step is compiled once; then the methods alternate, a few steps each, round after round, and every round
 gives each method's time over that of `KD` in the same round. Reported are medians over the rounds and their range: on a

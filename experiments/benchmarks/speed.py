@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.speed          # needs the benchmarks extra
 
-Cost: about 10 minutes on two cores, which must be otherwise idle. Result: see the README's table.
+Cost: about 10 minutes on two cores, which must be otherwise idle. Result: docs/benchmarks.md.
 
 60,000 images of MNIST in memory, batch 64, Adam, float32, the same number of threads on both sides. Each side is one
 process that waits while the other works; the sides alternate, round after round, and a row is the median over rounds

@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.sweep          # needs the benchmarks extra
 
-Cost: about 10 minutes on two cores, which must be otherwise idle. Result: see the README's table.
+Cost: about 10 minutes on two cores, which must be otherwise idle. Result: docs/benchmarks.md.
 
 8 temperatures x 2 alphas x 4 seeds of the notebook's student (784-20-10, MNIST, batch 64, Adam, cached teacher). Sides
 alternate, round after round, one epoch each: an epoch of the whole population with a shared order and with own orders

@@ -15,7 +15,7 @@
         --workdir=runs/domains-overlap
 
 The first is four views of 1,797 real digits, two to three minutes on two cores, the others 8 to 13 minutes each;
-results: see the README. How domains are written: `kdjax.data.domains`.
+results: docs/results/README.md. How domains are written: `kdjax.data.domains`.
 
 One expert per domain learns from that domain's labels. Every student starts from the same parameters, sees the images
 of all domains and makes the same number of updates; it is told the domain neither in training nor in test. They differ

@@ -1,0 +1,157 @@
+"""A run is filed whole or not at all, and only where its provenance says what made it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kdjax.study import filed
+from kdjax.types import BadInput
+from tests.experiments.scripts import ROOT
+
+TOLD = {
+    "commit": "0123456789abcdef",
+    "dirty": False,
+    "command": "python -m experiments.regression --workdir=runs/regression",
+    "versions": {"python": "3.11.7", "kdjax": "0.1.0", "jax": "0.10.2"},
+    "device": "cpu",
+    "devices": 1,
+    "seeds": [0, 1, 2],
+    "seconds": 82.0,
+}
+TABLE = "| | RMSE |\n|---|---|\n| teacher | 53.75 ± 0.82 |\n"
+
+
+def write(path: Path, **changed: object) -> None:
+    path.write_text(json.dumps({**TOLD, **changed}))
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "runs" / "regression"
+    folder.mkdir(parents=True)
+    (folder / "table.md").write_text(TABLE)
+    (folder / "results.json").write_text('{"rmse": [53.75]}')
+    (folder / "curves.png").write_bytes(b"\x89PNG\r\n")
+    (folder / "log.txt").write_text("stays where it is")
+    write(folder / "provenance.json")
+    return folder
+
+
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "docs" / "results"
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text(f"# Results\n\nBy hand.\n\n{filed.MARK}\nold words\n")
+    return folder
+
+
+def everything(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_finished_run_is_copied_and_shown(run, results, capsys):
+    assert filed.main([str(run), str(results / "diabetes")]) == 0
+    there = everything(results)
+    copied = {name: (run / name).read_bytes() for name in (*filed.FILES, "curves.png")}
+    assert there.keys() == {"README.md", *(f"diabetes/{name}" for name in copied)}
+    assert {name: there[f"diabetes/{name}"] for name in copied} == copied
+    page = (results / "README.md").read_text()
+    assert page.startswith(f"# Results\n\nBy hand.\n\n{filed.MARK}\n\n## diabetes\n")
+    assert "old words" not in page
+    for said in (TABLE, TOLD["command"], "3 seeds, 82 seconds on 1 x cpu", "`0123456789ab`", "(diabetes/curves.png)"):
+        assert said in page
+
+
+def test_a_later_run_takes_the_place_of_the_one_before(run, results):
+    filed.file(run, results / "diabetes")
+    filed.file(run, results / "another")
+    (run / "curves.png").unlink()
+    (run / "table.md").write_text(TABLE.replace("53.75", "52.00"))
+    filed.file(run, results / "diabetes")
+    page = (results / "README.md").read_text()
+    assert page.index("## another") < page.index("53.75") < page.index("## diabetes") < page.index("52.00")
+    assert not (results / "diabetes" / "curves.png").exists()
+    shutil.rmtree(results / "diabetes")
+    assert filed.main([str(results)]) == 0
+    assert "## diabetes" not in (results / "README.md").read_text()
+
+
+def test_a_copy_that_fails_leaves_what_was_filed_before(run, results, monkeypatch):
+    filed.file(run, results / "diabetes")
+    before, write_whole = everything(results), filed.write_whole
+    (run / "table.md").write_text("another table")
+
+    def full(path, content):
+        if path.name == "provenance.json":
+            raise OSError(28, "No space left on device")
+        write_whole(path, content)
+
+    monkeypatch.setattr(filed, "write_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        filed.file(run, results / "diabetes")
+    assert everything(results) == before
+
+
+def not_finished(run, results):
+    (run / "results.json").unlink()
+
+
+def without_a_commit(run, results):
+    write(run / "provenance.json", commit=None, dirty=None)
+
+
+def from_changed_code(run, results):
+    write(run / "provenance.json", dirty=True)
+
+
+def a_smoke_run(run, results):
+    write(run / "provenance.json", command=f"{TOLD['command']} --smoke")
+
+
+def of_one_machine(run, results):
+    write(run / "provenance.json", command="python -m experiments.regression --workdir=/home/me/run")
+
+
+def damaged(run, results):
+    (run / "provenance.json").write_text("{")
+
+
+def without_a_page(run, results):
+    (results / "README.md").unlink()
+
+
+def beside_what_no_run_left(run, results):
+    (results / "diabetes").mkdir()
+    (results / "diabetes" / "notes.md").write_text("by hand")
+
+
+REFUSED = {
+    not_finished: "results.json is missing",
+    without_a_commit: "commit is None",
+    from_changed_code: "dirty is True",
+    a_smoke_run: "without --smoke",
+    of_one_machine: "--workdir=/home/me/run",
+    damaged: "is not JSON",
+    without_a_page: "has no line",
+    beside_what_no_run_left: "holds notes.md",
+}
+
+
+@pytest.mark.parametrize("spoil", REFUSED, ids=lambda f: f.__name__)
+def test_what_cannot_be_trusted_is_refused_and_leaves_nothing(spoil, run, results, capsys):
+    spoil(run, results)
+    before = everything(results)
+    with pytest.raises(BadInput, match=REFUSED[spoil]):
+        filed.file(run, results / "diabetes")
+    assert filed.main([str(run), str(results / "diabetes")]) == 2
+    assert "accepted: " in capsys.readouterr().err
+    assert everything(results) == before
+
+
+def test_the_documentation_shows_what_its_folders_hold():
+    results = ROOT / "docs" / "results"
+    assert (results / "README.md").read_text() == filed.page(results), f"python -m kdjax.study.filed {results}"
+    for told in results.glob("*/provenance.json"):
+        filed.refuse_unfounded(told.parent)
