@@ -160,7 +160,7 @@ class Paid:
 
     def totals(self) -> tuple[int, int, float]:
         """Requests that were answered, their images, and their price."""
-        query = "SELECT COUNT(*), COALESCE(SUM(images), 0), COALESCE(SUM(price), 0) FROM requests WHERE answered > 0"
+        query = "SELECT COUNT(*), COALESCE(SUM(images), 0), TOTAL(price) FROM requests WHERE answered > 0"
         with self._lock:
             return self._db.execute(query).fetchone()
 

@@ -68,13 +68,13 @@ class Served(NamedTuple):
 @contextmanager
 def served(
     folder: Path, *, said: str = "soft", clients: str = "alice(budget=100), bob(budget=10)", ask: Any = network,
-    model: str = "one", clock: Any = None,
+    model: str = "one", clock: Any = None, shape: tuple[int, ...] = SHAPE, classes: int = CLASSES, most: int = MOST,
 ) -> Iterator[Served]:  # fmt: skip
     """A service whose books are in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     books = ledger.Ledger(folder / "server.sqlite")
     found = accounts.clients(clients, folder / "keys.json")
-    offer = answering.Offer(model, said, CLASSES, SHAPE, 0.5, MOST)
+    offer = answering.Offer(model, said, classes, shape, 0.5, most)
     timed = {} if clock is None else {"clock": clock}
     desk = answering.Desk(ask, offer, policy(said), accounts.Accounts(found, books, **timed), books)
     with start_blocking_portal() as portal:

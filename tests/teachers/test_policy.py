@@ -17,7 +17,7 @@ def test_every_policy_is_tried_here():
 
 
 def test_what_is_said():
-    said = {text: policy(text).answer(LOGITS, IMAGES) for text in ALL}
+    said = {text: policy(text).answer(LOGITS, IMAGES, b"") for text in ALL}
     np.testing.assert_allclose(said["soft"]["probabilities"], P, rtol=1e-5)
     np.testing.assert_array_equal(said["logits"]["logits"], LOGITS)
     np.testing.assert_array_equal(said["hard"]["classes"], [2, 1])
@@ -28,7 +28,7 @@ def test_what_is_said():
 
 
 def read(text):
-    return policy(text).read(policy(text).answer(LOGITS, IMAGES), 2, 3)
+    return policy(text).read(policy(text).answer(LOGITS, IMAGES, b""), 2, 3)
 
 
 def test_what_is_read():
@@ -46,8 +46,8 @@ def test_what_is_read():
 def test_noise_belongs_to_an_image_and_has_its_size():
     images = np.random.default_rng(0).random((500, 4)).astype(np.float32)
     logits = np.tile(LOGITS[:1], (500, 1))
-    one, other = (policy(text).answer(logits, images)["probabilities"] for text in ("noisy(0.5)", "noisy(0.5, seed=1)"))
-    again = policy("noisy(0.5)").answer(logits[7:9], images[7:9])["probabilities"]
+    one, other = (policy("noisy(0.5)").answer(logits, images, s)["probabilities"] for s in (b"a", b"b"))
+    again = policy("noisy(0.5)").answer(logits[7:9], images[7:9], b"a")["probabilities"]
     np.testing.assert_array_equal(again, one[7:9])
     assert not np.allclose(one, other)
     apart = np.log(one[:, 0] / one[:, 1])  # the difference of two logits: its noise has sd 0.5 sqrt(2)

@@ -294,6 +294,8 @@ def test_an_answer_is_added_once(tmp_path):
     assert (books.find("bob", "1"), books.spent("ann"), books.spent("bob")) == (None, 5, 0)
     books.close()
     again = ledger.Ledger(tmp_path / "books")
+    assert len(again.secret) == 32
+    assert again.secret == books.secret
     assert again.totals() == [("ann", "soft", 1, 5, 2.5, 80, 6)]
     again.close()
 

@@ -115,7 +115,7 @@ class Desk:
                 "request": request, "model": offer.model, "policy": offer.policy, "images": str(count),
                 "price": repr(price),
             }  # fmt: skip
-            sent = pack_answer(self._policy.answer(said, images), facts)
+            sent = pack_answer(self._policy.answer(said, images, self.ledger.secret), facts)
             self.ledger.add(
                 Entry(account.name, request, count, offer.policy, offer.model, price, len(body), digest, sent)
             )

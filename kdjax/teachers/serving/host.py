@@ -36,7 +36,9 @@ def serve(app: Any, at: socket.socket, *, seconds: float = 0.0) -> Stop:
     Returns:
         True where a signal ended it.
     """
-    settings = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE, backlog=4096)
+    settings = uvicorn.Config(
+        app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE, backlog=4096
+    )
     server = uvicorn.Server(settings)
 
     async def run() -> None:

@@ -1,5 +1,6 @@
 """The server's books: every answer that was paid, kept by the request that it answered, so that a repeat is free."""
 
+import secrets
 import sqlite3
 import threading
 import time
@@ -12,6 +13,7 @@ CREATE TABLE IF NOT EXISTS answers (
   model TEXT NOT NULL, price REAL NOT NULL, received INTEGER NOT NULL, sent INTEGER NOT NULL,
   digest BLOB NOT NULL, answer BLOB NOT NULL, PRIMARY KEY (who, request)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS secrets (only INTEGER PRIMARY KEY CHECK (only = 0), secret BLOB NOT NULL);
 """
 
 
@@ -48,6 +50,9 @@ class Ledger:
     """An SQLite file in WAL mode. What is added is there after a kill, whole, or is not there.
 
     It may be used from several threads.
+
+    Attributes:
+        secret: 32 bytes that were drawn when the file was made.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,6 +61,8 @@ class Ledger:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(SCHEMA)
+        self._db.execute("INSERT OR IGNORE INTO secrets VALUES (0, ?)", (secrets.token_bytes(32),))
+        self.secret: bytes = self._db.execute("SELECT secret FROM secrets").fetchone()[0]
 
     def find(self, who: str, request: str) -> tuple[bytes, bytes] | None:
         """The digest of a paid request and its answer."""

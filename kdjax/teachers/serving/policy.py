@@ -30,9 +30,9 @@ SMALLEST = 1e-30
 
 
 class Policy(NamedTuple):
-    """`answer(logits [N, K], images [N, ...])` gives columns; `read(columns, N, K)` gives logits `[N, K]`."""
+    """`answer(logits [N, K], images [N, ...], secret)` gives columns; `read(columns, N, K)` gives logits `[N, K]`."""
 
-    answer: Callable[[np.ndarray, np.ndarray], Columns]
+    answer: Callable[[np.ndarray, np.ndarray, bytes], Columns]
     read: Callable[[Columns, int, int], np.ndarray]
 
 
@@ -42,7 +42,7 @@ def policy(text: str | Call, *, flag: str = "policy") -> Policy:
     Raises:
         BadInput: an unknown name, or a setting that does not fit.
 
-    >>> said = policy("hard").answer(np.array([[0.0, 2.0]]), np.zeros((1, 1)))
+    >>> said = policy("hard").answer(np.array([[0.0, 2.0]]), np.zeros((1, 1)), b"")
     >>> said["classes"].tolist()
     [1]
     """
@@ -57,7 +57,7 @@ def policy(text: str | Call, *, flag: str = "policy") -> Policy:
 def soft() -> Policy:
     """All probabilities, `probabilities [N, K]` float32."""
     return Policy(
-        lambda said, images: {"probabilities": softmax(said, axis=-1).astype(np.float32)},
+        lambda said, images, secret: {"probabilities": softmax(said, axis=-1).astype(np.float32)},
         lambda columns, n, k: _logarithm(_probabilities(columns, n, k, slack=1e-3), SMALLEST),
     )
 
@@ -71,7 +71,7 @@ def logits() -> Policy:
             raise BadInput("the service answers logits with NaN or infinity; accepted: finite numbers.")
         return found.astype(np.float32)
 
-    return Policy(lambda said, images: {"logits": said.astype(np.float32)}, read)
+    return Policy(lambda said, images, secret: {"logits": said.astype(np.float32)}, read)
 
 
 def top_k(k: int = 1) -> Policy:
@@ -82,7 +82,7 @@ def top_k(k: int = 1) -> Policy:
     if k < 1:
         raise BadInput(f"k={k}; accepted: 1 or more.")
 
-    def answer(said: np.ndarray, images: np.ndarray) -> Columns:
+    def answer(said: np.ndarray, images: np.ndarray, secret: bytes) -> Columns:
         classes = np.argsort(-said, axis=-1, kind="stable")[:, :k]
         values = np.take_along_axis(softmax(said, axis=-1), classes, axis=-1)
         return {"probabilities": values.astype(np.float32), "classes": classes.astype(np.int32)}
@@ -114,7 +114,7 @@ def hard() -> Policy:
         _in_range(classes, k)
         return _logarithm(np.eye(k, dtype=np.float32)[classes], SMALLEST)
 
-    return Policy(lambda said, images: {"classes": said.argmax(-1).astype(np.int32)}, read)
+    return Policy(lambda said, images, secret: {"classes": said.argmax(-1).astype(np.int32)}, read)
 
 
 def rounded(decimals: int = 2) -> Policy:
@@ -128,29 +128,29 @@ def rounded(decimals: int = 2) -> Policy:
         return _logarithm(_probabilities(columns, n, k, slack=1e-3 + k * step / 2), step / 4)
 
     return Policy(
-        lambda said, images: {"probabilities": np.round(softmax(said, axis=-1), decimals).astype(np.float32)}, read
+        lambda said, images, secret: {"probabilities": np.round(softmax(said, axis=-1), decimals).astype(np.float32)},
+        read,
     )
 
 
-def noisy(scale: float = 0.5, seed: int = 0) -> Policy:
-    """Probabilities of the logits plus Gaussian noise, the same whenever the same image comes: no mean takes it away.
+def noisy(scale: float = 0.5) -> Policy:
+    """Probabilities of the logits plus Gaussian noise of a standard deviation in logits.
 
-    Args:
-        scale: standard deviation, in logits.
-        seed: of the noise; who knows it knows the noise.
+    An image always gets the same noise, so that no mean takes it away; it is drawn from a secret of the service and the
+    image, so that nobody else can compute it.
     """
     if not scale > 0:
         raise BadInput(f"scale={scale}; accepted: above 0.")
 
-    def answer(said: np.ndarray, images: np.ndarray) -> Columns:
-        drawn = np.stack([_noise(image, seed, said.shape[-1]) for image in images])
-        return soft().answer(said + scale * drawn, images)
+    def answer(said: np.ndarray, images: np.ndarray, secret: bytes) -> Columns:
+        drawn = np.stack([_noise(image, secret, said.shape[-1]) for image in images])
+        return soft().answer(said + scale * drawn, images, secret)
 
     return Policy(answer, soft().read)
 
 
-def _noise(image: np.ndarray, seed: int, k: int) -> Float[np.ndarray, " classes"]:
-    digest = hashlib.sha256(f"{seed}:".encode() + np.ascontiguousarray(image, np.float32).tobytes()).digest()
+def _noise(image: np.ndarray, secret: bytes, k: int) -> Float[np.ndarray, " classes"]:
+    digest = hashlib.sha256(secret + np.ascontiguousarray(image, np.float32).tobytes()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16])).standard_normal(k)
 
 
