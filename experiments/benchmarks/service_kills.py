@@ -48,6 +48,12 @@ class Server:
             time.sleep(0.02)
         raise BadInput(f"the server did not answer; see {self._log}")
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """SIGKILL."""
         assert self._process is not None

@@ -147,5 +147,5 @@ def _log_to(file: Path) -> None:
         logger.addHandler(handler)
     sys.excepthook = _quiet_threads
     flags.FLAGS.stderrthreshold = "fatal"  # Orbax logs through absl, a dozen lines a checkpoint
-    for noisy in ("absl", "jax", "asyncio", "concurrent.futures"):
+    for noisy in ("absl", "jax", "asyncio", "concurrent.futures", "httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what they tell as errors is raised, and said once

@@ -1,6 +1,7 @@
 """Real processes: a client and a server are killed at random moments, and both books end at every image once."""
 
 import json
+import socket
 import sys
 
 import numpy as np
@@ -16,6 +17,8 @@ def test_through_kills_of_client_server_and_both_every_image_is_paid_once(tmp_pa
     accounts.clients("alice(budget=6000)", tmp_path / "keys.json")  # not one image more than there are
     with host.bind("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
+        # Or an answer of two packets takes 40 ms.
+        assert free.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "tests.teachers.linear_server", str(tmp_path), str(port)]
     server = Server(command, url, tmp_path / "server.log")
