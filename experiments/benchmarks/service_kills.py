@@ -72,10 +72,10 @@ def client(spec: dict[str, Any]) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "experiments.benchmarks.service_worker", json.dumps(spec)])
 
 
-def answered(ledger: Path) -> int:
-    """Images in a server's ledger, read from outside."""
+def answered(ledger: Path, what: str = "COALESCE(SUM(images), 0)") -> int:
+    """Images in a server's ledger, read from outside; or another sum."""
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=10)) as books:
-        return books.execute("SELECT COALESCE(SUM(images), 0) FROM answers").fetchone()[0]
+        return books.execute(f"SELECT {what} FROM answers").fetchone()[0]
 
 
 def survive(server: Server, ledger: Path, spec: dict[str, Any], moments: int, rng: np.random.Generator) -> Books:
@@ -92,7 +92,7 @@ def survive(server: Server, ledger: Path, spec: dict[str, Any], moments: int, rn
         BadInput: a client that ended otherwise than by our kill.
     """
     pool = len(np.load(spec["pool"], mmap_mode="r"))
-    before, killed = answered(ledger), []
+    before, requests_before, killed = answered(ledger), answered(ledger, "COUNT(*)"), []
     asking = client(spec)
     for number, target in enumerate(np.sort(rng.uniform(0, 0.95 * pool, moments))):
         while answered(ledger) - before < target and asking.poll() is None:
@@ -117,6 +117,5 @@ def survive(server: Server, ledger: Path, spec: dict[str, Any], moments: int, rn
     paid.close()
     if open_ones:
         raise BadInput(f"{open_ones} requests are open in the client's ledger; accepted: none")
-    with closing(sqlite3.connect(ledger)) as books:
-        served = books.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
+    served = answered(ledger, "COUNT(*)") - requests_before
     return Books(images, answered(ledger) - before, requests, served, tuple(killed))

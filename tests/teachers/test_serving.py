@@ -2,9 +2,12 @@
 
 import io
 import json
+import socket
 import sqlite3
 import threading
+import time
 
+import httpx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 from safetensors.numpy import load
 
 from kdjax import models
-from kdjax.teachers.serving import accounts, answering, ledger, wire
+from kdjax.teachers.serving import accounts, answering, app, host, ledger, wire
 from kdjax.types import BadInput
 from tests.teachers.endpoints import MOST, SHAPE, network, pool, served
 
@@ -282,6 +285,32 @@ def test_the_description_names_every_page_and_every_refusal(service):
     assert statuses | {"200", "401", "402", "408", "409", "411", "412", "413", "415", "429"} == set(posted["responses"])
     image = posted["requestBody"]["content"][wire.JSON]["schema"]["properties"]["images"]
     assert (image["maxItems"], image["items"]["minItems"]) == (MOST, SHAPE[0])
+
+
+def test_a_request_that_is_being_answered_is_finished_when_the_service_ends(tmp_path):
+    at = host.bind("127.0.0.1", 0)
+    at.listen()
+    place, found = at.getsockname(), []
+
+    def slow(images):
+        end = time.monotonic() + 20
+        while time.monotonic() < end:  # until the service takes no more connections
+            try:
+                socket.create_connection(place).close()
+            except OSError:
+                break
+            time.sleep(0.01)
+        return network(images)
+
+    with served(tmp_path, ask=slow) as service:
+        sent = {"Authorization": f"Bearer {service.keys['alice']}", "Idempotency-Key": "1", "Content-Type": wire.NPY}
+        url = f"http://127.0.0.1:{place[1]}/v1/answers"
+        client = threading.Thread(target=lambda: found.append(httpx.post(url, content=GOOD, headers=sent, timeout=60)))
+        client.start()
+        assert not host.serve(app.application(service.desk), at, seconds=0.5)
+        client.join()
+        assert [response.status_code for response in found] == [200]
+        assert service.charged == 2
 
 
 def test_an_answer_is_added_once(tmp_path):

@@ -116,9 +116,12 @@ def clients(text: str, file: Path, *, flag: str = "keys") -> dict[str, Account]:
         kept = {name: str(keys[name]) for name in keys}
     except (ValueError, TypeError) as error:
         raise BadInput(f"{file} is damaged ({error}); accepted: names and keys, or no file.") from None
-    kept |= {name: secrets.token_urlsafe(24) for name in found if name not in kept}
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
-        json.dump(kept, opened, indent=2)
+    if new := {name: secrets.token_urlsafe(24) for name in found if name not in kept}:
+        kept |= new
+        part = file.with_name(f".{file.name}.part")
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
+            json.dump(kept, opened, indent=2)
+        part.replace(file)  # a kill leaves the old file, or the new one
     return {kept[name]: account for name, account in found.items()}
 
 

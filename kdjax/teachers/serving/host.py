@@ -39,7 +39,15 @@ def serve(app: Any, at: socket.socket, *, seconds: float = 0.0) -> Stop:
         True where a signal ended it.
     """
     settings = uvicorn.Config(
-        app, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE, backlog=4096
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        ws="none",
+        lifespan="off",
+        backlog=4096,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=GRACE,
     )
     server = uvicorn.Server(settings)
 
