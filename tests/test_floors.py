@@ -34,6 +34,10 @@ ROOMS = {
     "array_record": ("kdjax/data/",),
     "tensorflow": (),
     "torch": ("experiments/benchmarks/",),
+    "starlette": ("kdjax/teachers/serving/",),
+    "uvicorn": ("kdjax/teachers/serving/host.py",),
+    "httpx": ("kdjax/teachers/service.py", "experiments/benchmarks/"),
+    "tenacity": ("kdjax/teachers/service.py",),
 }
 
 

@@ -6,6 +6,8 @@
         --workdir=runs/attack-rs
     python -m experiments.attack --model=runs/teacher --attacks='cw(steps=200), deepfool, pgd' --target=next \
         --workdir=runs/attack-next
+    KDJAX_SERVICE_KEY=... python -m experiments.attack --model=http://127.0.0.1:8000 --dataset=mnist --examples=20 \
+        --attacks='square(queries=500), hop_skip_jump(iterations=5)' --epsilons=0.1 --workdir=runs/attack-service
 
 Cost: seconds to minutes on two cores; Square and ZOO the most. Without --model a small network is trained on the
 embedded digits first. An attack is NAME or NAME(key=value); `--helpfull` lists the names, a wrong key is answered with
@@ -15,6 +17,9 @@ worst of several runs.
 Attacks with a radius run at every epsilon, from programs that are compiled once; those that look for the nearest image
 (cw, deepfool, zoo) run once, and count at an epsilon where their image lies in that ball. Worst case: what no attack of
 the list fools, example by example.
+
+A service (`experiments.serve`) is asked and paid, through a ledger in the working directory: attacks that need no
+gradients, which count what the service counts; the same command after a kill pays for nothing twice.
 """
 
 import logging
@@ -28,19 +33,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.attack import figures
+from experiments.attack import figures, victims
 from experiments.attack.outcomes import Case, Outcome, row, scores, worst_case
 from experiments.attack.targets import TARGETS, check_target, targets
 from kdjax.attacks.catalogue import ATTACKS
 from kdjax.attacks.projections import require_radius
 from kdjax.attacks.run import run
 from kdjax.attacks.sweep import at_radius
-from kdjax.attacks.victims import white_box
 from kdjax.config import field
 from kdjax.data.checks import require_labels
 from kdjax.data.load import load
-from kdjax.study import command, networks, report
-from kdjax.study.attacks import Named, Scores, answers, first, several, table
+from kdjax.study import command, networks, report, service
+from kdjax.study.attacks import Named, Scores, first, several, table
 from kdjax.study.supervised import small_network
 from kdjax.types import Attack, BadInput
 
@@ -58,7 +62,7 @@ class Config:
     """Flags of this experiment."""
 
     workdir: str = field("runs/attack", "folder of the run", identity=False, smoke="runs/smoke/attack")
-    model: str = field("", "workdir of a finished run; empty trains a small network on digits")
+    model: str = field("", f"workdir of a finished run, or {service.HELP}; empty trains a small network on digits")
     role: str = field("teacher", "which of its networks: a folder in its checkpoints/, such as distilled")
     seed: int = field(-1, "which of its seeds; -1 for all", low=-1)
     dataset: str = field("", "what is attacked; empty for what the network learned from")
@@ -84,27 +88,28 @@ def main(config: Config, workdir: Path) -> None:
             raise BadInput(f"--norm={config.norm}: {one.call.name} knows linf alone; accepted are attacks with a norm.")
     check_target(config.target)
     path = config.model or small_network(workdir)
-    network = networks.load_network(path, flag="model", role=config.role)
-    if config.seed >= len(network.weights):
-        raise BadInput(f"--seed={config.seed}: accepted are -1 and the seeds 0 to {len(network.weights) - 1}.")
-    name, side = config.dataset or network.learned["dataset"], network.learned.get("image_size", 0)
+    under = victims.found(path, config.role, config.dataset, workdir)
+    if config.seed >= len(under.by_seed):
+        raise BadInput(f"--seed={config.seed}: accepted are -1 and the seeds 0 to {len(under.by_seed) - 1}.")
+    name, side = config.dataset or under.learned["dataset"], under.learned.get("image_size", 0)
     source = load(name, config.split, data_dir=config.data_dir, image_size=side)
     shape: dict[str, Any] = {"num_classes": source.num_classes, "image_shape": source.image_shape()}
-    networks.refuse_other_shapes(network.description, path, shape, name, flag="model")
+    networks.refuse_other_shapes(under.description, path, shape, name, flag="model")
     for epsilon in config.epsilons:
         require_radius("--epsilons", epsilon, config.norm, math.prod(source.image_shape()))
     image, label = first(source, config.examples)
     require_labels(source.select(np.arange(len(label))), flag="split")
 
     def case(seed: int) -> Case:
-        victim = white_box(network.model.apply, network.weights[seed])
-        logits = answers(victim, image)
+        victim = under.by_seed[seed]
+        logits = under.logits(victim, image)
         return Case(victim, image, label, logits, targets(config.target, logits, label, seed=config.draws))
 
-    seeds = range(len(network.weights)) if config.seed < 0 else [config.seed]
+    seeds = range(len(under.by_seed)) if config.seed < 0 else [config.seed]
     refuse_what_cannot_run(config, chosen, case(seeds[0]))
     attacks = {one.text: programs(config, one, shape["image_shape"]) for one in chosen}
     rows: dict[str, list[Scores]] = {}
+    counted = 0
     radii = sorted(set(config.epsilons))
     for seed in seeds:
         on, done = case(seed), {}
@@ -114,7 +119,8 @@ def main(config: Config, workdir: Path) -> None:
                     attacks[one.text](epsilon), on.victim, image, label, objective=one.objective, target=on.target,
                     seed=config.draws, chunk=config.chunk, on_device=False,
                 )  # fmt: skip
-                done[one.text, epsilon] = Outcome(found, answers(on.victim, found.image))
+                counted += int(found.queries.sum())
+                done[one.text, epsilon] = Outcome(found, under.logits(on.victim, found.image))
                 log.info("seed %d: %s at %s leaves %.4f", seed, one.text, epsilon, 1 - found.success.mean())
         worst = {e: worst_case(on, done, e, config.norm) for e in radii}
         new = {"clean": scores(on, on.logits), **{row(*key): scores(on, o.logits, o.found) for key, o in done.items()}}
@@ -127,7 +133,10 @@ def main(config: Config, workdir: Path) -> None:
             figures.picture(image, images, on.logits, logits, workdir / "images.png", shown)
     title = f"{name}, {path if config.model else 'a small network'}" + f", target {config.target}" * bool(config.target)
     figures.curves(rows, [one.text for one in chosen], radii, workdir / "curves.png", title)
-    report.save_results(workdir, rows, table(rows, COLUMNS, SHARES) + "\n" + LEGEND)
+    text = table(rows, COLUMNS, SHARES) + "\n" + LEGEND
+    if (paid := under.paid) is not None:
+        text += f"\nThe service answered {paid['images']} images, {counted} of them to attacks' queries."
+    report.save_results(workdir, {**rows, **({"service": {**paid, "counted": counted}} if paid else {})}, text)
 
 
 def refuse_what_cannot_run(config: Config, chosen: list[Named], case: Case) -> None:

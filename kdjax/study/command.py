@@ -153,5 +153,5 @@ def _log_to(file: Path) -> None:
         logger.addHandler(handler)
     sys.excepthook, sys.unraisablehook = _quiet_threads, _quiet_callbacks
     flags.FLAGS.stderrthreshold = "fatal"  # Orbax logs through absl, a dozen lines a checkpoint
-    for noisy in ("absl", "jax", "asyncio", "concurrent.futures"):
+    for noisy in ("absl", "jax", "asyncio", "concurrent.futures", "httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what they tell as errors is raised, and said once

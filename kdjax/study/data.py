@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +21,7 @@ from kdjax.training.feed import Feed
 from kdjax.training.predict import Predictor
 from kdjax.training.program import chooses_scan
 from kdjax.training.record import Recorder
-from kdjax.types import BadInput, Model, PyTree, nearest
+from kdjax.types import BadInput, Batch, Model, PyTree, nearest
 
 log = logging.getLogger("kdjax.train")
 
@@ -37,6 +37,10 @@ SCHEDULE = (
     "after a rise, warmup(0.05, cosine(1, 0))"
 )
 """The manual of --schedule."""
+
+
+Forward = Callable[[PyTree, Iterable[Batch]], np.ndarray]
+"""Variables and batches to the logits of the real rows, in order."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +87,15 @@ class Study:
     test: Examples
     mesh: Any
     recorder: Recorder
-    asked: dict[Any, Predictor] = dataclasses.field(default_factory=dict)
-    """The compiled forward pass of each model that was asked in this study."""
+    asked: dict[Any, Forward] = dataclasses.field(default_factory=dict)
+    """The compiled forward pass of each model that was asked in this study; of a service, how it is asked."""
 
     @property
     def shape(self) -> dict[str, Any]:
         """What a model must fit: classes and image shape."""
         return {"num_classes": self.train.num_classes, "image_shape": self.train.image_shape()}
 
-    def forward(self, model: Model) -> Predictor:
+    def forward(self, model: Model) -> Forward:
         """The model's forward pass, compiled once in a study."""
         if model.apply not in self.asked:
             self.asked[model.apply] = Predictor(model.apply, self.mesh)

@@ -7,7 +7,7 @@ from kdjax.config import field
 from kdjax.methods import FAMILY, Method, method
 from kdjax.recipes.comparisons import names
 from kdjax.recipes.lesson import Lesson, lesson
-from kdjax.study import networks, stages, views
+from kdjax.study import networks, service, stages, views
 from kdjax.study.data import Common, Study
 from kdjax.types import BadInput, Model
 
@@ -24,7 +24,7 @@ class Flags(Common):
     teacher: str = field(
         "mlp(256, 256, dropout=0.2)",
         "workdir of a finished train_teacher run (other teacher_ flags are then unused); or, trained here for each "
-        f"seed, {networks.NETWORK}",
+        f"seed, {networks.NETWORK}; or {service.HELP}",
         smoke="mlp(16, dropout=0.2)",
     )
     teacher_epochs: int = field(60, "teacher's passes", low=1, smoke=2)
@@ -95,6 +95,11 @@ def planned(config: Flags, study: Study, student: Model, teacher: Model, steps: 
     if plan.live and (config.answers_dir or config.answers_top_k):
         raise BadInput(
             "--answers_dir and --answers_top_k keep answers to images as they are stored; accepted: losses on answers "
+            "alone, without --augment."
+        )
+    if plan.live and service.is_service(config.teacher):
+        raise BadInput(
+            f"--teacher={config.teacher}: a service answers to images as they are stored; accepted: losses on answers "
             "alone, without --augment."
         )
     if plan.uses_labels:

@@ -14,6 +14,7 @@ from kdjax.data.moments import channel_moments
 from kdjax.data.source import Examples
 from kdjax.files import to_json, write_whole
 from kdjax.models.create import accepts, all_names, create
+from kdjax.study import service
 from kdjax.study.data import Study, overlap
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.types import BadInput, Model, PyTree, nearest
@@ -108,12 +109,20 @@ def _setting(call: spec.Call, argument: str, value: Any) -> Any:
 def teacher_of(config: Any, study: Study) -> tuple[Model, list[PyTree], dict[str, Any]]:
     """The teacher that `--teacher` names: a folder's, with its variables seed by seed, or one that is not trained yet.
 
+    It may be a service, too, whose ledger lies in `--answers_dir`, or else in `--workdir`.
+
     Returns:
-        The model, its variables, none if it is to be trained, and what `create` builds it of, if so.
+        The model, its variables, none if it is to be trained, and what model.json says, if it is no folder's.
 
     Raises:
-        BadInput: as `load_teachers` and `named`; a text that is neither a folder nor a network.
+        BadInput: as `load_teachers`, `named` and `service.connect`; a text that is neither a folder nor a network.
     """
+    if service.is_service(config.teacher):
+        folder = Path(config.answers_dir or config.workdir).expanduser()
+        found = service.connect(config.teacher, folder, flag="teacher")
+        described = service.description(found)
+        refuse_other_shapes(described, config.teacher, study.shape, config.dataset, flag="teacher")
+        return *service.teacher(found, study), described
     if is_run(config.teacher):
         return *load_teachers(study, config.teacher), {}
     try:

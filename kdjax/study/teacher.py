@@ -11,7 +11,7 @@ import numpy as np
 from kdjax.data import cache, prepared, splits
 from kdjax.data.load import load
 from kdjax.data.source import Examples, Source
-from kdjax.study import networks, train
+from kdjax.study import networks, service, train
 from kdjax.study.data import Study
 from kdjax.teachers import answers, top_k
 from kdjax.teachers.live import Teacher, live
@@ -75,6 +75,8 @@ def check(config: Any, study: Study, workdir: Path, given: list[PyTree]) -> None
     if config.answers_top_k > classes:
         raise BadInput(f"--answers_top_k={config.answers_top_k}; accepted: 0 to {classes}, the number of classes.")
     if config.teacher_outputs == "live":
+        if service.is_service(config.teacher):
+            raise BadInput("--teacher_outputs=live: a service is not asked in every step; accepted: cached.")
         for name in ("answers_dir", "answers_top_k"):
             if getattr(config, name):
                 raise BadInput(

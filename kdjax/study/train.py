@@ -14,11 +14,10 @@ from kdjax.data import pipeline
 from kdjax.data.source import Examples, Source
 from kdjax.evaluation.classification import classification
 from kdjax.models.create import parameter_count
-from kdjax.study.data import Common, Study, feed, optimizer_of
+from kdjax.study.data import Common, Forward, Study, feed, optimizer_of
 from kdjax.training import parallel
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.loop import fit
-from kdjax.training.predict import Predictor
 from kdjax.training.program import Program
 from kdjax.training.state import Init, create_state, initializer, variables
 from kdjax.training.update import updates_of
@@ -42,7 +41,7 @@ def predictions(
         yield batch["inputs"][wanted], _ask(forward, weights, [batch], source)[wanted[batch["mask"] > 0]]
 
 
-def _ask(forward: Predictor, weights: PyTree, batches: Iterable[Batch], source: Examples) -> np.ndarray:
+def _ask(forward: Forward, weights: PyTree, batches: Iterable[Batch], source: Examples) -> np.ndarray:
     try:
         return forward(weights, batches)
     except Diverged as error:

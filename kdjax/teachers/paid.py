@@ -1,0 +1,170 @@
+"""The client's books: what was asked of a service, what that cost, and every answer, in one SQLite file."""
+
+import json
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kdjax.types import BadInput
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS requests (
+  id TEXT PRIMARY KEY, images INTEGER NOT NULL, sent REAL NOT NULL, answered REAL, price REAL,
+  body BLOB, asked BLOB NOT NULL, fault TEXT
+);
+CREATE TABLE IF NOT EXISTS answers (
+  image BLOB NOT NULL, time INTEGER NOT NULL, said BLOB NOT NULL, PRIMARY KEY (image, time)
+) WITHOUT ROWID;
+"""
+
+Asked = tuple[bytes, int]
+"""An image's digest, and the how-manieth time it is asked about; 0 where one answer serves for all times."""
+
+
+class Request(NamedTuple):
+    """Some images in one body, by what they are asked for."""
+
+    id: str
+    asked: tuple[Asked, ...]
+    body: bytes
+
+
+class Paid:
+    """A file of requests and answers; it may be used from several threads.
+
+    A request is written down before it is sent, body and all, and its answers together with its price: after a kill,
+    those without an answer are sent again, and the service, which knows their ids, charges none of them twice. Ids are
+    the file's own, for its fact `ledger` is drawn at random: two files of one key are two accounts of what it paid.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=0.2)
+            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # two clients would each send what the other waits for
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(SCHEMA)
+            self._db.execute("INSERT OR IGNORE INTO facts VALUES ('ledger', ?)", (json.dumps(secrets.token_hex(16)),))
+        except (sqlite3.Error, OSError) as error:
+            raise BadInput(f"{path}: {error}; accepted: a file of yours that no other client holds, or none.") from None
+
+    @contextmanager
+    def _whole(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def bind(self, facts: dict[str, Any]) -> None:
+        """Make the file one service's own, or find that it is.
+
+        Raises:
+            BadInput: it holds answers of another model, policy, or shape.
+        """
+        with self._whole() as db:
+            for name, value in facts.items():
+                db.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
+            there = dict(db.execute("SELECT name, value FROM facts").fetchall())
+        told = [f"{n} {there[n]} there, {json.dumps(v)} now" for n, v in facts.items() if there[n] != json.dumps(v)]
+        if told:
+            raise BadInput(
+                f"{self.path} holds answers that are not this service's: {'; '.join(told)}; accepted: another file."
+            )
+
+    def fact(self, name: str) -> Any:
+        """A fact, or None."""
+        with self._lock:
+            found = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def find(self, image: bytes, when: int | None) -> bytes | None:
+        """The answer to an image at that time of asking, or at any if None."""
+        clause, more = ("", ()) if when is None else (" AND time = ?", (when,))
+        query = f"SELECT said FROM answers WHERE image = ?{clause} ORDER BY time LIMIT 1"
+        with self._lock:
+            found = self._db.execute(query, (image, *more)).fetchone()
+        return None if found is None else found[0]
+
+    def open(self, request: Request, budget: int) -> None:
+        """Write down that a request is about to be sent.
+
+        Args:
+            request: a new one, or one that waits for its answer.
+            budget: the most images that may ever be asked through this file; 0 for no limit.
+
+        Raises:
+            BadInput: it is over the budget, or its answer was at fault before.
+        """
+        with self._whole() as db:
+            before = db.execute("SELECT fault FROM requests WHERE id = ?", (request.id,)).fetchone()
+            if before is not None:
+                if before[0]:
+                    raise BadInput(before[0])
+                return
+            spent = db.execute("SELECT COALESCE(SUM(images), 0) FROM requests").fetchone()[0]
+            if budget and spent + len(request.asked) > budget:
+                raise BadInput(
+                    f"budget={budget}: {spent} images are paid, and {len(request.asked)} more are needed; accepted: a "
+                    "larger budget. What is paid is kept."
+                )
+            asked = json.dumps([[image.hex(), when] for image, when in request.asked])
+            db.execute(
+                "INSERT INTO requests (id, images, sent, body, asked) VALUES (?, ?, ?, ?, ?)",
+                (request.id, len(request.asked), time.time(), request.body, asked),
+            )
+
+    def settle(self, request: Request, said: Sequence[bytes], price: float) -> None:
+        """Write down answers and what they cost, whole or not at all."""
+        with self._whole() as db:
+            rows = [(*asked, one) for asked, one in zip(request.asked, said, strict=True)]
+            db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", rows)
+            self._answered(db, request.id, price)
+
+    def fault(self, request: Request, message: str, price: float) -> None:
+        """Write down a paid answer that cannot be used; it is not asked again."""
+        with self._whole() as db:
+            self._answered(db, request.id, price)
+            db.execute("UPDATE requests SET fault = ? WHERE id = ?", (message, request.id))
+
+    @staticmethod
+    def _answered(db: sqlite3.Connection, request: str, price: float) -> None:
+        values = (time.time(), price, request)
+        db.execute("UPDATE requests SET answered = ?, price = ?, body = NULL, asked = '' WHERE id = ?", values)
+
+    def withdraw(self, request: Request) -> None:
+        """Forget a request that the service refused and did not charge."""
+        with self._whole() as db:
+            db.execute("DELETE FROM requests WHERE id = ? AND answered IS NULL", (request.id,))
+
+    def waiting(self) -> list[Request]:
+        """Requests without an answer: a kill came between, and the service may have charged them."""
+        with self._lock:
+            rows = self._db.execute("SELECT id, asked, body FROM requests WHERE answered IS NULL ORDER BY sent")
+            return [
+                Request(id, tuple((bytes.fromhex(image), when) for image, when in json.loads(asked)), body)
+                for id, asked, body in rows.fetchall()
+            ]
+
+    def totals(self) -> tuple[int, int, float]:
+        """Requests that were answered, their images, and their price."""
+        query = "SELECT COUNT(*), COALESCE(SUM(images), 0), TOTAL(price) FROM requests WHERE answered > 0"
+        with self._lock:
+            return self._db.execute(query).fetchone()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._db.close()

@@ -1,0 +1,316 @@
+"""A teacher behind an API: asked over HTTP, paid for each image once, and never from inside a compiled step.
+
+    service("http://127.0.0.1:8000", budget=60000, batch=256, concurrency=4)
+
+Answers to a pool are data: `Service.logits(images)` becomes the column `teacher_logits`. An attack asks through
+`Service.ask`, where each question counts, as it does at the service.
+"""
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import tenacity
+from jaxtyping import Float
+
+from kdjax.data.source import unit_interval
+from kdjax.teachers.paid import Asked, Paid, Request
+from kdjax.teachers.serving import wire
+from kdjax.teachers.serving.policy import policy
+from kdjax.types import BadInput
+
+RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Statuses after which the same request is sent again."""
+FREE = frozenset({400, 402, 409, 411, 412, 413, 415, 422})
+"""Statuses that say that this request was not charged, now or before: who asks looks for a kept answer first."""
+
+
+class _Again(Exception):
+    """An answer that says: later."""
+
+    def __init__(self, what: str, wait: float) -> None:
+        super().__init__(what)
+        self.wait = wait
+
+
+class Service:
+    """One service, one key, one ledger. It may be used from several threads; call `close`, or use it in a `with`.
+
+    Attributes:
+        model: the checksum of the network that answers; another one ends the client.
+        policy: by which it answers.
+        num_classes, image_shape: of its network.
+        price: of an image.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        ledger: Path,
+        *,
+        key: str,
+        budget: int = 0,
+        batch: int = 256,
+        concurrency: int = 4,
+        timeout: float = 60.0,
+        attempts: int = 8,
+        http: httpx.Client | None = None,
+    ) -> None:
+        """Meet a service, and settle what an earlier client of this ledger left open.
+
+        Args:
+            url: where it is.
+            ledger: the client's file; made if it is missing.
+            key: what the service knows the client by.
+            budget: most images that are ever paid through this ledger; 0 leaves the limit to the service.
+            batch: images in a request; fewer where the service takes fewer.
+            concurrency: requests on their way at once.
+            timeout: seconds without a byte after which a request is sent again.
+            attempts: how often one is sent.
+            http: instead of a client of its own, which is then not closed here.
+
+        Raises:
+            BadInput: no service, a wrong key, one whose model is not the ledger's.
+        """
+        if batch < 1 or concurrency < 1 or budget < 0 or attempts < 1 or not timeout > 0:
+            raise BadInput(
+                f"service: batch={batch}, concurrency={concurrency}, budget={budget}, timeout={timeout}, "
+                f"attempts={attempts}; accepted: numbers from 1, a budget from 0, a timeout above 0."
+            )
+        self._url, self._budget, self._concurrency = url.rstrip("/"), budget, concurrency
+        self._attempts, self._key = attempts, key
+        self._own = (
+            httpx.Client(timeout=timeout, limits=httpx.Limits(max_connections=concurrency)) if http is None else None
+        )
+        self._http = http or self._own
+        self._times: Counter[bytes] = Counter()
+        self._lock = threading.Lock()
+        self.paid = Paid(ledger)
+        try:
+            offer = self._offer()
+            self.model, self.policy = str(offer["model"]), str(offer["policy"])
+            self.num_classes, self.image_shape = int(offer["num_classes"]), tuple(map(int, offer["image_shape"]))
+            self.price, most = float(offer["price"]), int(offer["most"])
+            self._read = policy(self.policy).read
+            self._batch = min(batch, most)
+            facts = {name: offer[name] for name in ("model", "policy", "num_classes", "image_shape")}
+            self.paid.bind(facts)
+            self._send(self.paid.waiting())
+        except (KeyError, TypeError, ValueError) as error:
+            self.close()
+            if isinstance(error, BadInput):
+                raise
+            raise BadInput(f"{url}: /v1/model answers what is no offer ({error}); accepted: a kdjax service.") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of connections and ledger."""
+        if self._own is not None:
+            self._own.close()
+        self.paid.close()
+
+    def logits(self, images: Float[np.ndarray, "batch ..."]) -> Float[np.ndarray, "batch classes"]:
+        """Answers as logits; an image that was ever answered, to whatever question, is not asked again.
+
+        Args:
+            images: `[N, *image_shape]` in [0, 1].
+
+        Raises:
+            BadInput: as `ask`.
+        """
+        images = self._checked(images)
+        digests = [_digest(image) for image in images]
+        places = {digest: row for row, digest in reversed(list(enumerate(digests)))}
+        rows = sorted(places.values())
+        # Requests are cut by place before known ones are left out: a resumed client asks in the same batches.
+        parts = [rows[at : at + self._batch] for at in range(0, len(rows), self._batch)]
+        missing = [[row for row in part if self.paid.find(digests[row], None) is None] for part in parts]
+        self._send(self._request(images[part], [(digests[row], 0) for row in part]) for part in missing if part)
+        return self._logits([(digest, None) for digest in digests])
+
+    def ask(self, images: Float[np.ndarray, "batch ..."]) -> Float[np.ndarray, "batch classes"]:
+        """The same for an attack: every image is a question of its own, also one that was asked before.
+
+        The n-th time that a client asks about an image is remembered as that: a run that was killed and is started
+        again asks the same questions, and gets from its ledger what it has paid. A service takes images: what finite
+        differences ask beside the box of pixels is asked at its edge.
+
+        Raises:
+            BadInput: images of another shape, a budget that is spent, a service that does not answer, that refuses, or
+                that answers what its policy cannot have said. What is paid is kept.
+        """
+        images = self._checked(np.clip(images, 0, 1))
+        digests, asked = [_digest(image) for image in images], list[Asked]()
+        with self._lock:
+            for digest in digests:
+                self._times[digest] += 1
+                asked.append((digest, self._times[digest]))
+        new = [row for row, one in enumerate(asked) if self.paid.find(*one) is None]
+        parts = [new[at : at + self._batch] for at in range(0, len(new), self._batch)]
+        self._send(self._request(images[part], [asked[row] for row in part]) for part in parts)
+        return self._logits(asked)
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        images = unit_interval(np.asarray(images)).astype(np.float32)
+        if images.shape[1:] != self.image_shape:
+            raise BadInput(f"images of shape {images.shape[1:]}; accepted by the service: {self.image_shape}.")
+        return images
+
+    def _request(self, images: np.ndarray, asked: list[Asked]) -> Request:
+        parts = [str(self.paid.fact("ledger")).encode(), *(image + b"%d;" % when for image, when in asked)]
+        name = hashlib.sha256(b"".join(parts))
+        return Request(name.hexdigest(), tuple(asked), wire.pack(images))
+
+    def _logits(self, asked: Sequence[tuple[bytes, int | None]]) -> np.ndarray:
+        """What the ledger holds, as logits."""
+        if not asked:
+            return np.zeros((0, self.num_classes), np.float32)
+        rows = np.dtype([(name, kind, tuple(shape)) for name, kind, shape in self.paid.fact("columns")])
+        said = [self.paid.find(*one) for one in asked]
+        found = np.frombuffer(b"".join(one for one in said if one is not None), rows)
+        return self._read({name: found[name] for name in rows.names or ()}, len(asked), self.num_classes)
+
+    def _send(self, requests: Iterable[Request]) -> None:
+        """Send requests, several at once; after a failure none is begun, and those on their way are awaited."""
+        left = iter(requests)
+        begun = list(islice(left, 2))
+        if len(begun) < 2:  # an attack's questions come one by one
+            for request in begun:
+                self._settle(request)
+            return
+        waiting, turn, failed = chain(begun, left), threading.Lock(), threading.Event()
+
+        def work() -> None:
+            while not failed.is_set():
+                with turn:
+                    request = next(waiting, None)
+                if request is None:
+                    return
+                try:
+                    self._settle(request)
+                except BaseException:
+                    failed.set()
+                    raise
+
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            jobs = [pool.submit(work) for _ in range(self._concurrency)]
+            try:
+                for job in jobs:
+                    job.result()
+            except BaseException:
+                failed.set()
+                raise
+
+    def _settle(self, request: Request) -> None:
+        """Write down, send, check, write down."""
+        self.paid.open(request, self._budget)
+        response = self._post(request)
+        if response.status_code != 200:
+            if response.status_code in FREE:
+                self.paid.withdraw(request)
+            raise self._refusal(response)
+        price = len(request.asked) * self.price
+        try:
+            columns, facts = wire.unpack_answer(response.content)
+            if facts.get("model") != self.model:
+                raise BadInput(
+                    f"{self._url}: the model is {facts.get('model')}, and was {self.model}; nothing is mixed."
+                )
+            self._read(columns, len(request.asked), self.num_classes)
+            price = _price(facts.get("price", ""))
+        except BadInput as error:
+            self.paid.fault(request, str(error), price)
+            raise
+        layout = [[name, columns[name].dtype.str, list(columns[name].shape[1:])] for name in sorted(columns)]
+        if self.paid.fact("columns") != layout:
+            self.paid.bind({"columns": layout})
+        rows = np.zeros(len(request.asked), np.dtype([(name, kind, tuple(shape)) for name, kind, shape in layout]))
+        for name in columns:
+            rows[name] = columns[name]
+        self.paid.settle(request, [row.tobytes() for row in rows], price)
+
+    def _post(self, request: Request) -> httpx.Response:
+        headers = {
+            "Content-Type": wire.NPY, "Accept": wire.TENSORS, "Idempotency-Key": request.id,
+            "If-Match": f'"{self.model}"',
+        }  # fmt: skip
+        return self._call("POST", "/v1/answers", headers, request.body)
+
+    def _offer(self) -> dict[str, Any]:
+        response = self._call("GET", "/v1/model", {}, None)
+        if response.status_code != 200:
+            raise self._refusal(response)
+        return dict(response.json())
+
+    def _call(self, method: str, path: str, headers: dict[str, str], body: bytes | None) -> httpx.Response:
+        """Send until there is an answer, later each time; as much later as `Retry-After` says."""
+        assert self._http is not None
+        http, headers = self._http, {**headers, "Authorization": f"Bearer {self._key}"}
+
+        def once() -> httpx.Response:
+            response = http.request(method, self._url + path, headers=headers, content=body)
+            if response.status_code in RETRIED:
+                raise _Again(f"status {response.status_code}", _seconds(response.headers.get("retry-after", "")))
+            return response
+
+        jitter = tenacity.wait_random_exponential(multiplier=0.1, max=10)
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            return max(jitter(state), error.wait if isinstance(error, _Again) else 0.0)
+
+        again = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self._attempts),
+            wait=wait,
+            retry=tenacity.retry_if_exception_type((httpx.TransportError, _Again)),
+            reraise=True,
+        )
+        try:
+            return again(once)
+        except (httpx.HTTPError, httpx.InvalidURL, _Again) as error:
+            what = str(error) or type(error).__name__
+            raise BadInput(
+                f"{self._url}: no answer after {self._attempts} attempts ({what}); accepted: a service that runs. What "
+                "is paid is kept, and the same command goes on from it."
+            ) from None
+
+    def _refusal(self, response: httpx.Response) -> BadInput:
+        try:
+            told = response.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            told = response.text[:200]
+        return BadInput(f"{self._url} refuses ({response.status_code}): {told} What is paid is kept.")
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.sha256(image.tobytes()).digest()
+
+
+def _price(typed: str) -> float:
+    try:
+        return float(typed)
+    except ValueError:
+        raise BadInput(f"the service answers price={typed[:80]!r}; accepted: a number.") from None
+
+
+def _seconds(typed: str) -> float:
+    """Retry-After in seconds; a date, or nothing, leaves the wait to the backoff. No service makes us wait an hour."""
+    try:
+        return min(max(float(typed), 0.0), 300.0)
+    except ValueError:
+        return 0.0
