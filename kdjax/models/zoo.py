@@ -42,7 +42,10 @@ FIXED: dict[str, Constructor] = {
     **{f"resnet{depth}x4": _cifar(depth, 32, 64, 128, 256) for depth in (8, 32)},
     **{name: _large(name, imagenet_stem=True) for name in _BLOCKS},
     **{f"{name}_cifar": _large(name) for name in _BLOCKS},
-    **{f"wrn_{d}_{k}": _wide(d, k) for d, k in ((16, 1), (16, 2), (28, 10), (34, 10), (40, 1), (40, 2))},
+    **{
+        f"wrn_{d}_{k}": _wide(d, k)
+        for d, k in ((16, 1), (16, 2), (28, 10), (34, 10), (34, 20), (70, 16), (40, 1), (40, 2))
+    },
     "preact_resnet18": partial(WideResNet, blocks=2, widths=(64, 128, 256, 512), stem=64),
     "vgg8": partial(VGG, blocks=(1, 1, 1, 1, 1)),
     "vgg11": partial(VGG, blocks=(1, 1, 2, 2, 2)),

@@ -35,7 +35,8 @@ PUBLISHED = {
     ("vgg19", 100): 20_086_692, ("resnet50_cifar", 100): 23_705_252,
     ("mobilenet_v2_half", 100): 812_836, ("shufflenet_v1", 100): 949_258, ("shufflenet_v2", 100): 1_355_528,
     # Adversarial training's networks with 10.
-    ("wrn_28_10", 10): 36_479_194, ("wrn_34_10", 10): 46_160_474, ("preact_resnet18", 10): 11_172_170,
+    ("wrn_28_10", 10): 36_479_194, ("wrn_34_10", 10): 46_160_474, ("wrn_34_20", 10): 184_531_674,
+    ("wrn_70_16", 10): 266_796_506, ("preact_resnet18", 10): 11_172_170,
     ("resnet18_cifar", 10): 11_173_962, ("resnet34_cifar", 10): 21_282_122,
     # torchvision's with 1000; the transformer's with patches of 4 is below.
     ("resnet18", 1000): 11_689_512, ("resnet34", 1000): 21_797_672, ("resnet50", 1000): 25_557_032,

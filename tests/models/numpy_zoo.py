@@ -1,0 +1,62 @@
+"""Published networks in numpy, under the names of their repositories: an answer of each, and its state dict."""
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+
+class StateDict:
+    """PyTorch's layers in evaluation on `[B, C, H, W]`; what one needs is drawn when it is first named, and kept."""
+
+    def __init__(self, seed=0):
+        self.random, self.arrays = np.random.default_rng(seed), {}
+
+    def _drawn(self, name, draw):
+        if name not in self.arrays:
+            self.arrays[name] = np.asarray(draw, np.float32)
+        return self.arrays[name].astype(np.float64)
+
+    def conv(self, x, name, outputs, size, stride=1, *, pad=None, groups=1):
+        """`pad`: zeros before and after, in both directions; size // 2 where nothing is said, as in PyTorch's code."""
+        before, after = (size // 2,) * 2 if pad is None else pad
+        inputs = x.shape[1] // groups
+        scale = (2 / (inputs * size**2)) ** 0.5
+        kernel = self._drawn(f"{name}.weight", self.random.normal(0, scale, (outputs, inputs, size, size)))
+        x = np.pad(x, ((0, 0), (0, 0), (before, after), (before, after)))
+        seen = sliding_window_view(x, (size, size), (2, 3))[:, :, ::stride, ::stride]
+        seen = seen.reshape(len(x), groups, inputs, *seen.shape[2:])
+        kernel = kernel.reshape(groups, outputs // groups, inputs, size, size)
+        found = np.einsum("bgihwkl,goikl->bgohw", seen, kernel, optimize=True)
+        return found.reshape(len(x), outputs, *found.shape[3:])
+
+    def norm(self, x, name):
+        channels = x.shape[1]
+        scale, var = (self._drawn(f"{name}.{part}", self.random.uniform(0.5, 1.5, channels)) for part in SPREAD)
+        shift, mean = (self._drawn(f"{name}.{part}", self.random.normal(0, 0.2, channels)) for part in PLACE)
+        scale, var, shift, mean = (v[:, None, None] for v in (scale, var, shift, mean))
+        return (x - mean) / np.sqrt(var + 1e-5) * scale + shift
+
+    def dense(self, x, name, outputs):
+        weight = self._drawn(f"{name}.weight", self.random.normal(0, x.shape[1] ** -0.5, (outputs, x.shape[1])))
+        return x @ weight.T + self._drawn(f"{name}.bias", self.random.normal(0, 0.1, outputs))
+
+
+SPREAD, PLACE = ("weight", "running_var"), ("bias", "running_mean")
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def trades_wide(state, x, blocks, widths, stem, classes):
+    """TRADES' WideResNet; its state dict has a copy of the first stage under `sub_block1`, which answers nothing."""
+    x = state.conv(x, "conv1", stem, 3)
+    for stage, width in enumerate(widths, start=1):
+        for place in range(blocks):
+            name, stride = f"block{stage}.layer.{place}", 2 if stage > 1 and place == 0 else 1
+            active = relu(state.norm(x, f"{name}.bn1"))
+            y = relu(state.norm(state.conv(active, f"{name}.conv1", width, 3, stride), f"{name}.bn2"))
+            y = state.conv(y, f"{name}.conv2", width, 3)
+            x = y + (x if x.shape == y.shape else state.conv(active, f"{name}.convShortcut", width, 1, stride))
+    logits = state.dense(relu(state.norm(x, "bn1")).mean((2, 3)), "fc", classes)
+    state.arrays |= {f"sub_{name}": array + 1 for name, array in state.arrays.items() if name.startswith("block1.")}
+    return logits
