@@ -7,8 +7,9 @@
 The file is a .safetensors or an .npz of the state dict (`kdjax.models.import_torch` says how PyTorch writes them, and
 whose names it reads, RobustBench's among them). `--mean` and `--std` are what PyTorch's images were normalised with:
 that becomes part of the network, and where the state dict says it itself (`mu` and `sigma`, or `mean` and `std`), it
-need not be typed. The test split is scored, and the score is the check that nothing was lost on the way: it should be the one
-that the network had. `--train_split` says what it learned from; a study that tests on those images will refuse it.
+need not be typed. The test split is scored, and the score is the check that nothing was lost on the way: it should be
+the one that the network had. `--train_split` says what it learned from; a study that tests on those images will refuse
+it.
 
 Cost: seconds, and one pass over the test images.
 """

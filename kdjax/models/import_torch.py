@@ -39,7 +39,8 @@ def from_torch(
 
     CIFAR ResNets, wide ResNets and VGGs under the names of contrastive representation distillation's code; ImageNet's
     ResNets under torchvision's; those for CIFAR and the pre-activation ResNet-18 with `shortcut` and `linear` too; and
-    RobustBench's, of which `sub_block1`, a stage that no answer depends on, is left out.
+    RobustBench's, of which `sub_block1`, a stage that no answer depends on, is left out; adversarially robust
+    distillation's MobileNetV2.
 
     Args:
         path: a .npz or .safetensors file of arrays by their names in the state dict, of any kind of float. A prefix
@@ -139,7 +140,7 @@ def to_torch(variables: Mapping[str, PyTree], name: str) -> dict[str, np.ndarray
 def _readable(module: nn.Module | None, name: str) -> tuple[nn.Module, Names]:
     names = names_of(module)
     if module is None or names is None:
-        raise BadInput(f"name={name!r}; accepted: ResNets, wide and pre-activation ResNets, and VGGs")
+        raise BadInput(f"name={name!r}; accepted: ResNets, wide and pre-activation ResNets, VGGs, mobilenet_v2_cifar")
     return module, names
 
 

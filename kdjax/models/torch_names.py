@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
+from kdjax.models.mobilenet import MobileNetV2
 from kdjax.models.resnet import ResNet
 from kdjax.models.vgg import VGG
 from kdjax.models.wrn import WideResNet
@@ -21,12 +22,12 @@ UNUSED: dict[type, tuple[str, ...]] = {WideResNet: ("sub_block1.",)}
 """What stands in a state dict and no answer depends on: TRADES' wide ResNet has a stage that it never calls."""
 
 
-_SHORTCUT: Names = {"shortcut_conv": "downsample.0", "shortcut_norm": "downsample.1"}
 _PARTS: Names = {f"{ours}{n}": f"{theirs}{n}" for ours, theirs in (("conv", "conv"), ("norm", "bn")) for n in (1, 2, 3)}
 
 
-def _block(number: int, theirs: str) -> Names:
-    return {f"block{number}/{ours}": f"{theirs}.{part}" for ours, part in (_PARTS | _SHORTCUT).items()}
+def _block(number: int, theirs: str, shortcut: str = "downsample") -> Names:
+    parts = _PARTS | {"shortcut_conv": f"{shortcut}.0", "shortcut_norm": f"{shortcut}.1"}
+    return {f"block{number}/{ours}": f"{theirs}.{part}" for ours, part in parts.items()}
 
 
 def _resnet(module: ResNet) -> Names:
@@ -60,4 +61,15 @@ def _vgg(module: VGG) -> Names:
     return names
 
 
-_NAMES: dict[type, Callable[..., Names]] = {ResNet: _resnet, WideResNet: _wide, VGG: _vgg}
+def _mobile(module: MobileNetV2) -> Names | None:
+    if not module.full:
+        return None
+    names = {"stem_conv": "conv1", "stem_norm": "bn1", "last_conv": "conv2", "last_norm": "bn2", "logits": "linear"}
+    for number in range(17):
+        names |= _block(number + 1, f"layers.{number}", "shortcut")
+    return names
+
+
+_NAMES: dict[type, Callable[..., Names | None]] = {
+    ResNet: _resnet, WideResNet: _wide, VGG: _vgg, MobileNetV2: _mobile,
+}  # fmt: skip

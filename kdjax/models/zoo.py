@@ -53,6 +53,7 @@ FIXED: dict[str, Constructor] = {
     "vgg16": partial(VGG, blocks=(2, 2, 3, 3, 3)),
     "vgg19": partial(VGG, blocks=(2, 2, 4, 4, 4)),
     "mobilenet_v2": MobileNetV2,
+    "mobilenet_v2_cifar": partial(MobileNetV2, cifar=True, full=True),
     "mobilenet_v2_half": partial(MobileNetV2, width=0.5, cifar=True),
     "shufflenet_v1": partial(ShuffleNet, widths=(240, 480, 960), groups=3),
     "shufflenet_v2": partial(ShuffleNet, widths=(116, 232, 464), groups=None, last=1024),

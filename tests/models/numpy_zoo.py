@@ -60,3 +60,30 @@ def trades_wide(state, x, blocks, widths, stem, classes):
     logits = state.dense(relu(state.norm(x, "bn1")).mean((2, 3)), "fc", classes)
     state.arrays |= {f"sub_{name}": array + 1 for name, array in state.arrays.items() if name.startswith("block1.")}
     return logits
+
+
+def ard_mobile(state, x, width, classes):
+    """The MobileNetV2 of adversarially robust distillation, RSLAD and MTARD, at a part of its width."""
+    x = relu(state.norm(state.conv(x, "conv1", int(32 * width), 3), "bn1"))
+    number = 0
+    settings = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 1),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
+    for factor, outputs, count, first in settings:
+        outputs = int(outputs * width)
+        for stride in (first, *[1] * (count - 1)):
+            name, inner, number = f"layers.{number}", factor * x.shape[1], number + 1
+            y = relu(state.norm(state.conv(x, f"{name}.conv1", inner, 1), f"{name}.bn1"))
+            y = relu(state.norm(state.conv(y, f"{name}.conv2", inner, 3, stride, groups=inner), f"{name}.bn2"))
+            y = state.norm(state.conv(y, f"{name}.conv3", outputs, 1), f"{name}.bn3")
+            if stride == 1 and x.shape[1] != outputs:
+                x = state.norm(state.conv(x, f"{name}.shortcut.0", outputs, 1), f"{name}.shortcut.1")
+            x = x + y if stride == 1 else y
+    x = relu(state.norm(state.conv(x, "conv2", 1280, 1), "bn2"))
+    return state.dense(x.mean((2, 3)), "linear", classes)

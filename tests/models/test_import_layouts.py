@@ -6,6 +6,7 @@ import pytest
 
 from experiments.import_teacher import Config, normalisation
 from kdjax.models.import_torch import converted, from_torch, to_torch
+from kdjax.models.mobilenet import MobileNetV2
 from kdjax.models.state_dict import moments
 from kdjax.models.wrn import WideResNet
 from kdjax.types import BadInput
@@ -92,3 +93,14 @@ def test_a_file_with_moments_is_read_for_a_network_that_has_them(tmp_path):
         from_torch(path, "wrn_16_1", **shape)
     back = to_torch(from_torch(path, "wrn_16_1", **shape, mean=MEAN, std=STD), "wrn_16_1")
     np.testing.assert_array_equal(back["block2.layer.1.conv1.weight"], state.arrays["block2.layer.1.conv1.weight"])
+
+
+def test_the_mobile_net_of_adversarial_distillation():
+    """Its stem keeps the size, and blocks whose channels alone change have shortcuts."""
+    module = MobileNetV2(5, width=0.25, cifar=True, full=True)
+    arrays = assert_same_function(module, lambda state, x: numpy_zoo.ard_mobile(state, x, 0.25, 5))
+    assert sum("shortcut.0" in name for name in arrays) == 4
+    back = to_torch(converted(arrays, module, (16, 16, 3), name="net"), "mobilenet_v2_cifar")
+    assert back.keys() == arrays.keys()
+    with pytest.raises(BadInput, match=r"layers.0.downsample.* is missing for net"):
+        answered(module, {n: a for n, a in arrays.items() if "layers.0.shortcut" not in n}, image())
