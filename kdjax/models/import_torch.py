@@ -39,8 +39,9 @@ def from_torch(
 
     CIFAR ResNets, wide ResNets and VGGs under the names of contrastive representation distillation's code; ImageNet's
     ResNets under torchvision's; those for CIFAR and the pre-activation ResNet-18 with `shortcut` and `linear` too; and
-    RobustBench's, of which `sub_block1`, a stage that no answer depends on, is left out; adversarially robust
-    distillation's MobileNetV2.
+    RobustBench's, of which `sub_block1`, a stage that no answer depends on, is left out, DeepMind's
+    names among them; adversarially robust distillation's MobileNetV2. A pre-activation ResNet-18 without `bn` is
+    `preact_resnet18_raw`.
 
     Args:
         path: a .npz or .safetensors file of arrays by their names in the state dict, of any kind of float. A prefix

@@ -42,12 +42,29 @@ def _resnet(module: ResNet) -> Names:
 def _wide(module: WideResNet) -> Names:
     # Three stages: wide ResNets; four: the pre-activation ResNet-18, written as its sisters are.
     wide = len(module.widths) == 3
-    names = {"stem_conv": "conv1", "last_norm": "bn1" if wide else "bn", "logits": "fc" if wide else "linear"}
+    if module.deepmind:
+        return _deepmind(module, wide)
+    names = {"stem_conv": "conv1", "logits": "fc" if wide else "linear"}
+    if module.last:
+        names["last_norm"] = "bn1" if wide else "bn"
     for number in range(len(module.widths) * module.blocks):
         stage, place = divmod(number, module.blocks)
         theirs = f"block{stage + 1}.layer.{place}" if wide else f"layer{stage + 1}.{place}"
         names |= _block(number + 1, theirs)
         names[f"block{number + 1}/shortcut_conv"] = f"{theirs}.{'convShortcut' if wide else 'shortcut.0'}"
+    return names
+
+
+def _deepmind(module: WideResNet, wide: bool) -> Names:
+    names = {"stem_conv": "init_conv" if wide else "conv_2d", "last_norm": "batchnorm", "logits": "logits"}
+    convolutions = ("conv_0", "conv_1") if wide else ("conv_2d_1", "conv_2d_2")
+    for number in range(len(module.widths) * module.blocks):
+        stage, place = divmod(number, module.blocks)
+        theirs = f"layer.{stage}.block.{place}" if wide else f"layer_{stage}.{place}"
+        parts = dict(zip(("conv1", "conv2"), convolutions, strict=True)) | {
+            "norm1": "batchnorm_0", "norm2": "batchnorm_1", "shortcut_conv": "shortcut",
+        }  # fmt: skip
+        names |= {f"block{number + 1}/{ours}": f"{theirs}.{part}" for ours, part in parts.items()}
     return names
 
 

@@ -33,8 +33,11 @@ def _large(name: str, **form: bool) -> Constructor:
     return partial(ResNet, blocks=_BLOCKS[name], widths=(64, 128, 256, 512), bottleneck=name == "resnet50", **form)
 
 
-def _wide(depth: int, factor: int) -> Constructor:
-    return partial(WideResNet, blocks=(depth - 4) // 6, widths=(16 * factor, 32 * factor, 64 * factor))
+def _wide(depth: int, factor: int, **form: bool) -> Constructor:
+    return partial(WideResNet, blocks=(depth - 4) // 6, widths=(16 * factor, 32 * factor, 64 * factor), **form)
+
+
+_PREACT = partial(WideResNet, blocks=2, widths=(64, 128, 256, 512), stem=64)
 
 
 FIXED: dict[str, Constructor] = {
@@ -46,7 +49,10 @@ FIXED: dict[str, Constructor] = {
         f"wrn_{d}_{k}": _wide(d, k)
         for d, k in ((16, 1), (16, 2), (28, 10), (34, 10), (34, 20), (70, 16), (40, 1), (40, 2))
     },
-    "preact_resnet18": partial(WideResNet, blocks=2, widths=(64, 128, 256, 512), stem=64),
+    **{f"dm_wrn_{d}_{k}": _wide(d, k, deepmind=True) for d, k in ((28, 10), (34, 10), (70, 16), (94, 16))},
+    "preact_resnet18": _PREACT,
+    "preact_resnet18_raw": partial(_PREACT, raw=True, last=False),
+    "dm_preact_resnet18": partial(_PREACT, raw=True, deepmind=True, shortcut=3),
     "vgg8": partial(VGG, blocks=(1, 1, 1, 1, 1)),
     "vgg11": partial(VGG, blocks=(1, 1, 2, 2, 2)),
     "vgg13": partial(VGG, blocks=(2, 2, 2, 2, 2)),

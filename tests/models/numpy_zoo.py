@@ -47,6 +47,10 @@ def relu(x):
     return np.maximum(x, 0)
 
 
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
 def trades_wide(state, x, blocks, widths, stem, classes):
     """TRADES' WideResNet; its state dict has a copy of the first stage under `sub_block1`, which answers nothing."""
     x = state.conv(x, "conv1", stem, 3)
@@ -87,3 +91,38 @@ def ard_mobile(state, x, width, classes):
             x = x + y if stride == 1 else y
     x = relu(state.norm(state.conv(x, "conv2", 1280, 1), "bn2"))
     return state.dense(x.mean((2, 3)), "linear", classes)
+
+
+def raw_preact(state, x, blocks, widths, classes):
+    """The pre-activation ResNet-18 of fast adversarial training: raw shortcuts, and the plain mean of the last sum."""
+    x = state.conv(x, "conv1", widths[0], 3)
+    for stage, width in enumerate(widths, start=1):
+        for place in range(blocks):
+            name, stride = f"layer{stage}.{place}", 2 if stage > 1 and place == 0 else 1
+            y = state.conv(relu(state.norm(x, f"{name}.bn1")), f"{name}.conv1", width, 3, stride)
+            y = state.conv(relu(state.norm(y, f"{name}.bn2")), f"{name}.conv2", width, 3)
+            x = y + (x if x.shape == y.shape else state.conv(x, f"{name}.shortcut.0", width, 1, stride))
+    return state.dense(x.mean((2, 3)), "linear", classes)
+
+
+def deepmind(state, x, blocks, widths, stem, classes):
+    """DeepMind's networks: of three stages the wide ResNet, of four the pre-activation one with shortcuts of 3 x 3."""
+    wide = len(widths) == 3
+    first, second = ("conv_0", "conv_1") if wide else ("conv_2d_1", "conv_2d_2")
+    x = state.conv(x, "init_conv" if wide else "conv_2d", stem, 3)
+    for stage, width in enumerate(widths):
+        for place in range(blocks):
+            name = f"layer.{stage}.block.{place}" if wide else f"layer_{stage}.{place}"
+            stride, pad = (2, (0, 1)) if stage > 0 and place == 0 else (1, (1, 1))
+            active = silu(state.norm(x, f"{name}.batchnorm_0"))
+            y = silu(
+                state.norm(state.conv(active, f"{name}.{first}", width, 3, stride, pad=pad), f"{name}.batchnorm_1")
+            )
+            y = state.conv(y, f"{name}.{second}", width, 3)
+            if x.shape == y.shape:
+                x = x + y
+            elif wide:
+                x = y + state.conv(active, f"{name}.shortcut", width, 1, stride)
+            else:
+                x = y + state.conv(x, f"{name}.shortcut", width, 3, stride, pad=pad)
+    return state.dense(silu(state.norm(x, "batchnorm")).mean((2, 3)), "logits", classes)

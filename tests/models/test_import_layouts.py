@@ -104,3 +104,27 @@ def test_the_mobile_net_of_adversarial_distillation():
     assert back.keys() == arrays.keys()
     with pytest.raises(BadInput, match=r"layers.0.downsample.* is missing for net"):
         answered(module, {n: a for n, a in arrays.items() if "layers.0.shortcut" not in n}, image())
+
+
+def test_the_pre_activation_network_without_a_last_normalisation():
+    """Its weights fit the other form but for `bn`, and would be another function there."""
+    widths = (6, 8, 10, 12)
+    module = WideResNet(5, 2, widths, 6, raw=True, last=False)
+    arrays = assert_same_function(module, lambda state, x: numpy_zoo.raw_preact(state, x, 2, widths, 5))
+    back = to_torch(converted(arrays, module, (16, 16, 3), name="net"), "preact_resnet18_raw")
+    assert back.keys() == arrays.keys()
+    with pytest.raises(BadInput, match=r"bn.* is missing for net"):
+        answered(WideResNet(5, 2, widths, 6), arrays, image())
+    other = {f"bn.{part}": np.ones(12, np.float32) for part in ("weight", "bias", "running_mean", "running_var")}
+    with pytest.raises(BadInput, match=r"net has no place for bn\.weight"):
+        answered(module, arrays | other, image())
+    active = answered(WideResNet(5, 2, widths, 6, last=False), arrays, image())
+    assert np.abs(active - answered(module, arrays, image())).max() > 0.01, "a shortcut behind the ReLU is another one"
+
+
+@pytest.mark.parametrize("widths", [(6, 8, 10), (6, 8, 10, 12)], ids=["wide", "pre-activation"])
+def test_the_networks_of_deepmind(widths):
+    form = {} if len(widths) == 3 else {"raw": True, "shortcut": 3}
+    module = WideResNet(5, 2, widths, 4 if len(widths) == 3 else 6, deepmind=True, **form)
+    arrays = assert_same_function(module, lambda state, x: numpy_zoo.deepmind(state, x, 2, widths, module.stem, 5))
+    assert sum(".shortcut." in name for name in arrays) == 3

@@ -38,7 +38,9 @@ PUBLISHED = {
     ("wrn_28_10", 10): 36_479_194, ("wrn_34_10", 10): 46_160_474, ("wrn_34_20", 10): 184_531_674,
     ("wrn_70_16", 10): 266_796_506, ("preact_resnet18", 10): 11_172_170,
     ("resnet18_cifar", 10): 11_173_962, ("resnet34_cifar", 10): 21_282_122,
-    ("mobilenet_v2_cifar", 10): 2_296_922,
+    ("mobilenet_v2_cifar", 10): 2_296_922, ("preact_resnet18_raw", 10): 11_171_146,
+    ("dm_wrn_28_10", 10): 36_479_194, ("dm_wrn_34_10", 10): 46_160_474, ("dm_wrn_70_16", 10): 266_796_506,
+    ("dm_wrn_94_16", 10): 365_915_610, ("dm_preact_resnet18", 10): 12_548_426,
     # torchvision's with 1000; the transformer's with patches of 4 is below.
     ("resnet18", 1000): 11_689_512, ("resnet34", 1000): 21_797_672, ("resnet50", 1000): 25_557_032,
     ("mobilenet_v2", 1000): 3_504_872,
@@ -168,11 +170,13 @@ def test_published_counts_are_those_of_arithmetic():
             depth, _, four = numbers[0].partition("x")
             widths = (64, 128, 256) if four else (16, 32, 64)
             counted = count_cifar(int(depth), 32 if four else 16, widths, classes)
-        elif family == "wrn":
-            depth, factor = map(int, numbers)
+        elif "wrn_" in name:
+            depth, factor = map(int, numbers[-2:])
             counted = count_wide((depth - 4) // 6, 16, [16 * factor, 32 * factor, 64 * factor], classes)
-        elif family == "preact":
+        elif "preact" in name:
             counted = count_wide(2, 64, (64, 128, 256, 512), classes)
+            counted -= 2 * 512 if "raw" in name else 0  # its last normalisation
+            counted += 8 * sum(a * b for a, b in itertools.pairwise((64, 128, 256, 512))) if "dm" in name else 0
         elif name.startswith("vgg"):
             dense = {8: (1,) * 5, 11: (1, 1, 2, 2, 2), 13: (2,) * 5, 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
             counted = count_vgg(dense[int(name[3:])], classes)
