@@ -5,9 +5,11 @@
     python -m experiments.distill --teacher=runs/imported --dataset=cifar10 --student=resnet20
 
 The file is a .safetensors or an .npz of the state dict (`kdjax.models.import_torch` says how PyTorch writes them, and
-whose names it reads). `--mean` and `--std` are what PyTorch's images were normalised with: that becomes part of the
-network. The test split is scored, and the score is the check that nothing was lost on the way: it should be the one
-that the network had. `--train_split` says what it learned from; a study that tests on those images will refuse it.
+whose names it reads, RobustBench's among them). `--mean` and `--std` are what PyTorch's images were normalised with:
+that becomes part of the network, and where the state dict says it itself (`mu` and `sigma`, or `mean` and `std`), it
+need not be typed. The test split is scored, and the score is the check that nothing was lost on the way: it should be
+the one that the network had. `--train_split` says what it learned from; a study that tests on those images will refuse
+it.
 
 Cost: seconds, and one pass over the test images.
 """
@@ -23,6 +25,7 @@ from kdjax import models
 from kdjax.config import field
 from kdjax.evaluation.classification import classification
 from kdjax.models.import_torch import READABLE, from_torch, to_torch
+from kdjax.models.state_dict import moments, read
 from kdjax.study import command, networks, report, train
 from kdjax.study.data import Data, open_study
 from kdjax.training import optimizers
@@ -53,22 +56,16 @@ def main(config: Config, workdir: Path) -> None:
     if not config.weights:
         raise BadInput("--weights= is empty; accepted: a .safetensors or .npz file of a state dict.")
     study = open_study(config, workdir)
-    channels = study.shape["image_shape"][-1]
-    moments: dict[str, tuple[float, ...]] = {}
-    for name in ("mean", "std"):
-        numbers = getattr(config, name)
-        if len(numbers) not in (1, channels):
-            raise BadInput(f"--{name}={numbers}; accepted: 1 number, or {channels}, one per channel.")
-        moments[name] = numbers * (channels if len(numbers) == 1 else 1)
-    description: dict[str, Any] = {"name": config.model, **study.shape, **moments}
-    model = models.create(**description)
     path = Path(config.weights)
+    normalised: dict[str, Any] = normalisation(config, study.shape["image_shape"][-1])
+    description: dict[str, Any] = {"name": config.model, **study.shape, **normalised}
+    model = models.create(**description)
     if config.weights == "random":
         params, model_state = model.init(jax.random.key(0))
         path = workdir / "random.npz"
         arrays: dict[str, Any] = to_torch({"params": params, **model_state}, config.model)
         np.savez(path, **arrays)
-    weights = from_torch(path, config.model, **study.shape)
+    weights = from_torch(path, config.model, **study.shape, **normalised)
     logits = train.predict(study, model, weights, study.test)
     scores = {
         **classification(logits, study.test.labels()),
@@ -81,6 +78,19 @@ def main(config: Config, workdir: Path) -> None:
     with Checkpointer(workdir / "checkpoints" / "teacher" / "seed-0") as checkpointer:
         checkpointer.save(state.replace(params={STUDENT: weights["params"]}, model_state={STUDENT: own}))
     report.save_results(workdir, {"teacher": [scores]}, report.table({"teacher": [scores]}, COLUMNS))
+
+
+def normalisation(config: Config, channels: int) -> dict[str, tuple[float, ...]]:
+    """The mean and deviation that were typed; where neither was, those that the state dict holds, if it does."""
+    typed: dict[str, tuple[float, ...]] = {}
+    for name in ("mean", "std"):
+        numbers = getattr(config, name)
+        if len(numbers) not in (1, channels):
+            raise BadInput(f"--{name}={numbers}; accepted: 1 number, or {channels}, one per channel.")
+        typed[name] = numbers * (channels if len(numbers) == 1 else 1)
+    if config.weights != "random" and (config.mean, config.std) == (Config.mean, Config.std):
+        typed |= moments(read(config.weights), channels)
+    return typed
 
 
 if __name__ == "__main__":

@@ -14,6 +14,10 @@ embedded digits first. An attack is NAME or NAME(key=value); `--helpfull` lists 
 the right ones. `objective` (cross_entropy, dlr, margin) replaces the one of the attack's paper, `restarts` keeps the
 worst of several runs.
 
+AutoAttack is `--attacks=standard`. `--save_adversarial=FILE.npz` keeps the attacked images of one network at one
+radius, with their labels and what made them, and `--dataset=npz:FILE.npz` trains or tests on them: of each image the
+worst case, or what the first attack of the list made of it where none fooled.
+
 Attacks with a radius run at every epsilon, from programs that are compiled once; those that look for the nearest image
 (cw, deepfool, zoo) run once, and count at an epsilon where their image lies in that ball. Worst case: what no attack of
 the list fools, example by example.
@@ -34,17 +38,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.attack import figures, victims
-from experiments.attack.outcomes import Case, Outcome, row, scores, worst_case
+from experiments.attack.outcomes import Case, Outcome, kept, row, scores, worst_case
 from experiments.attack.targets import TARGETS, check_target, targets
 from kdjax.attacks.catalogue import ATTACKS
 from kdjax.attacks.projections import require_radius
 from kdjax.attacks.run import run
 from kdjax.attacks.sweep import at_radius
 from kdjax.config import field
+from kdjax.data import npz
 from kdjax.data.checks import require_labels
 from kdjax.data.load import load
 from kdjax.study import command, networks, report, service
 from kdjax.study.attacks import Named, Scores, first, several, table
+from kdjax.study.provenance import provenance
 from kdjax.study.supervised import small_network
 from kdjax.types import Attack, BadInput
 
@@ -76,6 +82,7 @@ class Config:
     epsilons: tuple[float, ...] = field((0.05, 0.1, 0.2, 0.3), "radii, in pixel units", low=0.0, smoke=(0.05, 0.2))
     norm: str = field("linf", "of the radii", choices=("linf", "l2"))
     target: str = field("", f"class wanted: {', '.join(TARGETS)} or a number; empty for any wrong one")
+    save_adversarial: str = field("", "file, .npz, that keeps the attacked images; empty: none", identity=False)
     chunk: int = field(128, "images at once; changes no result", low=1)
     draws: int = field(0, "seed of the attacks' draws", low=0)
 
@@ -106,11 +113,18 @@ def main(config: Config, workdir: Path) -> None:
         return Case(victim, image, label, logits, targets(config.target, logits, label, seed=config.draws))
 
     seeds = range(len(under.by_seed)) if config.seed < 0 else [config.seed]
+    radii = sorted(set(config.epsilons))
+    if config.save_adversarial:
+        npz.require_npz(config.save_adversarial, new=True)
+        if len(seeds) > 1 or len(radii) > 1:
+            raise BadInput(
+                f"--save_adversarial={config.save_adversarial}: {len(seeds)} networks and {len(radii)} radii; "
+                "accepted: one --seed and one of --epsilons"
+            )
     refuse_what_cannot_run(config, chosen, case(seeds[0]))
     attacks = {one.text: programs(config, one, shape["image_shape"]) for one in chosen}
     rows: dict[str, list[Scores]] = {}
     counted = 0
-    radii = sorted(set(config.epsilons))
     for seed in seeds:
         on, done = case(seed), {}
         for one in chosen:
@@ -131,12 +145,26 @@ def main(config: Config, workdir: Path) -> None:
             logits, images = worst[max(worst)]
             shown = f"worst case, {config.norm} {max(worst):g}"
             figures.picture(image, images, on.logits, logits, workdir / "images.png", shown)
+        if config.save_adversarial:
+            made_by = {"model": path, "seed": seed, "dataset": name, "epsilon": radii[0]}
+            made_by["accuracy"] = new[row("worst case", radii[0])]["accuracy"]
+            images = kept(on, done, radii[0], config.norm)
+            save(config, workdir, images, label, source.num_classes, made_by)
     title = f"{name}, {path if config.model else 'a small network'}" + f", target {config.target}" * bool(config.target)
     figures.curves(rows, [one.text for one in chosen], radii, workdir / "curves.png", title)
     text = table(rows, COLUMNS, SHARES) + "\n" + LEGEND
     if (paid := under.paid) is not None:
         text += f"\nThe service answered {paid['images']} images, {counted} of them to attacks' queries."
     report.save_results(workdir, {**rows, **({"service": {**paid, "counted": counted}} if paid else {})}, text)
+
+
+def save(
+    config: Config, workdir: Path, image: np.ndarray, label: np.ndarray, classes: int, facts: dict[str, Any]
+) -> None:
+    """Keep the attacked images with what made them: the command, the commit, the flags, and `facts`."""
+    typed = {name: getattr(config, name) for name in ("attacks", "norm", "target", "draws", "role", "split")}
+    made_by = {**provenance(workdir), **typed, **facts}
+    npz.save(config.save_adversarial, config.split, image, label, classes, made_by)
 
 
 def refuse_what_cannot_run(config: Config, chosen: list[Named], case: Case) -> None:

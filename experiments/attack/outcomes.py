@@ -44,6 +44,17 @@ def worst_case(case: Case, done: Mapping[Any, Outcome], epsilon: float, norm: st
     return logits, image
 
 
+def kept(case: Case, done: Mapping[Any, Outcome], epsilon: float, norm: str) -> np.ndarray:
+    """The images of the worst case; of those that nobody fooled with, the first attack's within the radius."""
+    logits, image = worst_case(case, done, epsilon, norm)
+    left = ~case.hit(logits)
+    for (_, at), one in done.items():
+        take = left & (one.found.distance[norm] <= epsilon + 1e-6) & (at in (None, epsilon))
+        image[take] = one.found.image[take]
+        left = left & ~take
+    return image
+
+
 def row(attack: str, epsilon: float | None) -> str:
     """A row's name."""
     return attack if epsilon is None else f"{attack}, {epsilon:g}"

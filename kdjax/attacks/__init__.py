@@ -1,5 +1,7 @@
 """Attacks as products: objective x oracle x transform x projection x steps (x space, start, stop rule)."""
 
+from kdjax.attacks.autoattack import fab as fab
+from kdjax.attacks.autoattack import standard as standard
 from kdjax.attacks.boundary import hop_skip_jump as hop_skip_jump
 from kdjax.attacks.combine import restarts as restarts
 from kdjax.attacks.combine import then as then

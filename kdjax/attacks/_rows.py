@@ -13,9 +13,9 @@ from kdjax.types import Adversarial, Estimate
 
 Keep = str
 """Which image an attack returns: the `last`; the one of lowest `value`; or, among the fooling ones, the one of least
-`distance` (L2). By `value` and `distance`, an image that fools comes before one that does not. An image whose value is
-NaN is never given up for another."""
-KEEP = ("last", "value", "distance")
+`distance` (L2) or least `linf`. But for `last`, an image that fools comes before one that does not. An image whose
+value is NaN is never given up for another."""
+KEEP = ("last", "value", "distance", "linf")
 
 
 def untouched(image: Array) -> Adversarial:
@@ -66,8 +66,9 @@ def _better(new: Adversarial, old: Adversarial, origin: Array, by: Keep) -> Arra
     lower = new.value < old.value
     if by == "last":
         better = jnp.ones_like(new.success)
-    elif by == "distance":
-        nearer = lengths(new.image - origin)["l2"] < lengths(old.image - origin)["l2"]
+    elif by in ("distance", "linf"):
+        norm = "l2" if by == "distance" else by
+        nearer = lengths(new.image - origin)[norm] < lengths(old.image - origin)[norm]
         better = jnp.where(new.success & old.success, nearer, new.success | (~old.success & lower))
     else:
         better = jnp.where(new.success == old.success, lower, new.success)

@@ -3,11 +3,13 @@
 import typing
 from collections.abc import Callable
 
-from kdjax.attacks import boundary, named, objectives
+from kdjax.attacks import autoattack, boundary, named, objectives
 from kdjax.spec import Family
 from kdjax.types import Attack
 
-ATTACKS = Family(named, boundary, accepts=lambda function: typing.get_type_hints(function).get("return") is Attack)
+ATTACKS = Family(
+    named, boundary, autoattack, accepts=lambda function: typing.get_type_hints(function).get("return") is Attack
+)
 """Every attack that has a name."""
 
 OBJECTIVES: dict[str, Callable[..., objectives.Scored]] = {

@@ -24,7 +24,7 @@ from kdjax.attacks.penalty import nearest, search_weight
 from kdjax.types import Attack, BadInput, Oracle
 
 OBJECTIVES: dict[str, str] = dict.fromkeys(
-    ("cw", "deepfool", "hop_skip_jump", "noise", "spsa", "square", "zoo"), "margin"
+    ("cw", "deepfool", "fab", "hop_skip_jump", "noise", "spsa", "square", "standard", "zoo"), "margin"
 )
 """The objective of each attack's paper, where it is not `cross_entropy`."""
 

@@ -1,7 +1,8 @@
 """What an attacker wants small, and when it has won.
 
 Each function builds an objective of a victim and the labels; with `target` it wants the target class instead of any
-wrong one. Z are logits, y the label, t the target.
+wrong one; with `toward` it moves to that class, and any wrong one is a success. Z are logits, y the label, t the
+target or the class moved to.
 """
 
 import dataclasses
@@ -79,7 +80,7 @@ def margin(victim: Victim, label: Array, *, target: Array | None = None, kappa: 
     return Scored(victim, {**_data(label, target), "floor": floor}, _margin)
 
 
-def dlr(victim: Victim, label: Array, *, target: Array | None = None) -> Scored:
+def dlr(victim: Victim, label: Array, *, target: Array | None = None, toward: Array | None = None) -> Scored:
     """Difference of logits ratio, blind to shift and scale: f = (Z_y - max_{i != y} Z_i) / (Z_1st - Z_3rd).
 
     Targeted: f = (Z_y - Z_t) / (Z_1st - (Z_3rd + Z_4th) / 2), the order being that of Z, largest first.
@@ -91,7 +92,16 @@ def dlr(victim: Victim, label: Array, *, target: Array | None = None) -> Scored:
         Croce, Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks,
         ICML 2020, equations 6 and 7 (signs turned: here small is good for the attacker).
     """
-    return Scored(victim, _data(label, target), _dlr)
+    return Scored(victim, _data(label, target, toward), _dlr)
+
+
+def gap(victim: Victim, label: Array, *, toward: Array) -> Scored:
+    """f = Z_y - Z_t, 0 on the boundary between the label and the class `toward [B]`.
+
+    Reference:
+        Croce, Hein (ICML 2020), FAB-T.
+    """
+    return Scored(victim, _data(label, None, toward), _gap)
 
 
 def divergence(victim: Victim, label: Array, *, reference: Array) -> Scored:
@@ -141,9 +151,9 @@ class Penalised:
         return self.objective.white_box
 
 
-def _data(label: Array, target: Array | None) -> dict[str, Array]:
-    data = {"label": jnp.asarray(label)}
-    return data if target is None else {**data, "target": jnp.asarray(target)}
+def _data(label: Array, target: Array | None, toward: Array | None = None) -> dict[str, Array]:
+    given = {"label": label, "target": target, "toward": toward}
+    return {name: jnp.asarray(classes) for name, classes in given.items() if classes is not None}
 
 
 def _divided(variables: Any, image: Array, key: Array | None, where: Array | None) -> Array:
@@ -174,14 +184,23 @@ def _margin(logits: Array, data: dict[str, Array]) -> tuple[Array, Array]:
 
 
 def _dlr(logits: Array, data: dict[str, Array]) -> tuple[Array, Array]:
-    need = 4 if "target" in data else 3
+    aim = data.get("target", data.get("toward"))
+    need = 3 if aim is None else 4
     if logits.shape[-1] < need:
         raise BadInput(f"dlr: {logits.shape[-1]} classes; accepted: {need} or more.")
     order = jax.lax.top_k(logits, need)[0]
-    if "target" in data:
-        pick = [jnp.take_along_axis(logits, data[name][:, None], -1)[:, 0] for name in ("label", "target")]
-        return (pick[0] - pick[1]) / (order[:, 0] - order[:, 2:].mean(-1) + 1e-12), _fooled(logits, data)
+    if aim is not None:
+        return _gap_to(logits, data, aim) / (order[:, 0] - order[:, 2:].mean(-1) + 1e-12), _fooled(logits, data)
     return _lead(logits, data["label"]) / (order[:, 0] - order[:, 2] + 1e-12), _fooled(logits, data)
+
+
+def _gap(logits: Array, data: dict[str, Array]) -> tuple[Array, Array]:
+    return _gap_to(logits, data, data["toward"]), _fooled(logits, data)
+
+
+def _gap_to(logits: Array, data: dict[str, Array], cls: Array) -> Array:
+    own, other = (jnp.take_along_axis(logits, at[:, None], -1)[:, 0] for at in (data["label"], cls))
+    return own - other
 
 
 def _divergence(logits: Array, data: dict[str, Array]) -> tuple[Array, Array]:

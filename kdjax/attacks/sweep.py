@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.attacks._settings import Number, Radius, require_radius
+from kdjax.attacks.combine import Combined
 from kdjax.attacks.iterate import Iterated
 from kdjax.types import Adversarial, Attack, Objective
 
@@ -41,6 +42,7 @@ def at_radius(make: Callable[[Radius], Attack], *, on_device: bool | None = None
         return jax.jit(lambda epsilon, *arguments: getattr(make(epsilon), name)(*arguments))
 
     stages = {name: stage(name) for name in STAGES}
+    members: list[Callable[[Number], Attack]] = []
 
     @jax.jit
     def undivided(
@@ -54,6 +56,10 @@ def at_radius(make: Callable[[Radius], Attack], *, on_device: bool | None = None
         if isinstance(plain, Iterated):
             shared = {name: partial(program, radius) for name, program in stages.items()}
             return dataclasses.replace(plain, on_device=plain.on_device or device, **shared)
+        if isinstance(plain, Combined):
+            for place in range(len(members), len(plain.members)):
+                members.append(at_radius(partial(_member, make, place), on_device=on_device))
+            return dataclasses.replace(plain, members=tuple(member(epsilon) for member in members))
 
         def attack(
             objective: Objective, key: Array, image: Array, start: Array | None = None, *, where: Array | None = None
@@ -63,3 +69,7 @@ def at_radius(make: Callable[[Radius], Attack], *, on_device: bool | None = None
         return attack
 
     return at
+
+
+def _member(make: Callable[[Radius], Any], place: int, epsilon: Radius) -> Attack:
+    return make(epsilon).members[place]

@@ -20,14 +20,25 @@ TORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def conv(
-    features: int, size: int, stride: int = 1, *, name: str, groups: int = 1, bias: bool = False, init=KAIMING
+    features: int,
+    size: int,
+    stride: int = 1,
+    *,
+    name: str,
+    groups: int = 1,
+    bias: bool = False,
+    init=KAIMING,
+    same: bool = False,
 ) -> nn.Conv:
-    """A square convolution with zeros of size // 2 on every side: at stride 2 it does not look where "SAME" would."""
+    """A square convolution with zeros of size // 2 on every side: at stride 2 it does not look where "SAME" would.
+
+    `same`: it looks there, on images of even sides: of 3 x 3 at stride 2, zeros on the far sides alone.
+    """
     return nn.Conv(
         features,
         (size, size),
         strides=stride,
-        padding=size // 2,
+        padding=[(0, size - 2)] * 2 if same and stride == 2 and size > 1 else size // 2,
         feature_group_count=groups,
         use_bias=bias,
         kernel_init=init,

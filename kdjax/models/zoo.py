@@ -33,8 +33,11 @@ def _large(name: str, **form: bool) -> Constructor:
     return partial(ResNet, blocks=_BLOCKS[name], widths=(64, 128, 256, 512), bottleneck=name == "resnet50", **form)
 
 
-def _wide(depth: int, factor: int) -> Constructor:
-    return partial(WideResNet, blocks=(depth - 4) // 6, widths=(16 * factor, 32 * factor, 64 * factor))
+def _wide(depth: int, factor: int, **form: bool) -> Constructor:
+    return partial(WideResNet, blocks=(depth - 4) // 6, widths=(16 * factor, 32 * factor, 64 * factor), **form)
+
+
+_PREACT = partial(WideResNet, blocks=2, widths=(64, 128, 256, 512), stem=64)
 
 
 FIXED: dict[str, Constructor] = {
@@ -42,14 +45,21 @@ FIXED: dict[str, Constructor] = {
     **{f"resnet{depth}x4": _cifar(depth, 32, 64, 128, 256) for depth in (8, 32)},
     **{name: _large(name, imagenet_stem=True) for name in _BLOCKS},
     **{f"{name}_cifar": _large(name) for name in _BLOCKS},
-    **{f"wrn_{d}_{k}": _wide(d, k) for d, k in ((16, 1), (16, 2), (28, 10), (34, 10), (40, 1), (40, 2))},
-    "preact_resnet18": partial(WideResNet, blocks=2, widths=(64, 128, 256, 512), stem=64),
+    **{
+        f"wrn_{d}_{k}": _wide(d, k)
+        for d, k in ((16, 1), (16, 2), (28, 10), (34, 10), (34, 20), (70, 16), (40, 1), (40, 2))
+    },
+    **{f"dm_wrn_{d}_{k}": _wide(d, k, deepmind=True) for d, k in ((28, 10), (34, 10), (70, 16), (94, 16))},
+    "preact_resnet18": _PREACT,
+    "preact_resnet18_raw": partial(_PREACT, raw=True, last=False),
+    "dm_preact_resnet18": partial(_PREACT, raw=True, deepmind=True, shortcut=3),
     "vgg8": partial(VGG, blocks=(1, 1, 1, 1, 1)),
     "vgg11": partial(VGG, blocks=(1, 1, 2, 2, 2)),
     "vgg13": partial(VGG, blocks=(2, 2, 2, 2, 2)),
     "vgg16": partial(VGG, blocks=(2, 2, 3, 3, 3)),
     "vgg19": partial(VGG, blocks=(2, 2, 4, 4, 4)),
     "mobilenet_v2": MobileNetV2,
+    "mobilenet_v2_cifar": partial(MobileNetV2, cifar=True, full=True),
     "mobilenet_v2_half": partial(MobileNetV2, width=0.5, cifar=True),
     "shufflenet_v1": partial(ShuffleNet, widths=(240, 480, 960), groups=3),
     "shufflenet_v2": partial(ShuffleNet, widths=(116, 232, 464), groups=None, last=1024),

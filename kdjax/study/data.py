@@ -48,7 +48,7 @@ class Data:
     """The flags of every experiment that reads a data set."""
 
     workdir: str = field("", "folder for everything the run leaves", identity=False)
-    dataset: str = field("digits", "digits (embedded), or a prepared TFDS set such as mnist, cifar10")
+    dataset: str = field("digits", "digits (embedded), npz:FILE, or a prepared TFDS set such as mnist, cifar10")
     data_dir: str = field(
         "", "where TFDS sets are prepared (default $TFDS_DATA_DIR, or ~/tensorflow_datasets)", identity=False
     )

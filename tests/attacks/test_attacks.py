@@ -32,6 +32,7 @@ SETTINGS = {
     "bim": {"steps": 5},
     "cw": {"steps": 100, "search_steps": 4, "initial_weight": 0.1, "learning_rate": 0.02},
     "deepfool": {"steps": 20},
+    "fab": {"steps": 8, "targets": 2},
     "hop_skip_jump": {"iterations": 5, "probes": 20},
     "mi_fgsm": {"steps": 5, "diverse": 0.5, "kernel": 3},
     "nes": {"steps": 20, "samples": 20, "step_size": 0.03},
@@ -39,13 +40,15 @@ SETTINGS = {
     "pgd": {"steps": 8, "random_start": True},
     "spsa": {"steps": 20, "samples": 16, "learning_rate": 0.03},
     "square": {"queries": 150},
+    "standard": {"steps": 5, "targets": 2, "queries": 20},
     "zoo": {"steps": 60, "coordinates": 16, "search_steps": 2, "initial_weight": 1.0, "learning_rate": 0.05},
 }
 EPSILON = 0.15
 # What at least must be fooled of 48 digits that the network gets right; measured, less a margin.
 FLOORS = {
-    "apgd": 0.9, "bim": 0.9, "cw": 0.95, "deepfool": 0.95, "fgsm": 0.8, "fgsm_rs": 0.55, "hop_skip_jump": 0.9,
-    "mi_fgsm": 0.7, "nes": 0.5, "noise": 0.0, "pgd": 0.9, "r_fgsm": 0.35, "spsa": 0.5, "square": 0.4, "zoo": 0.95,
+    "apgd": 0.9, "bim": 0.9, "cw": 0.95, "deepfool": 0.95, "fab": 0.9, "fgsm": 0.8, "fgsm_rs": 0.55,
+    "hop_skip_jump": 0.9, "mi_fgsm": 0.7, "nes": 0.5, "noise": 0.0, "pgd": 0.9, "r_fgsm": 0.35, "spsa": 0.5,
+    "square": 0.4, "standard": 0.95, "zoo": 0.95,
 }  # fmt: skip
 BLACK = ("hop_skip_jump", "nes", "noise", "spsa", "square", "zoo")
 NAMES = catalogue.ATTACKS.names()
@@ -88,7 +91,7 @@ class TestEveryAttack:
         assert found.image.shape == image.shape
         assert found.image.min() >= 0
         assert found.image.max() <= 1
-        if name not in ("cw", "deepfool", "hop_skip_jump", "zoo"):
+        if name not in ("cw", "deepfool", "fab", "hop_skip_jump", "zoo"):
             assert found.distance["linf"].max() <= EPSILON + 1e-6
 
     def test_success_is_what_the_victim_says(self, found, victim, label):
@@ -380,6 +383,12 @@ def test_objectives_by_hand():
     assert float(objectives.margin(fixed(logits), jnp.array([1]), kappa=0.5)(x)[0][0]) == -0.5
     np.testing.assert_allclose(objectives.dlr(fixed(logits), y)(x)[0][0], 2 / 3, rtol=1e-6)
     np.testing.assert_allclose(objectives.dlr(fixed(logits), y, target=t)(x)[0][0], 3 / 3.5, rtol=1e-6)
+    moved = objectives.dlr(fixed(logits), y, toward=t)  # the same value, and any wrong class is a success
+    np.testing.assert_allclose(moved(x)[0][0], 3 / 3.5, rtol=1e-6)
+    assert float(objectives.gap(fixed(logits), y, toward=t)(x)[0][0]) == 3.0
+    for goal in (objectives.dlr, objectives.gap):
+        assert bool(goal(fixed(logits), jnp.array([1]), toward=t)(x)[1][0])
+    assert not bool(objectives.dlr(fixed(logits), jnp.array([1]), target=t)(x)[1][0])
     np.testing.assert_allclose(
         objectives.divergence(fixed(logits), y, reference=jnp.zeros((1, 4)))(x)[0][0],
         -(-np.log(4) - np.mean(jax.nn.log_softmax(logits))),

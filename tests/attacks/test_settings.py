@@ -24,6 +24,8 @@ POSITIVE = (("1", "1e-3", "0.5"), ("0", "0.0", "-1", "-0.5", "nan", "inf"))
 STEP = (("1", "1.0", "1e-3", "8/255"), ("0", "0.0", "-1", "-0.1", "1.01", "8", "nan"))
 # What can be typed for a number: texts that work, at the bounds among them, and texts that are refused.
 NUMBERS = {
+    "alpha_max": (("1", "1.0", "0.1"), ("0", "0.0", "2", "1.01", "-1", "nan")),
+    "beta": (("1", "1.0", "0.9"), ("0", "0.0", "2", "1.01", "-1", "nan")),
     "alpha": (("0", "0.0", "0.0999", "8/255"), ("0.1", "1", "-1", "-0.1", "nan", "8")),
     "budget": (("1000000",), ("0", "1", "-1", "1.5")),
     "candidates": (("2", "3"), ("1", "0", "-1", "2.5")),
@@ -48,6 +50,7 @@ NUMBERS = {
     "sigma": POSITIVE,
     "step_size": STEP,
     "steps": COUNT,
+    "targets": COUNT,
     "tries": COUNT,
 }
 
@@ -58,7 +61,7 @@ TYPED = [
     for setting, parameter in SIGNATURES[name].items()
     if set(_wanted(parameter)[0]) & {int, float, tuple[int, ...]} and setting != "image_shape"
 ]
-FEW = {"steps": "2", "queries": "2", "search_steps": "1"}
+FEW = {"steps": "2", "targets": "2", "queries": "2", "search_steps": "1"}
 SIZES = {name: [(k, v) for k, v in FEW.items() if k in accepted] for name, accepted in SIGNATURES.items()}
 SHAPE = (8, 8, 1)
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from kdjax.attacks import named, objectives, victims
+from kdjax.attacks.combine import worst_of
 from kdjax.attacks.run import run
 from kdjax.attacks.sweep import at_radius
 from kdjax.models.create import create
@@ -16,10 +17,13 @@ ATTACKS = {
     "fgsm": named.fgsm,
     "pgd": lambda e: named.pgd(e, steps=3, random_start=True),
     "square": lambda e: named.square(e, queries=10),
+    "both": lambda e: worst_of(named.pgd(e, steps=2), named.square(e, queries=3), skip_solved=True),
 }
 
 
-@pytest.mark.parametrize(("name", "on_device"), [("fgsm", False), ("pgd", False), ("pgd", True), ("square", False)])
+@pytest.mark.parametrize(
+    ("name", "on_device"), [("fgsm", False), ("pgd", False), ("pgd", True), ("square", False), ("both", False)]
+)
 def test_a_sweep_is_its_single_attacks_and_compiles_once(name, on_device, key):
     looks, counts, swept = [], [], {}
 

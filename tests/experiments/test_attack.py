@@ -1,8 +1,11 @@
 """The pieces of experiments that attack: flags, targets, the worst case, and what is measured on a defence."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments import distill, train_teacher, zoo2017
@@ -17,6 +20,7 @@ from kdjax.attacks.victims import white_box
 from kdjax.data.load import load
 from kdjax.models.create import create
 from kdjax.study import attacks, networks
+from kdjax.study.data import Data, open_study
 from kdjax.types import BadInput
 
 MODEL = create("mlp", num_classes=4, image_shape=(4, 4, 1), hidden=(8,))
@@ -145,6 +149,56 @@ def test_the_worst_case_is_never_better_than_a_member_and_stays_in_the_ball(case
         for (_, at), one in done.items():
             inside = one.found.distance["linf"] <= epsilon
             assert at not in (None, epsilon) or np.all(hit >= (case.hit(one.logits) & inside))
+
+
+def digits_network():
+    """A network that knows most digits, trained here in a second."""
+    source = load("digits", "train")
+    shape = {"num_classes": 10, "image_shape": (8, 8, 1)}
+    model, tx = create("mlp", **shape, hidden=(24,)), optax.adam(0.02)
+    params, _ = model.init(jax.random.key(0))
+    x, y = (jnp.asarray(source.arrays[name]) for name in ("inputs", "label"))
+
+    def loss(params):
+        logits = model.apply({"params": params}, x, train=True, key=None)[0].logits
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    @jax.jit
+    def step(_, carry):
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    params, _ = jax.lax.fori_loop(0, 60, step, (params, tx.init(params)))
+    return networks.Network(model, [{"params": params}], {"name": "mlp", **shape}, {"dataset": "digits"})
+
+
+def test_the_attacked_images_are_kept_and_are_a_data_set(tmp_path, monkeypatch):
+    """Of each image the worst case, else what the first attack made; with what made it; read by its split's name."""
+    network, file, text = digits_network(), tmp_path / "attacked.npz", "fgsm, pgd(steps=2)"
+    monkeypatch.setattr(networks, "load_network", lambda path, **_: network)
+    for figure in ("curves", "picture"):
+        monkeypatch.setattr(attack.figures, figure, lambda *_: None)
+    given = {"model": "runs/it", "attacks": text, "split": "test[:40]", "examples": 30, "save_adversarial": str(file)}
+    with pytest.raises(BadInput, match="1 networks and 2 radii; accepted: one --seed and one of --epsilons"):
+        attack.main(attack.Config(**given, epsilons=(0.1, 0.2)), tmp_path)
+    attack.main(attack.Config(**given, epsilons=(0.1,)), tmp_path)
+    clean, found = load("digits", "test[:30]"), load(f"npz:{file}", "test")
+    np.testing.assert_array_equal(found.labels(), clean.labels())
+    moved = np.abs(found.arrays["inputs"] - clean.arrays["inputs"]).max((1, 2, 3))
+    victim = white_box(network.model.apply, network.weights[0])
+    right = attacks.answers(victim, clean.arrays["inputs"]).argmax(-1) == clean.labels()
+    np.testing.assert_allclose(moved[right], 0.1, atol=1e-6)  # those nobody fooled with too
+    stands = attacks.answers(victim, found.arrays["inputs"]).argmax(-1) == found.labels()
+    assert 0 < stands.sum() < right.sum()
+    rows = json.loads((tmp_path / "results.json").read_text())
+    made_by = json.loads(str(np.load(file)["made_by"]))
+    assert rows["worst case, 0.1"][0]["accuracy"] == made_by["accuracy"] == stands.mean()
+    assert (made_by["attacks"], made_by["model"], made_by["epsilon"]) == (text, "runs/it", 0.1)
+    assert {"command", "commit", "seed", "norm", "split", "dataset"} <= made_by.keys()
+    splits = {"train_split": "test[:20]", "validation_split": "", "test_split": "test[20:]", "batch_size": 4}
+    study = open_study(Data(dataset=f"npz:{file}", workdir=str(tmp_path), **splits), tmp_path)
+    assert (len(study.train), len(study.test)) == (20, 10)
 
 
 def test_a_sweep_of_the_experiment_compiles_once_restarts_included(case):

@@ -35,8 +35,12 @@ PUBLISHED = {
     ("vgg19", 100): 20_086_692, ("resnet50_cifar", 100): 23_705_252,
     ("mobilenet_v2_half", 100): 812_836, ("shufflenet_v1", 100): 949_258, ("shufflenet_v2", 100): 1_355_528,
     # Adversarial training's networks with 10.
-    ("wrn_28_10", 10): 36_479_194, ("wrn_34_10", 10): 46_160_474, ("preact_resnet18", 10): 11_172_170,
+    ("wrn_28_10", 10): 36_479_194, ("wrn_34_10", 10): 46_160_474, ("wrn_34_20", 10): 184_531_674,
+    ("wrn_70_16", 10): 266_796_506, ("preact_resnet18", 10): 11_172_170,
     ("resnet18_cifar", 10): 11_173_962, ("resnet34_cifar", 10): 21_282_122,
+    ("mobilenet_v2_cifar", 10): 2_296_922, ("preact_resnet18_raw", 10): 11_171_146,
+    ("dm_wrn_28_10", 10): 36_479_194, ("dm_wrn_34_10", 10): 46_160_474, ("dm_wrn_70_16", 10): 266_796_506,
+    ("dm_wrn_94_16", 10): 365_915_610, ("dm_preact_resnet18", 10): 12_548_426,
     # torchvision's with 1000; the transformer's with patches of 4 is below.
     ("resnet18", 1000): 11_689_512, ("resnet34", 1000): 21_797_672, ("resnet50", 1000): 25_557_032,
     ("mobilenet_v2", 1000): 3_504_872,
@@ -117,12 +121,16 @@ def count_vgg(counts, classes):
     return sum(conv(a, b, 3, bias=True) for a, b in itertools.pairwise(channels)) + 513 * classes
 
 
-def count_mobile(width, first, classes):
+def count_mobile(width, first, shortcuts, classes):
     total, inputs = conv(3, int(32 * width), 3), int(32 * width)
     settings = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
     for factor, channels, count in settings:
         for _ in range(count):
             inner, outputs = factor * inputs, int(channels * width)
+            # Of stride 1: 16, 24, 96 and 320 channels.
+            total += (
+                conv(inputs, outputs, 1) if shortcuts and inputs != outputs and channels in (16, 24, 96, 320) else 0
+            )
             total += conv(inputs, inner, 1) if factor > 1 or first else 0
             total += conv(inner, inner, 3, inner) + conv(inner, outputs, 1)
             inputs = outputs
@@ -155,23 +163,27 @@ def count_shuffle2(classes):
 def test_published_counts_are_those_of_arithmetic():
     for (name, classes), published in PUBLISHED.items():
         family, *numbers = name.replace("resnet", "resnet_").split("_")
-        if name in ("resnet18", "resnet34", "resnet50") or name.endswith("_cifar"):
+        if name in ("resnet18", "resnet34", "resnet50") or (family == "resnet" and name.endswith("_cifar")):
             counts = (2, 2, 2, 2) if "18" in name else (3, 4, 6, 3)
             counted = count_large(counts, "50" in name, classes, 3 if "cifar" in name else 7)
         elif family == "resnet":
             depth, _, four = numbers[0].partition("x")
             widths = (64, 128, 256) if four else (16, 32, 64)
             counted = count_cifar(int(depth), 32 if four else 16, widths, classes)
-        elif family == "wrn":
-            depth, factor = map(int, numbers)
+        elif "wrn_" in name:
+            depth, factor = map(int, numbers[-2:])
             counted = count_wide((depth - 4) // 6, 16, [16 * factor, 32 * factor, 64 * factor], classes)
-        elif family == "preact":
+        elif "preact" in name:
             counted = count_wide(2, 64, (64, 128, 256, 512), classes)
+            counted -= 2 * 512 if "raw" in name else 0  # its last normalisation
+            counted += 8 * sum(a * b for a, b in itertools.pairwise((64, 128, 256, 512))) if "dm" in name else 0
         elif name.startswith("vgg"):
             dense = {8: (1,) * 5, 11: (1, 1, 2, 2, 2), 13: (2,) * 5, 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
             counted = count_vgg(dense[int(name[3:])], classes)
         elif family == "mobilenet":
-            counted = count_mobile(0.5 if "half" in name else 1, "half" in name, classes)
+            counted = count_mobile(
+                0.5 if "half" in name else 1, name != "mobilenet_v2", name.endswith("cifar"), classes
+            )
         elif family == "shufflenet":
             counted = count_shuffle1(classes) if name.endswith("1") else count_shuffle2(classes)
         elif name == "lenet":
@@ -215,6 +227,7 @@ def test_features_by_name(name):
         ("wrn_40_2", 18, {"stem": (32, 16), "stage1": (32, 32), "stage2": (16, 64), "stage3_pre": (8, 128)}, 128),
         ("vgg13", 10, {"stem": (32, 64), "stage1": (16, 128), "stage3": (4, 512), "stage4_pre": (4, 512)}, 512),
         ("resnet50", 16, {"stem": (32, 64), "stage1": (16, 256), "stage2": (8, 512), "stage4": (2, 2048)}, 2048),
+        ("mobilenet_v2_cifar", 17, {"stem": (32, 32), "stage1": (32, 24), "stage3": (8, 96), "stage4": (4, 320)}, 1280),
         ("mobilenet_v2_half", 17, {"stem": (16, 16), "stage1": (16, 12), "stage3": (4, 48), "stage4": (2, 160)}, 1280),
         ("shufflenet_v1", 16, {"stem": (32, 24), "stage1": (16, 240), "stage3_pre": (4, 960)}, 960),
         ("shufflenet_v2", 16, {"stem": (32, 24), "stage1": (16, 116), "stage3": (4, 464)}, 1024),
