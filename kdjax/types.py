@@ -37,6 +37,10 @@ class Diverged(RuntimeError):
     """A number became NaN or infinite: it is no result, and nothing after the last good checkpoint was kept."""
 
 
+class NotNumbers(BadInput, Diverged):
+    """Answers that are NaN or infinite: bad input of a function, and no result of a run."""
+
+
 def nearest(word: str, words: Iterable[str], *, most: int = 1) -> str:
     """The end of an error message: `; did you mean adam?`, or nothing where no word is close.
 

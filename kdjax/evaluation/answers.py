@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kdjax.types import BadInput
+from kdjax.types import BadInput, NotNumbers
 
 
 def checked(logits: np.ndarray, name: str = "logits") -> np.ndarray:
@@ -13,7 +13,8 @@ def checked(logits: np.ndarray, name: str = "logits") -> np.ndarray:
         name: what they are, for errors.
 
     Raises:
-        BadInput: another rank, no example or no class, or rows that `fault` finds.
+        BadInput: another rank, no example or no class.
+        NotNumbers: rows that `fault` finds.
     """
     logits = np.asarray(logits)
     if logits.ndim != 2 or not logits.size or not np.can_cast(logits.dtype, np.float64):
@@ -22,7 +23,7 @@ def checked(logits: np.ndarray, name: str = "logits") -> np.ndarray:
         )
     logits = logits.astype(np.float64)
     if found := fault(logits):
-        raise BadInput(f"{name}: {found}; accepted: finite numbers, or -inf for a class that is ruled out")
+        raise NotNumbers(f"{name}: {found}; accepted: finite numbers, or -inf for a class that is ruled out")
     return logits
 
 
@@ -51,8 +52,8 @@ def decided(logits: np.ndarray, name: str = "logits") -> np.ndarray:
         name: what they are, for errors.
 
     Raises:
-        BadInput: rows that `fault` finds.
+        NotNumbers: rows that `fault` finds.
     """
     if found := fault(logits):
-        raise BadInput(f"{name}: {found}; accepted: finite numbers, or -inf for a class that is ruled out")
+        raise NotNumbers(f"{name}: {found}; accepted: finite numbers, or -inf for a class that is ruled out")
     return np.asarray(logits).argmax(-1)

@@ -52,10 +52,10 @@ def start(config_class: type[Any], body: Callable[[Any, Path], None]) -> None:
                     log.info("jax %s on %d %s", jax.__version__, jax.device_count(), jax.devices()[0].device_kind)
                     _compare_devices(workdir)
                     body(config, workdir)
+        except Diverged as error:  # some is bad input too
+            _fail(error, 3)
         except BadInput as error:
             _fail(error, 2)
-        except Diverged as error:
-            _fail(error, 3)
         except NotSaved as error:
             _fail(error, 4)
         except OSError as error:

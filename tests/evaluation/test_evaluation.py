@@ -9,7 +9,7 @@ from kdjax.evaluation.classification import calibration_error, classification
 from kdjax.evaluation.fidelity import fidelity
 from kdjax.evaluation.paired import paired_difference
 from kdjax.losses import response
-from kdjax.types import BadInput
+from kdjax.types import BadInput, NotNumbers
 
 P = np.array([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.5, 0.1, 0.4]])
 LABELS = np.array([0, 1, 0, 2])
@@ -106,12 +106,12 @@ def test_answers_that_are_not_numbers_are_refused_and_counted(score, value):
         damaged = Z.copy()
         damaged[rows, 1] = value
         with pytest.raises(
-            BadInput, match=rf"{len(rows)} of 4 examples are not numbers, the first is row {rows[0]}: \["
+            NotNumbers, match=rf"{len(rows)} of 4 examples are not numbers, the first is row {rows[0]}: \["
         ):
             SCORES[score](damaged)
     silent = Z.copy()
     silent[3] = -np.inf  # argmax would say class 0
-    with pytest.raises(BadInput, match=r"1 of 4 examples are not numbers, the first is row 3: \[-inf, -inf, -inf\]"):
+    with pytest.raises(NotNumbers, match=r"1 of 4 examples are not numbers, the first is row 3: \[-inf, -inf, -inf\]"):
         SCORES[score](silent)
 
 
