@@ -57,7 +57,7 @@ class Config:
     concurrency: int = field(4, "requests on their way at once", low=1)
     rounds: int = field(3, "repetitions of what is timed; medians", low=1, smoke=1)
     singles: int = field(300, "images that are asked one by one", low=1, smoke=5)
-    zoo_examples: int = field(8, "images that ZOO attacks", low=1, smoke=1)
+    zoo_examples: int = field(8, "images that ZOO attacks; 0 for none", low=0, smoke=0)
     zoo_steps: int = field(20, "steps of ZOO", low=1, smoke=2)
     clients: int = field(200, "clients at once", low=1, smoke=4)
     seconds: float = field(60.0, "of load", low=0.1, smoke=0.5)
@@ -98,7 +98,8 @@ def main(config: Config, workdir: Path) -> None:
     weights = network.weights[0]
     try:
         step("speed", lambda: speed(config, network.model.apply, weights, pool, connect))
-        step("zoo", lambda: zoo(config, network, pool, label, connect))
+        if config.zoo_examples:
+            step("zoo", lambda: zoo(config, network, pool, label, connect))
         wanted = softmax(
             np.concatenate(
                 [forward(network.model.apply)(weights, pool[i : i + 500]) for i in range(0, len(pool), 500)]

@@ -52,6 +52,8 @@ class Paid:
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")  # two clients would each send what the other waits for
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
+            # Bodies pass through the log: at 32 MB instead of 4 it is copied an eighth as often.
+            self._db.execute("PRAGMA wal_autocheckpoint=8000")
             self._db.executescript(SCHEMA)
             self._db.execute("INSERT OR IGNORE INTO facts VALUES ('ledger', ?)", (json.dumps(secrets.token_hex(16)),))
         except (sqlite3.Error, OSError) as error:

@@ -108,6 +108,7 @@ def test_a_repeat_that_comes_before_the_answer_waits_for_it(tmp_path):
         assert entered.wait(10)
         for thread in threads[1:]:
             thread.start()
+        time.sleep(0.3)  # they have come by now, or come later and find the answer
         go.set()
         for thread in threads:
             thread.join()
