@@ -90,7 +90,7 @@ def main(config: Config, workdir: Path) -> None:
     names = ["kdjax", *["torch"] * config.peers]
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.npz"
-        np.savez(data, image=image, label=rng.integers(0, CLASSES, config.batch_size, np.int32))
+        np.savez(data, inputs=image, label=rng.integers(0, CLASSES, config.batch_size, np.int32))
         workers = {name: worker(name, config, data) for name in names}
         seconds = timing.rounds(workers, {job: names for job in JOBS}, config.rounds)
         for one in workers.values():

@@ -330,7 +330,8 @@ def push(queue: Queue, embeddings: Embeddings, *, where: Mask = None) -> Queue:
     place = jnp.where(keep > 0, (queue.head + jnp.cumsum(keep) - 1) % slots, slots)  # beyond the end: dropped
     new = jax.lax.stop_gradient(_scores.unit(clean(embeddings, where))).astype(queue.keys.dtype)
     keys = queue.keys.at[place].set(new, mode="drop")
-    return Queue(keys, (queue.head + keep.sum()) % slots, jnp.minimum(queue.filled + keep.sum(), slots))
+    added = keep.sum(dtype=queue.head.dtype)  # in float64 mode a sum of int32 is int64
+    return Queue(keys, (queue.head + added) % slots, jnp.minimum(queue.filled + added, slots))
 
 
 def remember_crd(

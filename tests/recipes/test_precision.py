@@ -50,7 +50,8 @@ RECIPES = {
         STUDENT, distill(STUDENT, live(TEACHER.apply), response.kl), {"temperature": 4.0, "alpha": 0.9}, taught(),
     ),
     "answers, layers, relations": lambda: expression(
-        "0.1*labels + linear(1, 0.5)*response.kl(temperature=cosine(4, 1)) + feature.hint(hidden1) + relation.rkd_distance"
+        "0.1*labels + linear(1, 0.5)*response.kl(temperature=cosine(4, 1)) + feature.hint(hidden1)"
+        " + relation.rkd_distance"
     ),
     "memory": lambda: expression("labels + contrastive.crd(negatives=4) + contrastive.queue"),
     "mutual": cohort,
