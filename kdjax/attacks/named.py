@@ -21,7 +21,7 @@ from kdjax.attacks.combine import then
 from kdjax.attacks.deepfool import nearest_boundary
 from kdjax.attacks.iterate import iterate, on_plateau, on_success
 from kdjax.attacks.penalty import nearest, search_weight
-from kdjax.types import Attack, BadInput, Oracle
+from kdjax.types import Attack, BadInput, Oracle, Projection
 
 OBJECTIVES: dict[str, str] = dict.fromkeys(
     ("cw", "deepfool", "hop_skip_jump", "noise", "spsa", "square", "zoo"), "margin"
@@ -36,6 +36,7 @@ def _descend(
     steps: int,
     norm: str,
     start: starts.Start | None = None,
+    start_projection: Projection | None = None,
     oracle: Oracle | None = None,
     keep: Keep = "last",
 ) -> Attack:
@@ -46,6 +47,7 @@ def _descend(
         projections.ball(norm, epsilon),
         steps=steps,
         start=start,
+        start_projection=start_projection,
         keep=keep,
     )
 
@@ -125,6 +127,7 @@ def pgd(
     step_size: Radius | None = None,
     norm: str = "linf",
     random_start: bool = False,
+    start: starts.Start | None = None,
     oracle: Oracle | None = None,
     keep: Keep = "last",
 ) -> Attack:
@@ -136,6 +139,8 @@ def pgd(
         step_size: 2.5 epsilon / steps by default, the papers' rule of thumb.
         norm: linf or l2.
         random_start: begin uniformly in the ball.
+        start: begin there instead, `starts.gaussian(0.001)`, in the ball and not in the box, as released code does; the
+            first step leads back into the box.
         oracle: autodiff by default; with finite differences, PGD of a black box.
         keep: the last image, as published, or the one of lowest value.
 
@@ -144,11 +149,15 @@ def pgd(
         ICLR 2018, section 2.1.
     """
     _settings.require_count("steps", steps)
-    start = starts.uniform(norm, epsilon) if random_start else None
-    if step_size is None:
-        return _descend(epsilon, 2.5 * epsilon / steps, steps=steps, norm=norm, start=start, oracle=oracle, keep=keep)
-    tx = transforms.no_longer("step_size", step_size, norm)
-    return _descend(epsilon, step_size, tx, steps=steps, norm=norm, start=start, oracle=oracle, keep=keep)
+    if start is not None and random_start:
+        raise BadInput("random_start=True and a start: accepted is one or the other.")
+    drawn = starts.uniform(norm, epsilon) if random_start else start
+    settle = projections.within(norm, epsilon) if start is not None else None
+    more = [] if step_size is None else [transforms.no_longer("step_size", step_size, norm)]
+    length = 2.5 * epsilon / steps if step_size is None else step_size
+    return _descend(
+        epsilon, length, *more, steps=steps, norm=norm, start=drawn, start_projection=settle, oracle=oracle, keep=keep
+    )
 
 
 def mi_fgsm(
