@@ -19,37 +19,15 @@ from kdjax.attacks._settings import Number, Radius
 from kdjax.attacks.apgd import scale_by_apgd
 from kdjax.attacks.combine import then
 from kdjax.attacks.deepfool import nearest_boundary
+from kdjax.attacks.descend import descend
 from kdjax.attacks.iterate import iterate, on_plateau, on_success
 from kdjax.attacks.penalty import nearest, search_weight
-from kdjax.types import Attack, BadInput, Oracle, Projection
+from kdjax.types import Attack, BadInput, Oracle
 
 OBJECTIVES: dict[str, str] = dict.fromkeys(
     ("cw", "deepfool", "hop_skip_jump", "noise", "spsa", "square", "zoo"), "margin"
 )
 """The objective of each attack's paper, where it is not `cross_entropy`."""
-
-
-def _descend(
-    epsilon: Radius,
-    step_size: Radius,
-    *more: optax.GradientTransformation,
-    steps: int,
-    norm: str,
-    start: starts.Start | None = None,
-    start_projection: Projection | None = None,
-    oracle: Oracle | None = None,
-    keep: Keep = "last",
-) -> Attack:
-    """Steps of one length along the steepest direction, each projected to the ball and the box."""
-    return iterate(
-        oracle or oracles.autodiff(),
-        optax.chain(transforms.steepest(norm), optax.scale(-step_size), *more),
-        projections.ball(norm, epsilon),
-        steps=steps,
-        start=start,
-        start_projection=start_projection,
-        keep=keep,
-    )
 
 
 def fgsm(epsilon: Radius = 0.1, *, norm: str = "linf") -> Attack:
@@ -58,7 +36,7 @@ def fgsm(epsilon: Radius = 0.1, *, norm: str = "linf") -> Attack:
     Reference:
         Goodfellow, Shlens, Szegedy, Explaining and Harnessing Adversarial Examples, ICLR 2015, section 4.
     """
-    return _descend(epsilon, epsilon, steps=1, norm=norm)
+    return descend(epsilon, epsilon, steps=1, norm=norm)
 
 
 def r_fgsm(epsilon: Radius = 0.1, *, alpha: Radius | None = None) -> Attack:
@@ -116,7 +94,7 @@ def bim(epsilon: Radius = 0.1, *, steps: int = 10, step_size: Radius | None = No
     """
     _settings.require_count("steps", steps)
     if step_size is None:
-        return _descend(epsilon, epsilon / steps, steps=steps, norm="linf")
+        return descend(epsilon, epsilon / steps, steps=steps, norm="linf")
     return pgd(epsilon, steps=steps, step_size=step_size)
 
 
@@ -155,7 +133,7 @@ def pgd(
     settle = projections.within(norm, epsilon) if start is not None else None
     more = [] if step_size is None else [transforms.no_longer("step_size", step_size, norm)]
     length = 2.5 * epsilon / steps if step_size is None else step_size
-    return _descend(
+    return descend(
         epsilon, length, *more, steps=steps, norm=norm, start=drawn, start_projection=settle, oracle=oracle, keep=keep
     )
 

@@ -2,12 +2,16 @@
 
 from typing import NamedTuple
 
-from kdjax.spec import Formula, Names, Schedule, Set
+from kdjax.spec import Call, Formula, Names, Schedule, Set
 
 response, feature, relation, contrastive = map(Names, ("response", "feature", "relation", "contrastive"))
 labels = Names().labels
 stages, middle, final = Names().stages, Names().middle, Names().final
 embedding = Names().embedding
+clean, attacked, mirrored = Names().clean, Names().attacked, Names().mirrored
+student, teacher, natural = Names().student, Names().teacher, Names().natural
+confidence, doubt = Names().confidence, Names().doubt
+pgd, fgsm_rs, gaussian = Names().pgd, Names().fgsm_rs, Names().gaussian
 
 Number = float | Schedule | Set
 
@@ -19,7 +23,11 @@ class Method(NamedTuple):
         expression: what `lesson` takes.
         first: the share of the run that teaches layers alone, before the rest teaches answers and labels alone; 0: the
             run has one stage.
+        attack: what makes the attacked view, and what it makes large, as `lesson` takes it; None: nobody is attacked.
+        others: further teachers that the expression names.
     """
 
     expression: Formula
     first: float = 0.0
+    attack: Call | None = None
+    others: tuple[str, ...] = ()

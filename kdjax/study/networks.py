@@ -245,6 +245,18 @@ def _described(folder: Path, role: str) -> Path:
     return own if own.exists() else folder / "model.json"
 
 
+def further(config: Any, study: Study) -> tuple[dict[str, Model], dict[str, list[PyTree]]]:
+    """The second teacher that `--natural` names, if it does: its network and its variables seed by seed, by name.
+
+    Raises:
+        BadInput: as `load_teachers`.
+    """
+    if not config.natural:
+        return {}, {}
+    model, weights = load_teachers(study, config.natural, flag="natural")
+    return {"natural": model}, {"natural": weights}
+
+
 def refuse_other_shapes(
     description: Mapping[str, Any], path: str, study_shape: Mapping[str, Any], dataset: str, *, flag: str
 ) -> None:
@@ -258,18 +270,18 @@ def refuse_other_shapes(
             )
 
 
-def load_teachers(study: Study, path: str) -> tuple[Model, list[PyTree]]:
+def load_teachers(study: Study, path: str, *, flag: str = "teacher") -> tuple[Model, list[PyTree]]:
     """A network trained by `experiments.train_teacher`: the model, and its variables seed by seed.
 
     Raises:
         BadInput: as `load_network`; one for other classes or images than this study's, or one that learned from this
             study's test images.
     """
-    network = load_network(path, flag="teacher", shape=study.shape, dataset=study.config.dataset)
+    network = load_network(path, flag=flag, shape=study.shape, dataset=study.config.dataset)
     test, learned = study.config.test_split, network.learned
     if learned["dataset"] == study.config.dataset and overlap(study.config, learned["train_split"], test):
         raise BadInput(
-            f"--teacher={path}: it learned from {learned['train_split']}, which shares examples with "
+            f"--{flag}={path}: it learned from {learned['train_split']}, which shares examples with "
             f"--test_split={test}; accepted is a teacher that has not seen them."
         )
     return network.model, network.weights
