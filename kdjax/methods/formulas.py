@@ -10,7 +10,7 @@ stages, middle, final = Names().stages, Names().middle, Names().final
 embedding = Names().embedding
 clean, attacked, mirrored = Names().clean, Names().attacked, Names().mirrored
 student, teacher, natural = Names().student, Names().teacher, Names().natural
-confidence, doubt = Names().confidence, Names().doubt
+confidence, doubt, progress = Names().confidence, Names().doubt, Names().progress
 pgd, fgsm_rs, gaussian = Names().pgd, Names().fgsm_rs, Names().gaussian
 
 Number = float | Schedule | Set

@@ -65,7 +65,7 @@ def check(attacked: Attacked) -> None:
     if not 0 <= attacked.share <= 1:
         raise BadInput(f"attacked={attacked.share}: accepted are shares of a batch, from 0 to 1.")
     for term in attacked.terms:
-        if term.on_layers or term.remembers or term.row.couples:
+        if term.on_layers or term.remembers or term.row.couples or term.shared:
             raise BadInput(f"the attack climbs {term.name}; accepted: losses on answers, example by example")
     views = {view for _, view in attacked.asked()}
     if attacked.terms and (ATTACKED not in views or views - {CLEAN, ATTACKED}):

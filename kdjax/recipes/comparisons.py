@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.losses import contrastive, emphasis, feature, relation, response
+from kdjax.losses import contrastive, emphasis, feature, relation, response, shares
 from kdjax.losses.contrastive import Remembering
 from kdjax.models.connect.connectors import Embed, Normalised, Pooled, Project, Untouched, Variational
 from kdjax.models.connect.factors import Factors
@@ -35,6 +35,9 @@ BY_LABELS = Family(
 
 EMPHASES = Family(emphasis, first=("logits", "labels"))
 """What an example's loss may be multiplied by: `times=confidence(teacher(attacked))`."""
+
+SHARES = Family(shares, first=("memory", "losses"))
+"""How terms may share a weight: `shared=progress(rate=0.025)`."""
 
 MEMORIES = Family(contrastive, first=("examples",), accepts=lambda f: f.__name__.startswith("remember_"))
 """What makes the losses that remember: `remember_crd` makes `contrastive.crd`."""

@@ -13,6 +13,7 @@ from kdjax.ensembles.pools import Ensemble, Vote
 from kdjax.recipes._batch import Augment, agreement, augmented, correct, known
 from kdjax.recipes.attacked import Attacked, attacked_images, check
 from kdjax.recipes.memory import over_devices, recall
+from kdjax.recipes.sharing import shared_out
 from kdjax.recipes.terms import LABELS, TEACHER, Number, Side, Term, numbers_of, value_of
 from kdjax.teachers.live import Teacher
 from kdjax.types import (
@@ -144,7 +145,7 @@ def learn(
         first = own[shown[0]].logits
         metrics: Metrics = {"accuracy": (correct(first, label), known(label))}
         compared, connected = _compare(terms, pairs, state, own, theirs, mask)
-        total: Any = None
+        parts: list[tuple[Term, Array]] = []
         memories: dict[str, PyTree] = {}
         for term in terms:
             numbers, where, voted = numbers_of(term, state), mask > 0, None
@@ -165,12 +166,16 @@ def learn(
                         metrics.setdefault("agreement", agreement(answer(term.student), answer(term.teacher)))
                 if voted is not None:
                     metrics[term.name], value = (value, voted), voted * value
-            weighed = numbers["weight"] * value
+            parts.append((term, value))
+        shares, shared = shared_out(parts, mask, state)
+        total: Any = None
+        for term, value in parts:
+            weighed = term.weight(state) * shares.get(term.name, 1.0) * value
             total = weighed if total is None else total + weighed
         if ATTACKED in own:
             right = correct(own[ATTACKED].logits, label)
             metrics["attacked_accuracy"] = (right, rows.astype(jnp.float32))
-        return total, Aux({STUDENT: model_state, **connected}, metrics, memories)
+        return total, Aux({STUDENT: model_state, **connected}, metrics, memories | shared)
 
     return loss_fn
 

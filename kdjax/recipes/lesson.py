@@ -143,7 +143,8 @@ def lesson(
     `attacked`; `teacher=student(clean)` is the student itself), and `stop=False` lets the gradient through the right.
     Of losses on layers the arguments are layers or a layer map; losses between examples compare embeddings where
     nothing is said. `natural(attacked)` is the answer of another teacher, and `attacked - mirrored` what an answer
-    changes by between two views; `times=confidence(teacher(attacked))` weighs each example by what is said of it.
+    changes by between two views; `times=confidence(teacher(attacked))` weighs each example by what is said of it, and
+    terms that say `shared=progress` share a weight by what each costs.
 
     Args:
         expression: text, or the same expression in Python.
@@ -200,7 +201,7 @@ def lesson(
     looked_at = {view for t in read.terms for side in t.sides for view in side.views}
     made = Lesson(
         formula,
-        Networks(init, {name: one.init for name, one in read.memories.items()}),
+        Networks(init, {**{name: one.init for name, one in read.memories.items()}, **read.shared_memories()}),
         taught_by,
         teacher,
         numbers,

@@ -1,18 +1,23 @@
 """Read an expression of losses into terms: layers, views, connectors, memories, and numbers by their places."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from kdjax import spec
 from kdjax.losses import response
 from kdjax.losses.contrastive import Remembering
+from kdjax.losses.shares import begin
 from kdjax.models.connect.connectors import Embed, Link
 from kdjax.recipes.comparisons import (
     BY_LABELS,
     EMPHASES,
+    SHARES,
     comparison,
     default_of,
     loss_of,
@@ -20,9 +25,9 @@ from kdjax.recipes.comparisons import (
     remembers,
 )
 from kdjax.recipes.layers import Shown, layers_of
-from kdjax.recipes.terms import LABELS, TEACHER, Number, Side, Term, Times, fixed, hyper, need
+from kdjax.recipes.terms import LABELS, TEACHER, Number, Shared, Side, Term, Times, fixed, hyper, need
 from kdjax.spec import Call, Formula, Schedule, Set
-from kdjax.types import ATTACKED, CLEAN, MIRRORED, STUDENT, BadInput, TrainState
+from kdjax.types import ATTACKED, CLEAN, MIRRORED, STUDENT, BadInput, PyTree, TrainState
 
 LARGEST = 1e18
 """The largest number of an expression."""
@@ -72,6 +77,7 @@ class Reader:
         self.kinds: dict[str, str] = {}
         self.numbers: list[tuple[int, int]] = []
         self.named: list[tuple[str, str]] = []
+        self.groups: dict[Call, Shared] = {}
         self.temperature: Number = fixed(1.0)
         for (weight, call), place in zip(formula.terms, spec.labels(formula), strict=True):
             self._term(weight, call, f"{prefix}{place}")
@@ -79,6 +85,8 @@ class Reader:
     def _term(self, weight: Any, call: Call, place: str) -> None:
         call, sides, stop = self._sides(call)
         times, call = self._times(call, place)
+        shared, call = self._shared(call)
+        own_way: dict[str, Any] = {"times": times, "shared": shared}
         weigh = self.number(weight, f"{place}.weight")
         if negative := [x for n, x in self.hparams.items() if n.startswith(f"{place}.weight") and x < 0]:
             raise call.error(f"read the weight {negative[0]:g} of {call.name}; accepted: numbers from 0 up")
@@ -91,11 +99,15 @@ class Reader:
                 )
             loss, traced = (response.cross_entropy, {}) if plain else loss_of(call)
             own = {key: self.number(value, f"{place}.{key}") for key, value in traced.items()}
-            self._add(Term(place, loss, weigh, sides[0], Side(LABELS), _all(own), stop=stop, times=times), call)
+            self._add(
+                Term(place, loss, weigh, sides[0], Side(LABELS), _all(own), stop=stop, times=times, shared=shared), call
+            )
             return
         if remembers(call.name):
             row = comparison(call.name)
-            bare = Term(place, response.cross_entropy, weigh, *sides, row=row, remembers=True, times=times)
+            bare = Term(
+                place, response.cross_entropy, weigh, *sides, row=row, remembers=True, times=times, shared=shared
+            )
             self._layered(call, place, bare)
             return
         loss, traced = loss_of(call)
@@ -105,7 +117,7 @@ class Reader:
                 f"batch_size={self.batch_size}: {call.name} compares examples of a batch; accepted: from {row.least}."
             )
         own = {key: self.number(value, f"{place}.{key}") for key, value in traced.items()}
-        term = Term(place, loss, weigh, *sides, _all(own), row, stop, times=times)
+        term = Term(place, loss, weigh, *sides, _all(own), row, stop, **own_way)
         if row.connector is not None:
             self._layered(call, place, term)
             return
@@ -120,8 +132,10 @@ class Reader:
         """Terms on layers: one for each pair, and the connectors between them."""
         if term.teacher.network != TEACHER or any(side.minus for side in term.sides):
             raise call.error(f"{call.name} compares layers with another's than the teacher's; accepted: a view of it")
-        if term.times or self.shown is None:
-            raise call.error(f"{call.name} compares layers; accepted: times=, and attacks that climb, of answers")
+        if term.times or term.shared or self.shown is None:
+            raise call.error(
+                f"{call.name} compares layers; accepted: times=, shared=, and what attacks climb, of answers"
+            )
         found = layers_of(call, term.row, self.shown)
         self.numbers += [pair for pair in found.numbers if pair not in self.numbers]
         self.kinds[f"{place}.weight"] = OF_FACTORS if term.row.beside else OF_LAYERS
@@ -198,6 +212,27 @@ class Reader:
         found = Times(_saying(f"{place}.times", EMPHASES.functions[value.name]), side, _all(numbers))
         return found, Call(call.name, call.args, tuple(own.items()), call.place)
 
+    def _shared(self, call: Call) -> tuple[Shared | None, Call]:
+        """What shares a weight with others, `shared=progress(rate=0.025)`, and the call without it."""
+        own = dict(call.kwargs)
+        value = own.pop("shared", None)
+        if value is None:
+            return None, call
+        if not isinstance(value, Call) or value.args:
+            raise call.error(f"read shared={value!r}; accepted: {', '.join(SHARES.names())}, with keywords")
+        if value not in self.groups:
+            SHARES.bind(value, given=("memory", "losses"))
+            same = sum(other.name == value.name for other in self.groups)
+            group = f"{value.name}#{same + 1}" if same else value.name
+            numbers = {key: self.number(x, f"{group}.{key}") for key, x in value.kwargs}
+            self.groups[value] = Shared(group, _saying(group, SHARES.functions[value.name]), _all(numbers))
+        return self.groups[value], Call(call.name, call.args, tuple(own.items()), call.place)
+
+    def shared_memories(self) -> dict[str, Callable[[Array], PyTree]]:
+        """What begins as the memory of each shared weight."""
+        sizes = Counter(term.shared.group for term in self.terms if term.shared)
+        return {group: partial(_begin, size) for group, size in sizes.items()}
+
     def number(self, value: Any, place: str) -> Number:
         """A number of the expression as a step reads it; its parts become hyper-parameters."""
         self.hparams |= {name: float(x) for name, x in spec.numbers(value, name=place).items()}
@@ -219,6 +254,10 @@ class Reader:
             return filled.at(jnp.asarray(state.step, jnp.float32) / steps)
 
         return at
+
+
+def _begin(size: int, key: Array) -> PyTree:
+    return begin(size)
 
 
 def _name(name: str, own: tuple[str, ...], theirs: tuple[str, ...]) -> str:

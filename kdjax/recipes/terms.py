@@ -78,6 +78,20 @@ class Comparison(NamedTuple):
     beside: Mapping[str, Callable[..., Array]] = {}
 
 
+class Shared(NamedTuple):
+    """A weight of 1 that terms share: `divide(memory, losses, ...) -> (shares, memory)`.
+
+    Attributes:
+        group: the memory's name, the same for all terms that share.
+        divide: one of `kdjax.losses.shares`.
+        numbers: its own traced keywords.
+    """
+
+    group: str
+    divide: Callable[..., Any]
+    numbers: Callable[[TrainState], Mapping[str, Any]] = lambda state: {}
+
+
 class Term(NamedTuple):
     """`weight x loss(student's side, teacher's side)`.
 
@@ -93,6 +107,7 @@ class Term(NamedTuple):
         pair: the connection whose arrays it compares, where that is not called as it is.
         remembers: it has a memory in the train state.
         times: what weighs each example, where not all weigh the same; `stop` holds for its answer too.
+        shared: what other terms it shares a weight with, which `weight` multiplies.
     """
 
     name: str
@@ -106,6 +121,7 @@ class Term(NamedTuple):
     pair: str = ""
     remembers: bool = False
     times: Times | None = None
+    shared: Shared | None = None
 
     @property
     def sides(self) -> tuple[Side, ...]:

@@ -144,6 +144,8 @@ FORMULAS = {
     "adaad(form=release)": lambda a: a.kl("ta", "sa") / 4,
     "adaiad": lambda a: weighed_by_trust(a, "ta", a.kl("s", "sa")),
     "adaiad(form=release)": lambda a: a.kl("ta", "sa", 30) + (1 - a.p_y("ta") ** 0.1) * a.kl("s", "sa"),
+    "mtard": lambda a: 0.5 * a.kl("ta", "sa") + 0.5 * a.kl("n", "s"),  # at the beginning
+    "mtard(form=release)": lambda a: (0.5 * a.kl("ta", "sa") + 0.5 * a.kl("n", "s")) / 4,
     "adaad + igdm(weight=3)": lambda a: (
         a.kl("ta", "sa") + 3 * 0.4 * a.kl(a.z["ta"] - a.z["tm"], a.z["sa"] - a.z["sm"])  # 4 of 10 steps are over
     ),
@@ -154,7 +156,10 @@ CLIMBS = {
     "rslad": lambda a: a.kl("t", "sa"),
     "adaad": lambda a: a.kl("ta", "sa"),
     "adaiad": lambda a: a.kl("ta", "sa"),
-    **{name: (lambda a: a.ce("sa")) for name in ("pgd_at", "fgsm_rs", "mart", "ard", "iad_i", "iad_ii", "akd2")},
+    **{
+        name: (lambda a: a.ce("sa"))
+        for name in ("pgd_at", "fgsm_rs", "mart", "ard", "iad_i", "iad_ii", "akd2", "mtard")
+    },
 }
 WITHOUT_LABELS = {"trades", "rslad", "adaad", "adaiad"}
 
@@ -194,6 +199,25 @@ def test_trust_begins_where_the_paper_says(spy):
             assert (np.asarray(aux.metrics[own]).max() > 0) == (step > begin)
 
 
+def test_mtards_weights_follow_what_each_loss_has_lost(spy):
+    """Three steps against the recursion of the paper; the memory is the run's, in its state."""
+    made = made_of("mtard(rate=0.3)")
+    state, step = state_of(made), jax.jit(train_step(made.loss_fn, SGD))
+    weight, first = 0.5, None
+    for _ in range(3):
+        state, metrics = step(state, ROWS)
+        said = {name: float(total) / 6 for name, (total, _) in metrics.items()}
+        robust, plain = (
+            next(x for name, x in said.items() if word in name) for word in ("student=attacked", "natural")
+        )
+        first = first or (robust, plain)
+        left = robust / first[0], plain / first[1]
+        weight -= 0.3 * (weight - left[1] / sum(left))
+        np.testing.assert_allclose(state.memory["progress"]["shares"], [1 - weight, weight], rtol=1e-4)
+        np.testing.assert_allclose(said["loss"], (1 - weight) * robust + weight * plain, rtol=1e-4)
+    assert abs(weight - 0.5) > 1e-3
+
+
 def adaad_slope(spy, stop):
     climbs = f"response.kl(student=attacked, teacher=attacked, temperature=1, stop={stop})"
     made = made_of("adaad", attack=f"pgd(0.1, steps=2, objective={climbs})")
@@ -231,7 +255,7 @@ def test_no_gradient_reaches_a_teacher_through_its_attacked_view():
 @pytest.mark.parametrize("name", CLIMBS)
 def test_stored_answers_are_refused_where_the_teacher_sees_attacked_images(name, spy):
     made = made_of(name)
-    if name in ("iad_i", "iad_ii", "akd2", "adaad", "adaiad"):
+    if name in ("iad_i", "iad_ii", "akd2", "adaad", "adaiad", "mtard"):
         with pytest.raises(BadInput, match="asks the teacher about the view attacked, and its answers are stored"):
             made.taught_by(cached())
     else:
@@ -369,8 +393,9 @@ def test_a_loss_brings_an_attack_of_its_own(spy):
 
 
 def test_the_command_trains_a_robust_student(tmp_path):
-    """As a shell starts it: trained to withstand a step of 0.3, and better at it than the student alone."""
-    flags = "--smoke", "--seeds=1", "--method=rslad(epsilon=0.2, steps=1)", f"--workdir={tmp_path}"
+    """As a shell starts it; its metrics say that it saw attacked images, and the student alone saw none."""
+    flags = "--smoke", "--seeds=1", "--epochs=1", "--method=rslad(epsilon=0.2, steps=1)", f"--workdir={tmp_path}"
     distill.main(parsed(Config, *flags), tmp_path)
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert len(results["student distilled"]) == 1
+    assert len(json.loads((tmp_path / "results.json").read_text())["student distilled"]) == 1
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert {"distilled" in line for line in lines if "attacked_accuracy" in line} == {True}

@@ -10,6 +10,7 @@ from kdjax.recipes.comparisons import (
     COMPARISONS,
     EMPHASES,
     LOSSES,
+    SHARES,
     comparison,
     default_of,
     loss_of,
@@ -32,6 +33,7 @@ def test_the_names():
     assert names("response") == [f"response.{loss}" for loss in losses]
     assert BY_LABELS.names() == ["response.boosted_cross_entropy"]
     assert EMPHASES.names() == ["confidence", "doubt"]
+    assert SHARES.names() == ["progress"]
     assert names() == names("contrastive") + names("feature") + names("relation") + names("response")
 
 
