@@ -126,6 +126,10 @@ CLEAN, ATTACKED, MIRRORED = "clean", "attacked", "mirrored"
 """The views of a batch: its inputs x, augmented where a recipe says so; what an attack makes of these, x + d; and
 x - d, which may lie outside [0, 1]."""
 
+FORETOLD = "foretold"
+"""The attacked view as an answer to x and its slope there foretell the answer: T(x) + e_y <dT_y/dx, d>, of the label's
+logit alone. Attacks may look at it."""
+
 
 class Networks(NamedTuple):
     """What a recipe trains, where that is more than one network: each by name, and what its losses remember at first.

@@ -20,6 +20,7 @@ from kdjax.methods.formulas import (
     clean,
     confidence,
     doubt,
+    foretold,
     gaussian,
     labels,
     mirrored,
@@ -28,7 +29,9 @@ from kdjax.methods.formulas import (
     progress,
     response,
     student,
+    sureness,
     teacher,
+    unsureness,
 )  # fmt: skip
 from kdjax.methods.formulas import fgsm_rs as one_step
 from kdjax.spec import Call, Formula, linear
@@ -356,6 +359,40 @@ def mtard(
     robust = kl(student=attacked, teacher=attacked, temperature=1.0, shared=together)
     plain = kl(teacher=natural(clean), temperature=1.0, shared=together)
     return Method(1.0 * robust + 1.0 * plain, attack=_climb(_on_labels, epsilon, steps, step_size), others=("natural",))
+
+
+def saad(
+    scale: Number = 5.0,
+    gradients: Number = 1.0,
+    plain: float = 0.0,
+    epsilon: Number = EPSILON,
+    steps: int = 10,
+    step_size: Number | None = None,
+) -> Method:
+    """w [KL(p_T(x') || p_S(x')) + a (share of the run) IGDM] + b (1 - w_n) KL(p_T(x) || p_S(x)), w = s (H - min H).
+
+    H is the entropy of p_T(x'), w_n is w brought to 0 to 1; x' makes KL(softmax(T(x) + e_y <dT_y/dx, d>) || p_S(x'))
+    large.
+
+    The attack asks the teacher for one slope a batch; it looks at the batch's least and greatest entropy. The code
+    multiplies the change that this slope foretells by a number, here 1, which makes it the teacher's own tangent.
+
+    Args:
+        scale: s.
+        gradients: a of `igdm`: 1 on CIFAR-10, 10 on CIFAR-100.
+        plain: b: 0 on CIFAR-10.
+        epsilon, steps, step_size: of the attack.
+
+    Reference: the code released with Lee et al., Sample-wise Adaptive Adversarial Distillation, TMLR 2026.
+    """
+    hard = unsureness(teacher(attacked), scale=scale)
+    apart = attacked - mirrored
+    terms = 1.0 * response.kl(student=attacked, teacher=attacked, temperature=1.0, times=hard)
+    terms += linear(0.0, gradients) * response.kl(student=apart, teacher=apart, temperature=1.0, times=hard)
+    if plain:
+        terms += plain * response.kl(temperature=1.0, times=sureness(teacher(attacked)))
+    far = response.kl(student=attacked, teacher=foretold, temperature=1.0)
+    return Method(terms, attack=_climb(far, epsilon, steps, step_size))
 
 
 def igdm(weight: Number = 1.0) -> Method:

@@ -16,9 +16,11 @@ from kdjax.recipes.attacked import Attacked, check
 from kdjax.recipes.reading import Reader
 from kdjax.recipes.terms import Term, numbers_of, value_of
 from kdjax.spec import Call, Formula, Schedule, Set
-from kdjax.types import BadInput, TrainState
+from kdjax.types import ATTACKED, CLEAN, FORETOLD, BadInput, TrainState
 
 OBJECTIVE, SHARE = "objective", "share"
+CLIMBED = (CLEAN, ATTACKED, FORETOLD)
+"""The views that an attack may look at."""
 
 
 class ReadAttack(NamedTuple):
@@ -94,7 +96,7 @@ def _climbed(
     if not isinstance(aim, Call | Formula):
         names = ", ".join(catalogue.OBJECTIVES)
         raise call.error(f"read {OBJECTIVE}={aim!r}; accepted: a sum of losses, or one of {names}")
-    read = Reader(spec.formula(aim), None, steps, teachers=teachers, prefix=f"{call.name}.", stop=False)
+    read = Reader(spec.formula(aim), None, steps, teachers=teachers, prefix=f"{call.name}.", stop=False, views=CLIMBED)
     for term in read.terms:
         _look(term, read.hparams)
     return read

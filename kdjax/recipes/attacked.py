@@ -13,7 +13,19 @@ from kdjax.attacks import objectives, victims
 from kdjax.attacks.victims import require_classes
 from kdjax.recipes._batch import spread_rows
 from kdjax.recipes.terms import LABELS, Side, Term, numbers_of, value_of
-from kdjax.types import ATTACKED, CLEAN, STUDENT, Attack, BadInput, Batch, Model, Objective, PyTree, TrainState
+from kdjax.types import (
+    ATTACKED,
+    CLEAN,
+    FORETOLD,
+    STUDENT,
+    Attack,
+    BadInput,
+    Batch,
+    Model,
+    Objective,
+    PyTree,
+    TrainState,
+)
 
 Ask = Callable[[str, PyTree, Array, Array], Array]
 """`(network, its variables, images, the student's logits to them) -> logits [B, K]`: what a teacher says."""
@@ -65,11 +77,12 @@ def check(attacked: Attacked) -> None:
     if not 0 <= attacked.share <= 1:
         raise BadInput(f"attacked={attacked.share}: accepted are shares of a batch, from 0 to 1.")
     for term in attacked.terms:
-        if term.on_layers or term.remembers or term.row.couples or term.shared:
+        if term.on_layers or term.remembers or term.row.couples or term.shared or term.times:
             raise BadInput(f"the attack climbs {term.name}; accepted: losses on answers, example by example")
     views = {view for _, view in attacked.asked()}
-    if attacked.terms and (ATTACKED not in views or views - {CLEAN, ATTACKED}):
-        raise BadInput(f"the attack climbs views {sorted(views)}; accepted: {ATTACKED}, and {CLEAN} beside it")
+    if attacked.terms and (ATTACKED not in views or views - {CLEAN, ATTACKED, FORETOLD}):
+        accepted = f"{ATTACKED}, with {CLEAN} or {FORETOLD} beside it"
+        raise BadInput(f"the attack climbs views {sorted(views)}; accepted: {accepted}")
 
 
 def attacked_images(
@@ -163,6 +176,9 @@ def _climbed(
         def answer(side: Side) -> Array:
             if side.view == CLEAN:
                 return data[side.network]
+            if side.view == FORETOLD:
+                change = jnp.sum((image - data["origin"]) * data[f"{side.network}/slope"], axis=range(1, image.ndim))
+                return data[side.network] + change[:, None] * data[f"{side.network}/label"]
             if side.network not in said:
                 said[side.network] = ask(side.network, variables[side.network], image, mine)
             return said[side.network]
@@ -172,11 +188,17 @@ def _climbed(
             total += own_numbers["weight"] * value_of(term, own_numbers, answer, data["label"], None)
         return mine, total
 
-    clean = {network for network, view in attacked.asked() if view == CLEAN}
+    clean = {network for network, view in attacked.asked() if view != ATTACKED}
+    foretold = {network for network, view in attacked.asked() if view == FORETOLD}
     data = {"label": label}
     if clean:
         mine = own(networks, image)
         data |= {n: mine if n == STUDENT else ask(n, networks[n], image, mine) for n in sorted(clean)}
+    for n in sorted(foretold):
+        top = jnp.where(label < 0, jnp.argmax(data[n], -1), label)
+        chosen = jax.nn.one_hot(top, data[n].shape[-1], dtype=data[n].dtype)
+        logit = lambda x, n=n, chosen=chosen: jnp.sum(chosen * ask(n, networks[n], x, mine))  # noqa: E731
+        data |= {"origin": image, f"{n}/label": chosen, f"{n}/slope": jax.grad(logit)(image)}
     needed = {network for network, _ in attacked.asked()} | {STUDENT}
     variables = {name: tree for name, tree in networks.items() if name in needed}
     return Climbed(variables, data, [numbers_of(term, state) for term in terms], say)

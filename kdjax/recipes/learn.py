@@ -100,6 +100,10 @@ def learn(
     teachers = {**({} if teacher is None else {TEACHER: teacher}), **others}
     _check(terms, asked, teachers, attacked, pairs)
     terms = [t._replace(loss=over_devices(t.loss, remembers=t.remembers)) if t.row.couples else t for t in terms]
+    # What weighs examples may look at the others.
+    terms = [
+        t._replace(times=t.times._replace(emphasis=over_devices(t.times.emphasis))) if t.times else t for t in terms
+    ]
     moving = shown if moves is None else list(moves)
     moved_inputs = {view for _, view in asked} - {CLEAN}
 

@@ -50,6 +50,7 @@ class Reader:
         teachers: names of further teachers.
         prefix: what the names of terms and numbers begin with.
         stop: whether the right side is held fast in terms that do not say.
+        views: that terms may look at.
     """
 
     def __init__(
@@ -64,11 +65,12 @@ class Reader:
         teachers: Collection[str] = (),
         prefix: str = "",
         stop: bool = True,
+        views: tuple[str, ...] = VIEWS,
     ) -> None:
         self.shown, self.steps, self.examples, self.batch_size, self.taught = (
             shown, steps, examples, batch_size, taught
         )  # fmt: skip
-        self.teachers, self.stop = teachers, stop
+        self.teachers, self.stop, self.views = teachers, stop, views
         self.terms: list[Term] = []
         self.links: dict[str, Link] = {}
         self.memories: dict[str, Remembering] = {}
@@ -191,9 +193,9 @@ class Reader:
         if isinstance(value, Call) and value.name in networks and len(value.args) == 1 and not value.kwargs:
             network, value = value.name, value.args[0]
         views = [(1, value)] if isinstance(value, Call) else [*value.terms] if isinstance(value, Formula) else []
-        known = all(isinstance(c, Call) and c.name in VIEWS and not (c.args or c.kwargs) for _, c in views)
+        known = all(isinstance(c, Call) and c.name in self.views and not (c.args or c.kwargs) for _, c in views)
         if not known or [weight for weight, _ in views] not in ([1], [1, -1]):
-            wanted = ", ".join([*VIEWS, *(f"{name}({ATTACKED})" for name in networks), f"{ATTACKED} - {MIRRORED}"])
+            wanted = ", ".join([*self.views, *(f"{name}({ATTACKED})" for name in networks), f"{ATTACKED} - {MIRRORED}"])
             raise call.error(f"read the view {value!r}; accepted: {wanted}")
         return Side(network, views[0][1].name, minus=views[1][1].name if len(views) > 1 else "")
 

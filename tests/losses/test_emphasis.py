@@ -27,26 +27,45 @@ def test_values_by_hand():
         )
 
 
+def test_entropies_by_hand():
+    p = np.exp(np.asarray(LOGITS, np.float64))
+    p = p / p.sum(1, keepdims=True)
+    entropy = -(p * np.log(p)).sum(1)
+    np.testing.assert_allclose(
+        emphasis.unsureness(LOGITS, LABELS, scale=2.0), 2 * (entropy - entropy.min()), rtol=1e-5, atol=1e-6
+    )
+    span = entropy.max() - entropy.min()
+    np.testing.assert_allclose(
+        emphasis.sureness(LOGITS, LABELS), (entropy.max() - entropy) / span, rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_array_equal(emphasis.sureness(jnp.zeros((5, 4)), LABELS), 0)
+
+
+@pytest.mark.parametrize(("name", "number"), [("confidence", "power"), ("doubt", "power"), ("unsureness", "scale")])
+def test_numbers_out_of_range(name, number):
+    with pytest.raises(BadInput, match=f"{number}=-1"):
+        EMPHASES.functions[name](LOGITS, LABELS, **{number: -1.0})
+
+
 @pytest.mark.parametrize("name", EMPHASES.names())
 def test_laws(name):
     weigh = EMPHASES.functions[name]
     value = weigh(LOGITS, LABELS)
     assert value.shape == (5,)
-    assert ((value >= 0) & (value <= 1)).all()
+    assert ((value >= 0) & (value <= (5 * np.log(4) if name == "unsureness" else 1))).all()
     order = jnp.array([3, 1, 4, 0, 2])
     np.testing.assert_allclose(weigh(LOGITS[order], LABELS[order]), value[order], rtol=1e-6)
     np.testing.assert_allclose(jax.jit(weigh)(LOGITS, LABELS), value, rtol=1e-6)
-    where = jnp.array([1.0, 0.0, 1.0, 1.0, 0.0])
+    where, kept = jnp.array([1.0, 0.0, 1.0, 1.0, 0.0]), jnp.array([0, 2, 3])
     dirty = LOGITS.at[1].set(jnp.nan)
-    kept = weigh(dirty, LABELS.at[1].set(99), where=where)
-    np.testing.assert_allclose(kept, value * where, rtol=1e-6)
+    found = weigh(dirty, LABELS.at[1].set(99), where=where)
+    np.testing.assert_allclose(found[kept], weigh(LOGITS[kept], LABELS[kept]), rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(found[jnp.array([1, 4])], 0)
     assert jnp.isfinite(jax.grad(lambda z: weigh(z, LABELS, where=where).sum())(dirty)).all()
     huge = jnp.array([[1e4, -1e4, 0, 0]] * 5, jnp.float32)
     assert jnp.isfinite(weigh(huge, LABELS)).all()
-    assert jnp.isfinite(jax.grad(lambda z: weigh(z, LABELS, power=0.1).sum())(huge)).all()
+    assert jnp.isfinite(jax.grad(lambda z: weigh(z, LABELS).sum())(huge)).all()
     np.testing.assert_array_equal(weigh(LOGITS.astype(jnp.bfloat16), LABELS).dtype, jnp.float32)
-    with pytest.raises(BadInput, match="power=-1"):
-        weigh(LOGITS, LABELS, power=-1.0)
 
 
 def test_boosted_cross_entropy_by_hand_and_at_its_ends():

@@ -81,6 +81,7 @@ class Answers:
 
     def __init__(self, params, where):
         moved = jnp.where(jnp.asarray(where)[:, None, None, None], away(IMAGE), IMAGE)
+        self.moved = moved
         views = {"": IMAGE, "a": moved, "m": 2 * IMAGE - moved}
         nets = {"s": (STUDENT, {"params": params}), "t": (TEACHER, WEIGHTS), "n": (NATURAL, OTHER)}
         self.z = {
@@ -104,6 +105,19 @@ class Answers:
     def p_y(self, who):
         p = np.exp(self.log_p(who))
         return np.where(LABEL < 0, p.max(1), p[np.arange(6), LABEL])
+
+    def unsure(self):
+        """5 (H - min H) of the teacher's answer to attacked images."""
+        p = self.log_p("ta")
+        entropy = -(np.exp(p) * p).sum(1)
+        return 5 * (entropy - entropy.min())
+
+    def foretold(self):
+        """T(x) + e_y <dT_y/dx, d>, of the largest class where the label is not known."""
+        label = np.where(LABEL < 0, self.z["t"].argmax(1), LABEL)
+        slope = jax.grad(lambda x: logits(TEACHER, WEIGHTS, x)[jnp.arange(6), label].sum())(IMAGE)
+        change = np.asarray(jnp.sum(slope * (self.moved - IMAGE), axis=(1, 2, 3)), np.float64)
+        return self.z["t"] + np.eye(4)[label] * change[:, None]
 
     def bce(self, who):
         p = np.exp(self.log_p(who))
@@ -144,6 +158,10 @@ FORMULAS = {
     "adaad(form=release)": lambda a: a.kl("ta", "sa") / 4,
     "adaiad": lambda a: weighed_by_trust(a, "ta", a.kl("s", "sa")),
     "adaiad(form=release)": lambda a: a.kl("ta", "sa", 30) + (1 - a.p_y("ta") ** 0.1) * a.kl("s", "sa"),
+    "saad": lambda a: a.unsure() * (a.kl("ta", "sa") + 0.4 * a.kl(a.z["ta"] - a.z["tm"], a.z["sa"] - a.z["sm"])),
+    "saad(plain=0.5, gradients=0, scale=2)": lambda a: (
+        0.4 * a.unsure() * a.kl("ta", "sa") + 0.5 * (1 - a.unsure() / a.unsure().max()) * a.kl("t", "s")
+    ),
     "mtard": lambda a: 0.5 * a.kl("ta", "sa") + 0.5 * a.kl("n", "s"),  # at the beginning
     "mtard(form=release)": lambda a: (0.5 * a.kl("ta", "sa") + 0.5 * a.kl("n", "s")) / 4,
     "adaad + igdm(weight=3)": lambda a: (
@@ -156,12 +174,13 @@ CLIMBS = {
     "rslad": lambda a: a.kl("t", "sa"),
     "adaad": lambda a: a.kl("ta", "sa"),
     "adaiad": lambda a: a.kl("ta", "sa"),
+    "saad": lambda a: a.kl(a.foretold(), "sa"),
     **{
         name: (lambda a: a.ce("sa"))
         for name in ("pgd_at", "fgsm_rs", "mart", "ard", "iad_i", "iad_ii", "akd2", "mtard")
     },
 }
-WITHOUT_LABELS = {"trades", "rslad", "adaad", "adaiad"}
+WITHOUT_LABELS = {"trades", "rslad", "adaad", "adaiad", "saad"}
 
 
 def first_of(text):
@@ -176,7 +195,7 @@ def test_every_method_is_written_here():
 @pytest.mark.parametrize("text", FORMULAS)
 def test_a_method_is_its_formula(text, spy):
     made = made_of(text)
-    state = state_of(made, step=4 if "igdm" in text else 0)
+    state = state_of(made, step=4 if "igdm" in text or "saad" in text else 0)
     losses, _ = made.loss_fn(state.params, state, ROWS, jax.random.key(0))
     known = np.array([True] * 5 + [first_of(text) in WITHOUT_LABELS])
     np.testing.assert_array_equal(spy.where, known)
@@ -255,7 +274,7 @@ def test_no_gradient_reaches_a_teacher_through_its_attacked_view():
 @pytest.mark.parametrize("name", CLIMBS)
 def test_stored_answers_are_refused_where_the_teacher_sees_attacked_images(name, spy):
     made = made_of(name)
-    if name in ("iad_i", "iad_ii", "akd2", "adaad", "adaiad", "mtard"):
+    if name in ("iad_i", "iad_ii", "akd2", "adaad", "adaiad", "mtard", "saad"):
         with pytest.raises(BadInput, match="asks the teacher about the view attacked, and its answers are stored"):
             made.taught_by(cached())
     else:
@@ -330,7 +349,7 @@ def test_what_cannot_be_is_one_clear_error(text, said):
     [
         ("pgd(0.1, objective=response.kl(student=attacked, teacher=natural(attacked)))", "read the view natural"),
         ("pgd(0.1, objective=response.kl)", r"the attack climbs views \['clean'\]; accepted: attacked"),
-        ("pgd(0.1, objective=response.kl(student=mirrored))", "the attack climbs views"),
+        ("pgd(0.1, objective=response.kl(student=mirrored))", "the view mirrored; accepted: clean, attacked, foretold"),
         ("pgd(0.1, objective=response.dist(student=attacked))", "accepted: losses on answers, example by example"),
         ("pgd(0.1, objective=feature.hint(hidden1))", "compares layers"),
         ("pgd(0.1, objective=response.kl(student=attacked, temperature=0))", "temperature=0"),

@@ -32,7 +32,7 @@ def test_the_names():
     ]  # fmt: skip
     assert names("response") == [f"response.{loss}" for loss in losses]
     assert BY_LABELS.names() == ["response.boosted_cross_entropy"]
-    assert EMPHASES.names() == ["confidence", "doubt"]
+    assert EMPHASES.names() == ["confidence", "doubt", "sureness", "unsureness"]
     assert SHARES.names() == ["progress"]
     assert names() == names("contrastive") + names("feature") + names("relation") + names("response")
 
