@@ -25,10 +25,10 @@ class Method(NamedTuple):
         first: the share of the run that teaches layers alone, before the rest teaches answers and labels alone; 0: the
             run has one stage.
         attack: what makes the attacked view, and what it makes large, as `lesson` takes it; None: nobody is attacked.
-        others: further teachers that the expression names.
+        others: further teachers that the expression names, each with the folder of the run that trained it.
     """
 
     expression: Formula
     first: float = 0.0
     attack: Call | None = None
-    others: tuple[str, ...] = ()
+    others: tuple[tuple[str, str], ...] = ()

@@ -43,5 +43,5 @@ def method(text: str | Call | Formula, *, flag: str = "method") -> Method:
     if len(attacks) > 1 or any(one.first for _, one in parts):
         raise BadInput(f"{flag}={named}: methods attack in several ways, or in stages; accepted: one attack, one stage")
     whole = Formula(tuple(term for weight, one in parts for term in (weight * one.expression).terms))
-    others = tuple(dict.fromkeys(name for _, one in parts for name in one.others))
+    others = tuple(dict.fromkeys(other for _, one in parts for other in one.others))
     return Method(whole, attack=attacks[0] if attacks else None, others=others)

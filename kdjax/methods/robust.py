@@ -24,7 +24,6 @@ from kdjax.methods.formulas import (
     gaussian,
     labels,
     mirrored,
-    natural,
     pgd,
     progress,
     response,
@@ -34,6 +33,7 @@ from kdjax.methods.formulas import (
     unsureness,
 )  # fmt: skip
 from kdjax.methods.formulas import fgsm_rs as one_step
+from kdjax.methods.formulas import natural as naturally
 from kdjax.spec import Call, Formula, linear
 from kdjax.spec import steps as piecewise
 from kdjax.types import BadInput
@@ -189,6 +189,7 @@ def iad_ii(
     steps: int = 10,
     step_size: Number | None = None,
     form: Form = "paper",
+    natural: str = "",
 ) -> Method:
     """(1 - a1 - a2) CE(S(x'), y) + a1 [w t^2 KL(p_T(x) || p_S(x')) + (1 - w) KL(p_S(x) || p_S(x'))]
     + a2 t^2 KL(p_N(x) || p_S(x')), w = p_T(x')_y^power, N a naturally trained teacher; x' makes CE(S(x'), y) large.
@@ -200,6 +201,7 @@ def iad_ii(
         begin: the share of the run before which w = 1.
         epsilon, steps, step_size: of the attack, from a uniform start.
         form: the release multiplies KL(p_S(x) || p_S(x')) by t^2 too, though its temperature is 1.
+        natural: the folder of the run that trained N, where a command looks for it.
 
     Reference: Zhu et al., ICLR 2022, equation 7.
     """
@@ -210,12 +212,12 @@ def iad_ii(
     own = response.kl(
         student=attacked, teacher=student(clean), temperature=1.0, times=doubt(teacher(attacked), power=trust)
     )
-    also = response.kl(student=attacked, teacher=natural(clean), temperature=temperature)
+    also = response.kl(student=attacked, teacher=naturally(clean), temperature=temperature)
     parts = robust * taught + robust * scale * own + plain * also
     return Method(
         _rest(robust, plain) * _on_labels + parts,
         attack=_climb(_on_labels, epsilon, steps, step_size, uniform=True),
-        others=("natural",),
+        others=(("natural", natural),),
     )
 
 
@@ -226,6 +228,7 @@ def akd2(
     epsilon: Number = EPSILON,
     steps: int = 10,
     step_size: Number | None = None,
+    natural: str = "",
 ) -> Method:
     """(1 - a1 - a2) CE(S(x'), y) + a1 t^2 KL(p_T(x') || p_S(x')) + a2 t^2 KL(p_N(x') || p_S(x')), N a naturally trained
     teacher; x' makes CE(S(x'), y) large.
@@ -234,16 +237,17 @@ def akd2(
         robust, plain: a1 and a2.
         temperature: t.
         epsilon, steps, step_size: of the attack, from a uniform start.
+        natural: the folder of the run that trained N, where a command looks for it.
 
     Reference: Chen, Zhang, Liu, Chang, Wang, Robust Overfitting may be mitigated by Properly Learned Smoothening,
     ICLR 2021, section 3.1.
     """
     taught = response.kl(student=attacked, teacher=attacked, temperature=temperature)
-    also = response.kl(student=attacked, teacher=natural(attacked), temperature=temperature)
+    also = response.kl(student=attacked, teacher=naturally(attacked), temperature=temperature)
     return Method(
         _rest(robust, plain) * _on_labels + robust * taught + plain * also,
         attack=_climb(_on_labels, epsilon, steps, step_size, uniform=True),
-        others=("natural",),
+        others=(("natural", natural),),
     )
 
 
@@ -339,6 +343,7 @@ def mtard(
     steps: int = 10,
     step_size: Number | None = None,
     form: Form = "paper",
+    natural: str = "",
 ) -> Method:
     """w_T KL(p_T(x') || p_S(x')) + w_N KL(p_N(x) || p_S(x)), N a naturally trained teacher; x' makes
     CE(S(x'), y) large.
@@ -350,6 +355,7 @@ def mtard(
         rate: r; 0.025, times 0.1 after 215, 260 and 285 of 300 epochs, where nothing is said.
         epsilon, steps, step_size: of the attack.
         form: the release takes the mean over classes.
+        natural: the folder of the run that trained N, where a command looks for it.
 
     Reference: Zhao, Wang, Wei, Enhanced Accuracy and Robustness via Multi-Teacher Adversarial Distillation, ECCV 2022,
     equations 5 to 9.
@@ -357,8 +363,10 @@ def mtard(
     falling = piecewise((0.025, 0.0025, 0.00025, 0.000025), (215 / 300, 260 / 300, 285 / 300))
     kl, together = _divergence(form), progress(rate=falling if rate is None else rate)
     robust = kl(student=attacked, teacher=attacked, temperature=1.0, shared=together)
-    plain = kl(teacher=natural(clean), temperature=1.0, shared=together)
-    return Method(1.0 * robust + 1.0 * plain, attack=_climb(_on_labels, epsilon, steps, step_size), others=("natural",))
+    plain = kl(teacher=naturally(clean), temperature=1.0, shared=together)
+    return Method(
+        1.0 * robust + 1.0 * plain, attack=_climb(_on_labels, epsilon, steps, step_size), others=(("natural", natural),)
+    )
 
 
 def saad(

@@ -188,13 +188,11 @@ def _climbed(
             total += own_numbers["weight"] * value_of(term, own_numbers, answer, data["label"], None)
         return mine, total
 
-    clean = {network for network, view in attacked.asked() if view != ATTACKED}
-    foretold = {network for network, view in attacked.asked() if view == FORETOLD}
-    data = {"label": label}
-    if clean:
-        mine = own(networks, image)
-        data |= {n: mine if n == STUDENT else ask(n, networks[n], image, mine) for n in sorted(clean)}
-    for n in sorted(foretold):
+    fixed = sorted({network for network, view in attacked.asked() if view != ATTACKED})
+    foretold = sorted({network for network, view in attacked.asked() if view == FORETOLD})
+    mine = own(networks, image) if fixed else image
+    data = {"label": label} | {n: mine if n == STUDENT else ask(n, networks[n], image, mine) for n in fixed}
+    for n in foretold:
         top = jnp.where(label < 0, jnp.argmax(data[n], -1), label)
         chosen = jax.nn.one_hot(top, data[n].shape[-1], dtype=data[n].dtype)
         logit = lambda x, n=n, chosen=chosen: jnp.sum(chosen * ask(n, networks[n], x, mine))  # noqa: E731

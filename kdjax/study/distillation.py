@@ -48,9 +48,6 @@ class Flags(Common):
     labels: int = field(60, "labelled images that students get, balanced over classes; 0 for all", low=0)
     epochs: int = field(100, "passes over the transfer set (all training images)", low=1, smoke=2)
     learning_rate: float = field(3e-3, "students' peak learning rate", low=0.0)
-    natural: str = field(
-        "", "a second, naturally trained teacher's workdir, where --method or --loss asks one called natural"
-    )
     method: str = field(
         "kd",
         f"a paper's method, with numbers of your own if need be, kd(temperature=2), or a sum, adaad + igdm: {NAMES}",
@@ -58,12 +55,9 @@ class Flags(Common):
     loss: str = field(
         "",
         "instead of --method, what is learned as a sum of weighted losses, such as "
-        f"'0.9*response.kl(temperature=4) + 0.1*labels + 100*feature.hint(block2)': labels, {LOSSES}",
-    )
-    attack: str = field(
-        "",
-        "with --loss: what makes the images that losses call attacked, and what it makes large, such as "
-        "'pgd(0.1, steps=10, start=gaussian(0.001), objective=response.kl(student=attacked, teacher=clean))'",
+        f"'0.9*response.kl(temperature=4) + 0.1*labels + 100*feature.hint(block2)': labels, {LOSSES}. "
+        "Behind a comma, the attack that makes the images called attacked: "
+        "'response.kl(student=attacked), pgd(0.1, objective=labels(student=attacked))'",
     )
     augment: str = field("", f"{views.HELP}. The teacher sees what the student sees, in every step")
 
@@ -89,12 +83,11 @@ def taught_by(config: Flags) -> Method:
     if config.loss and config.method != type(config).method:
         raise BadInput(f"--method={config.method} and --loss={config.loss}; accepted: one or the other.")
     if not config.loss:
-        if config.attack:
-            raise BadInput(f"--attack={config.attack}: --method={config.method} has its own; accepted with --loss.")
         return method(config.method)
-    attack = spec.call(config.attack, flag="attack") if config.attack else None
-    others = ("natural",) if config.natural else ()
-    return Method(spec.formula(config.loss, flag="loss"), attack=attack, others=others)
+    typed = spec.parse(config.loss, flag="loss")
+    if isinstance(typed, tuple) and len(typed) == 2 and isinstance(typed[1], spec.Call):
+        return Method(spec.formula(typed[0], flag="loss"), attack=typed[1])
+    return Method(spec.formula(config.loss, flag="loss"))
 
 
 def planned(
@@ -110,12 +103,11 @@ def planned(
 ) -> Lesson:
     """What the student learns, as the flags say, or `said`; refused here if it cannot be, or if a flag does nothing."""
     said = said or taught_by(config)
-    if missing := [name for name in said.others if name not in others]:
+    if missing := [name for name in dict(said.others) if name not in others]:
         raise BadInput(
-            f"--{missing[0]}= is empty: --method={config.method} asks such a teacher; accepted: its workdir."
+            f"--method={config.method}: no teacher called {missing[0]}; accepted: in distill, its workdir in quotes, "
+            f"NAME({missing[0]}='runs/{missing[0]}')."
         )
-    if unasked := [name for name in others if name not in said.others]:
-        raise BadInput(f"--{unasked[0]}: --method={config.method} does not ask it; accepted with one such as akd2.")
     plan = lesson(
         said.expression,
         student,

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -245,16 +245,18 @@ def _described(folder: Path, role: str) -> Path:
     return own if own.exists() else folder / "model.json"
 
 
-def further(config: Any, study: Study) -> tuple[dict[str, Model], dict[str, list[PyTree]]]:
-    """The second teacher that `--natural` names, if it does: its network and its variables seed by seed, by name.
+def further(others: Iterable[tuple[str, str]], study: Study) -> tuple[dict[str, Model], dict[str, list[PyTree]]]:
+    """Further teachers that a method names: their networks, and their variables seed by seed, by name.
+
+    Args:
+        others: their names, each with the folder of its run.
+        study: whose images they must accept.
 
     Raises:
         BadInput: as `load_teachers`.
     """
-    if not config.natural:
-        return {}, {}
-    model, weights = load_teachers(study, config.natural, flag="natural")
-    return {"natural": model}, {"natural": weights}
+    found = {name: load_teachers(study, path, flag=name) for name, path in others if path}
+    return {name: model for name, (model, _) in found.items()}, {name: own for name, (_, own) in found.items()}
 
 
 def refuse_other_shapes(

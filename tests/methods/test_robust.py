@@ -60,7 +60,7 @@ def spy(monkeypatch):
 def made_of(text, *, steps=10, attack=None):
     """A method's lesson."""
     one = method(text)
-    others = {name: NATURAL for name in one.others}
+    others = {name: NATURAL for name, _ in one.others}
     return lesson(one.expression, STUDENT, TEACHER, steps=steps, attacked=attack or one.attack, others=others)
 
 
@@ -386,29 +386,26 @@ def test_texts_are_expressions(name):
 @pytest.mark.parametrize("text", [*CLIMBS, "adaad + igdm"])
 def test_a_name_typed_in_the_shell_is_the_papers_plan(text, spy):
     config, study = parsed(Config, f"--method={text}", "--batch_size=10"), study_of(SHAPE, 100)
-    others = {name: NATURAL for name in method(text).others}
+    others = {name: NATURAL for name, _ in method(text).others}
     plan = planned(config, study, STUDENT, TEACHER, 10, others=others)
     assert plan.live
     epsilons = {x for name, x in plan.hparams.items() if name.endswith(".epsilon")}
     assert epsilons == {8 / 255}
     if others:
-        with pytest.raises(BadInput, match="--natural= is empty"):
+        assert method(f"{text}(natural='runs/teacher')").others == (("natural", "runs/teacher"),)
+        with pytest.raises(BadInput, match=r"no teacher called natural; accepted: .*natural='runs/natural'"):
             planned(config, study, STUDENT, TEACHER, 10)
-    else:
-        with pytest.raises(BadInput, match=r"--natural: --method=.* does not ask it"):
-            planned(config, study, STUDENT, TEACHER, 10, others={"natural": NATURAL})
     stored = dataclasses.replace(config, answers_dir="somewhere")
     with pytest.raises(BadInput, match="keep answers to images as they are stored"):
         planned(stored, study, STUDENT, TEACHER, 10, others=others)
 
 
 def test_a_loss_brings_an_attack_of_its_own(spy):
-    typed = "--loss=response.kl(student=attacked)", "--attack=pgd(0.1, objective=response.kl(student=attacked))"
-    study = study_of(SHAPE, 100)
-    plan = planned(parsed(Config, *typed, "--batch_size=10"), study, STUDENT, TEACHER, 10)
+    typed = "--loss=response.kl(student=attacked), pgd(0.1, objective=response.kl(student=attacked))"
+    plan = planned(parsed(Config, typed, "--batch_size=10"), study_of(SHAPE, 100), STUDENT, TEACHER, 10)
     assert plan.hparams["pgd.epsilon"] == 0.1
-    with pytest.raises(BadInput, match="--method=kd has its own; accepted with --loss"):
-        planned(parsed(Config, typed[1]), study, STUDENT, TEACHER, 10)
+    with pytest.raises(BadInput, match=r"loss, column 32: read the name pgb; accepted: apgd, .*did you mean pgd"):
+        planned(parsed(Config, typed.replace("pgd", "pgb")), study_of(SHAPE, 100), STUDENT, TEACHER, 10)
 
 
 def test_the_command_trains_a_robust_student(tmp_path):
