@@ -25,6 +25,12 @@ The field's recipe for CIFAR, and a method with the weight that its code gives i
     python -m experiments.distill --flagfile=experiments/flags/cifar.flags --method=sp \
         --teacher=runs/resnet56 --student=resnet20 --workdir=runs/sp
 
+A robust student of an adversarially trained teacher (train_teacher --attack): the method brings its attack, and any of
+its numbers may be another. The second takes a naturally trained teacher too:
+
+    python -m experiments.distill --teacher=runs/robust --method='rslad(epsilon=0.1)' --workdir=runs/rslad
+    python -m experiments.distill --teacher=runs/robust --method="mtard(natural='runs/teacher')" --workdir=runs/mtard
+
 A teacher that is given answers once for all runs, seeds and sweeps that share --answers_dir:
 
     python -m experiments.distill --teacher=runs/teacher --answers_dir=runs/teacher/answers --workdir=runs/from-disk
@@ -32,6 +38,7 @@ A teacher that is given answers once for all runs, seeds and sweeps that share -
 
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -68,8 +75,10 @@ def main(config: Config, workdir: Path) -> None:
     ]
     steps = -(-len(study.train) // config.batch_size)
     hinted = hint_epochs(config)
-    plan = planned(config, study, student, teacher, steps * (hinted or config.epochs))
-    second = planned(config, study, student, teacher, steps * config.epochs, second=True) if hinted else plan
+    others, others_weights = networks.further(taught_by(config).others, study)
+    of = partial(planned, config, study, student, teacher, others=others)
+    plan = of(steps * (hinted or config.epochs))
+    second = of(steps * config.epochs, second=True) if hinted else plan
     hints = stages.hints_alone(plan) if hinted else {}
     if config.copy_layers:
         shapes = jax.eval_shape(lambda: dict(params=teacher.init(jax.random.key(0))[0]))
@@ -93,7 +102,8 @@ def main(config: Config, workdir: Path) -> None:
         if config.copy_layers:
             begin, copied = stages.copies(config.copy_layers, student, teacher, weights)
             log.info("copied from the teacher: %s", ", ".join(copied))
-        return Given(answered.source, plan.frozen(answered.frozen, transfer.labels), begin)
+        further = {name: own[done.seed % len(own)] for name, own in others_weights.items()}
+        return Given(answered.source, plan.frozen(answered.frozen, transfer.labels, further), begin)
 
     def after_hints(done: Done) -> Given:
         own = taught(done)

@@ -126,8 +126,13 @@ class TrainState:
 STUDENT = "student"
 """What the network is called that a recipe trains, where it trains one."""
 
-CLEAN, ATTACKED = "clean", "attacked"
-"""The views of a batch: its inputs, augmented where a recipe says so, and what an attack makes of these."""
+CLEAN, ATTACKED, MIRRORED = "clean", "attacked", "mirrored"
+"""The views of a batch: its inputs x, augmented where a recipe says so; what an attack makes of these, x + d; and
+x - d, which may lie outside [0, 1]."""
+
+FORETOLD = "foretold"
+"""The attacked view as an answer to x and its slope there foretell the answer: T(x) + e_y <dT_y/dx, d>, of the label's
+logit alone. Attacks may look at it."""
 
 
 class Networks(NamedTuple):

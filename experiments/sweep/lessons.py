@@ -82,7 +82,8 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
         raise BadInput("--attack and --label_smoothing are for --members=teachers; students learn from clean images.")
     if config.own_labels and not config.labels:
         raise BadInput("--own_labels: with --labels=0 all have all labels; accepted: --labels=N with it.")
-    if distillation.taught_by(config).first:
+    said = distillation.taught_by(config)
+    if said.first:
         raise BadInput(f"--method={config.method} has two stages; accepted in sweeps: methods of one, or a --loss.")
     moments = study.train if config.standardize else None
     student, described = networks.named(config.student, study.shape, flag="student", train=moments)
@@ -100,12 +101,12 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
         for point in points:
             if bad := [f"{n}={x:g}" for n, x in point.items() if n.endswith(".weight") and x < 0]:
                 raise BadInput(f"{bad[0]}; accepted: weights from 0 up.")
-        for own in {
-            tuple((n, x) for n, x in p.items() if n in plan.sets and not n.endswith(".weight")) for p in points
-        }:
+        # An attack's numbers were looked at when it was read.
+        typed = spec.sets(plan.expression)
+        for own in {tuple((n, x) for n, x in p.items() if n in typed and not n.endswith(".weight")) for p in points}:
             if own:
-                filled = str(spec.fill(plan.expression, dict(own)))
-                planned(replace(config, method=type(config).method, loss=filled), study, student, teacher, steps)
+                filled = spec.fill(plan.expression, dict(own))
+                planned(config, study, student, teacher, steps, said=said._replace(expression=filled))
 
     def prepare(workdir: Path) -> Prepared:
         answers = given[0] if given else _teacher(config, study, workdir, teacher)

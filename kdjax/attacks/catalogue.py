@@ -3,12 +3,19 @@
 import typing
 from collections.abc import Callable
 
-from kdjax.attacks import autoattack, boundary, named, objectives
+from kdjax.attacks import autoattack, boundary, named, objectives, starts
 from kdjax.spec import Family
 from kdjax.types import Attack
 
+STARTS = Family(starts)
+"""Where an attack may begin: `pgd(start=gaussian(0.001))`."""
+
 ATTACKS = Family(
-    named, boundary, autoattack, accepts=lambda function: typing.get_type_hints(function).get("return") is Attack
+    named,
+    boundary,
+    autoattack,
+    accepts=lambda function: typing.get_type_hints(function).get("return") is Attack,
+    parts={"start": STARTS},
 )
 """Every attack that has a name."""
 

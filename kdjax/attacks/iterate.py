@@ -1,7 +1,7 @@
 """The loop of every attack that follows slopes, and the rules by which it stops early.
 
 Called with plain arrays, an attack steps from Python with one compiled step; called inside `jax.jit`, it is a loop on
-the device. On a CPU the first is faster for networks with convolutions, elsewhere the second.
+the device, or its steps one after another where a loop would be slow (`_form`).
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Array
 
 from kdjax.attacks import spaces
+from kdjax.attacks._form import repeated
 from kdjax.attacks._rows import KEEP, Keep, fold, judge, pick, traced, untouched
 from kdjax.attacks._settings import require_count
 from kdjax.attacks.starts import Start
@@ -154,11 +155,11 @@ def iterate(
         if steps == 1:
             state = step(objective, key, image, state, jnp.asarray(0))
         else:
-            _, state = jax.lax.while_loop(
-                lambda c: (c[0] < steps) & c[1].active.any(),
-                lambda c: (c[0] + 1, step(objective, key, image, c[1], c[0])),
-                (jnp.asarray(0), state),
-            )
+
+            def next_step(state: _Progress, number: Array, objective: Objective, key: Array, image: Array) -> _Progress:
+                return step(objective, key, image, state, number)
+
+            state = repeated(steps, next_step, lambda s: s.active.any(), state, objective, key, image)
         return finish(objective, key, image, state)
 
     # Loops of forward passes are as fast on the device everywhere, and there nobody need look who is still active.

@@ -19,6 +19,7 @@ from kdjax.attacks._settings import Number, Radius
 from kdjax.attacks.apgd import scale_by_apgd
 from kdjax.attacks.combine import then
 from kdjax.attacks.deepfool import nearest_boundary
+from kdjax.attacks.descend import descend
 from kdjax.attacks.iterate import iterate, on_plateau, on_success
 from kdjax.attacks.penalty import nearest, search_weight
 from kdjax.types import Attack, BadInput, Oracle
@@ -29,34 +30,13 @@ OBJECTIVES: dict[str, str] = dict.fromkeys(
 """The objective of each attack's paper, where it is not `cross_entropy`."""
 
 
-def _descend(
-    epsilon: Radius,
-    step_size: Radius,
-    *more: optax.GradientTransformation,
-    steps: int,
-    norm: str,
-    start: starts.Start | None = None,
-    oracle: Oracle | None = None,
-    keep: Keep = "last",
-) -> Attack:
-    """Steps of one length along the steepest direction, each projected to the ball and the box."""
-    return iterate(
-        oracle or oracles.autodiff(),
-        optax.chain(transforms.steepest(norm), optax.scale(-step_size), *more),
-        projections.ball(norm, epsilon),
-        steps=steps,
-        start=start,
-        keep=keep,
-    )
-
-
 def fgsm(epsilon: Radius = 0.1, *, norm: str = "linf") -> Attack:
     """x - epsilon sign(grad f), clipped to [0, 1]; norm l2: the unit slope instead of its sign. sign(0) = 0.
 
     Reference:
         Goodfellow, Shlens, Szegedy, Explaining and Harnessing Adversarial Examples, ICLR 2015, section 4.
     """
-    return _descend(epsilon, epsilon, steps=1, norm=norm)
+    return descend(epsilon, epsilon, steps=1, norm=norm)
 
 
 def r_fgsm(epsilon: Radius = 0.1, *, alpha: Radius | None = None) -> Attack:
@@ -114,7 +94,7 @@ def bim(epsilon: Radius = 0.1, *, steps: int = 10, step_size: Radius | None = No
     """
     _settings.require_count("steps", steps)
     if step_size is None:
-        return _descend(epsilon, epsilon / steps, steps=steps, norm="linf")
+        return descend(epsilon, epsilon / steps, steps=steps, norm="linf")
     return pgd(epsilon, steps=steps, step_size=step_size)
 
 
@@ -125,6 +105,7 @@ def pgd(
     step_size: Radius | None = None,
     norm: str = "linf",
     random_start: bool = False,
+    start: starts.Start | None = None,
     oracle: Oracle | None = None,
     keep: Keep = "last",
 ) -> Attack:
@@ -136,6 +117,8 @@ def pgd(
         step_size: 2.5 epsilon / steps by default, the papers' rule of thumb.
         norm: linf or l2.
         random_start: begin uniformly in the ball.
+        start: begin there instead, `starts.gaussian(0.001)`, in the ball and not in the box, as released code does; the
+            first step leads back into the box.
         oracle: autodiff by default; with finite differences, PGD of a black box.
         keep: the last image, as published, or the one of lowest value.
 
@@ -144,11 +127,15 @@ def pgd(
         ICLR 2018, section 2.1.
     """
     _settings.require_count("steps", steps)
-    start = starts.uniform(norm, epsilon) if random_start else None
-    if step_size is None:
-        return _descend(epsilon, 2.5 * epsilon / steps, steps=steps, norm=norm, start=start, oracle=oracle, keep=keep)
-    tx = transforms.no_longer("step_size", step_size, norm)
-    return _descend(epsilon, step_size, tx, steps=steps, norm=norm, start=start, oracle=oracle, keep=keep)
+    if start is not None and random_start:
+        raise BadInput("random_start=True and a start: accepted is one or the other.")
+    drawn = starts.uniform(norm, epsilon) if random_start else start
+    settle = projections.within(norm, epsilon) if start is not None else None
+    more = [] if step_size is None else [transforms.no_longer("step_size", step_size, norm)]
+    length = 2.5 * epsilon / steps if step_size is None else step_size
+    return descend(
+        epsilon, length, *more, steps=steps, norm=norm, start=drawn, start_projection=settle, oracle=oracle, keep=keep
+    )
 
 
 def mi_fgsm(

@@ -98,9 +98,14 @@ def both(*projections: Projection) -> Projection:
     return project
 
 
-def ball(norm: str, epsilon: Radius) -> Projection:
-    """The ball of a norm by name (`linf`, `l2`, `l1`), then the box [0, 1]."""
+def within(norm: str, epsilon: Radius) -> Projection:
+    """The ball of a norm by name: `linf`, `l2`, `l1`."""
     balls = {"linf": linf, "l2": l2, "l1": l1}
     if norm not in balls:
         raise BadInput(f"norm={norm!r}: accepted are {', '.join(balls)}.")
-    return both(balls[norm](epsilon), box())
+    return balls[norm](epsilon)
+
+
+def ball(norm: str, epsilon: Radius) -> Projection:
+    """The ball of a norm by name (`linf`, `l2`, `l1`), then the box [0, 1]."""
+    return both(within(norm, epsilon), box())

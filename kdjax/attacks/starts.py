@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.attacks._settings import Radius, require_radius
+from kdjax.attacks._settings import Number, Radius, require_positive, require_radius
 from kdjax.types import BadInput
 
 Start = Callable[[Array, Array], Array]
@@ -40,6 +40,17 @@ def uniform(norm: str, epsilon: Radius) -> Start:
     if norm not in starts:
         raise BadInput(f"norm={norm!r}: accepted are {', '.join(starts)}.")
     return starts[norm]
+
+
+def gaussian(sigma: Number = 0.001) -> Start:
+    """x + sigma N(0, I): hardly moved, so that a divergence from the answer to x has a slope.
+
+    Reference:
+        Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan, Theoretically Principled Trade-off between Robustness and Accuracy,
+        ICML 2019, algorithm 1.
+    """
+    require_positive("sigma", sigma)
+    return lambda key, image: image + sigma * jax.random.normal(key, image.shape, image.dtype)
 
 
 def signed(alpha: Radius) -> Start:

@@ -77,6 +77,33 @@ def cross_entropy(
     return blank(_logits.negative_log_likelihood(logits, target, label_smoothing), known)
 
 
+def boosted_cross_entropy(student: Logits, labels: Int[Array, " batch"], *, where: Mask = None) -> PerExample:
+    """Cross-entropy, and as much again for the wrong class that is believed most: -log q_y - log(1 - max_{k≠y} q_k).
+
+    Args:
+        student: logits `[batch, classes]`, q their softmax. where: rows to keep.
+        labels: `[batch]`. Negative (not known): loss 0 and gradient 0. C or above: NaN, so that it is seen.
+
+    Returns: `[batch]`, nats.
+
+    Raises: BadInput: shapes that do not fit.
+
+    >>> boosted_cross_entropy(jnp.log(jnp.array([[0.7, 0.2, 0.1]])), jnp.array([0])).round(5)  # -ln 0.7 - ln 0.8
+    Array([0.57982], dtype=float32)
+
+    Reference: Wang, Zou, Yi, Bailey, Ma, Gu, "Improving Adversarial Robustness Requires Revisiting Misclassified
+    Examples" (MART), ICLR 2020, equation 9.
+    """
+    hard = cross_entropy(student, labels, where=where)
+    known = blank(labels >= 0, where)
+    log_q = jax.nn.log_softmax(clean(student, known))
+    wrong = jnp.where(jax.nn.one_hot(labels, log_q.shape[1], dtype=bool), -jnp.inf, log_q)
+    believed = jnp.argmax(wrong, axis=1)
+    # log(1 - q_k) of the others' probabilities: 1 - q_k is 0 as soon as q_k rounds to 1.
+    rest = _logits.split_target(log_q, believed)[0][:, 1]
+    return hard - blank(rest, known)
+
+
 def kl(
     student: Logits, teacher: Logits, *, labels: Labels = None, temperature: Scalar = 4.0, where: Mask = None
 ) -> PerExample:
@@ -99,6 +126,30 @@ def kl(
     """
     log_q, log_p = _log_q_and_log_p(student, teacher, temperature, where)
     return blank(temperature**2 * _logits.divergence(log_p, log_q), where)
+
+
+def mean_kl(
+    student: Logits, teacher: Logits, *, labels: Labels = None, temperature: Scalar = 1.0, where: Mask = None
+) -> PerExample:
+    """`kl` as released code often has it, its mean over classes and not its sum: (T²/C)·KL(p‖q).
+
+    `torch.nn.KLDivLoss()` divides by the number of numbers that it adds, examples times classes.
+
+    Args:
+        student, teacher: logits `[batch, classes]`. where: rows to keep. labels: ignored.
+        temperature: T > 0.
+
+    Returns: `[batch]`, T² nats; 0 where the logits differ by a constant.
+
+    Raises: BadInput: shapes that differ, or a temperature ≤ 0.
+
+    >>> mean_kl(jnp.zeros((1, 2)), jnp.log(jnp.array([[9.0, 1.0]])), temperature=2.0).round(5)  # half of `kl`
+    Array([0.26162], dtype=float32)
+
+    Reference: the code released with Goldblum, Fowl, Feizi, Goldstein, "Adversarially Robust Distillation", AAAI 2020,
+    and with Zi, Zhao, Ma, Jiang, "Revisiting Adversarial Robustness Distillation", ICCV 2021.
+    """
+    return kl(student, teacher, temperature=temperature, where=where) / student.shape[1]
 
 
 def soft_cross_entropy(

@@ -1,25 +1,47 @@
-"""What a method is, and the methods by the name that a flag gives: `crd`, `review(weight=5)`."""
+"""What a method is, and the methods by the name that a flag gives: `crd`, `review(weight=5)`, `adaad + igdm`."""
 
 from kdjax import spec
-from kdjax.methods import distillation
+from kdjax.methods import distillation, robust
 from kdjax.methods.formulas import Method as Method
-from kdjax.spec import Call, Family
+from kdjax.spec import Call, Family, Formula
+from kdjax.types import BadInput
 
-FAMILY = Family(distillation, accepts=lambda function: function.__annotations__.get("return") is Method)
+
+def _family(*modules) -> Family:
+    return Family(*modules, accepts=lambda function: function.__annotations__.get("return") is Method)
+
+
+FAMILY = _family(distillation)
 """The distillation methods by name."""
 
+ROBUST = _family(robust)
+"""The methods that attack their images, by name."""
 
-def method(text: str | Call, *, flag: str = "method") -> Method:
-    """The method that a text names, with the numbers that the text gives it.
+METHODS = _family(distillation, robust)
+"""All methods by name."""
+
+
+def method(text: str | Call | Formula, *, flag: str = "method") -> Method:
+    """The method that a text names, with the numbers that the text gives it, or a sum of methods.
 
     Args:
-        text: such as `kd`, `kd(temperature=2)` or `review(weight=5)`.
+        text: such as `kd`, `kd(temperature=2)`, `review(weight=5)` or `adaad + igdm`.
         flag: what messages call it.
 
     Raises:
-        BadInput: a name or a keyword that there is not; the message lists those that there are.
+        BadInput: a name or a keyword that there is not; the message lists those that there are. Methods that attack in
+            two ways, or in stages.
 
     >>> method("kd(alpha=0.5)").expression
     0.5*response.kl(temperature=4.0) + 0.5*labels
     """
-    return FAMILY.resolve(spec.call(text, flag=flag))()
+    named = spec.formula(text, flag=flag)
+    parts = [(weight, METHODS.resolve(call)()) for weight, call in named.terms]
+    if len(parts) == 1 and parts[0][0] == 1:
+        return parts[0][1]
+    attacks = list(dict.fromkeys(one.attack for _, one in parts if one.attack))
+    if len(attacks) > 1 or any(one.first for _, one in parts):
+        raise BadInput(f"{flag}={named}: methods attack in several ways, or in stages; accepted: one attack, one stage")
+    whole = Formula(tuple(term for weight, one in parts for term in (weight * one.expression).terms))
+    others = tuple(dict.fromkeys(other for _, one in parts for other in one.others))
+    return Method(whole, attack=attacks[0] if attacks else None, others=others)

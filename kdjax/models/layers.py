@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from kdjax.models.convolution import in_parts
+from kdjax.models.convolution import in_order, in_parts
 from kdjax.types import BadInput
 
 KAIMING = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -42,7 +42,7 @@ def conv(
         feature_group_count=groups,
         use_bias=bias,
         kernel_init=init,
-        conv_general_dilated=in_parts if size > 1 and groups == 1 else None,
+        conv_general_dilated=in_parts if size > 1 and groups == 1 else in_order,
         name=name,
     )
 

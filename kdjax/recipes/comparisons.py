@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.losses import contrastive, feature, relation, response
+from kdjax.losses import contrastive, emphasis, feature, relation, response, shares
 from kdjax.losses.contrastive import Remembering
 from kdjax.models.connect.connectors import Embed, Normalised, Pooled, Project, Untouched, Variational
 from kdjax.models.connect.factors import Factors
@@ -24,6 +24,20 @@ MOST = 99
 
 LOSSES = Family(response, feature, relation, first=("student", "teacher"), dotted=True)
 """The losses by name, `response.kl`, less those that remember."""
+
+BY_LABELS = Family(
+    response,
+    first=("student", "labels"),
+    accepts=lambda loss: loss is not response.cross_entropy,
+    dotted=True,
+)
+"""The losses that compare an answer with the labels and nobody's answer; cross-entropy itself is typed `labels`."""
+
+EMPHASES = Family(emphasis, first=("logits", "labels"))
+"""What an example's loss may be multiplied by: `times=confidence(teacher(attacked))`."""
+
+SHARES = Family(shares, first=("memory", "losses"))
+"""How terms may share a weight: `shared=progress(rate=0.025)`."""
 
 MEMORIES = Family(contrastive, first=("examples",), accepts=lambda f: f.__name__.startswith("remember_"))
 """What makes the losses that remember: `remember_crd` makes `contrastive.crd`."""
@@ -113,21 +127,23 @@ def loss_of(call: Call) -> tuple[Callable[..., Any], dict[str, Any]]:
     Raises:
         BadInput: a name or a keyword that there is not; the message lists those that there are.
     """
+    family = BY_LABELS if call.name in BY_LABELS.functions else LOSSES
     own = Call(call.name, (), call.kwargs, call.place)
-    if remembers(call.name) or call.name not in LOSSES.functions:
+    if remembers(call.name) or call.name not in family.functions:
         raise _unknown(call)
     # What a connector finds channel by channel is no keyword of the expression.
-    given = [*_GIVEN, *(n for n, p in LOSSES.parameters(own, given=_GIVEN).items() if p.default is p.empty)]
-    LOSSES.resolve(own, given=given)
+    given = [*_GIVEN, *(n for n, p in family.parameters(own, given=_GIVEN).items() if p.default is p.empty)]
+    family.resolve(own, given=given)
     traced = {key: value for key, value in call.kwargs if not isinstance(value, bool | str | Call)}
     kept = tuple((key, value) for key, value in call.kwargs if key not in traced)
-    bound = LOSSES.resolve(Call(call.name, (), kept, call.place), given=given)
+    bound = family.resolve(Call(call.name, (), kept, call.place), given=given)
     return comparison(call.name).complete(bound), traced
 
 
 def _unknown(call: Call) -> BadInput:
-    near = nearest(call.name, names()) or nearest(f"response.{call.name}", names())
-    return call.error(f"read the name {call.name}; accepted: labels, {', '.join(names())}{near}")
+    near = nearest(call.name, [*names(), *BY_LABELS.names()]) or nearest(f"response.{call.name}", names())
+    accepted = ", ".join(["labels", *names(), *BY_LABELS.names()])
+    return call.error(f"read the name {call.name}; accepted: {accepted}{near}")
 
 
 def default_of(call: Call, keyword: str, otherwise: float) -> float:

@@ -2,30 +2,31 @@
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.attacks import objectives, victims
 from kdjax.ensembles.pools import Ensemble, Vote
-from kdjax.recipes._batch import Augment, agreement, augmented, correct, known, spread_rows
+from kdjax.recipes._batch import Augment, agreement, augmented, correct, known
+from kdjax.recipes.attacked import Attacked, attacked_images, check
 from kdjax.recipes.memory import over_devices, recall
-from kdjax.recipes.terms import LABELS, TEACHER, Number, Term
+from kdjax.recipes.sharing import shared_out
+from kdjax.recipes.terms import LABELS, TEACHER, Number, Side, Term, numbers_of, value_of
 from kdjax.teachers.live import Teacher
 from kdjax.types import (
     ATTACKED,
     CLEAN,
+    MIRRORED,
     STUDENT,
-    Attack,
     Aux,
     BadInput,
     Batch,
     LossFn,
     Metrics,
     Model,
-    Objective,
     Outputs,
     PyTree,
     TrainState,
@@ -40,30 +41,17 @@ CONNECTORS = "connectors"
 
 
 class Frozen(NamedTuple):
-    """`TrainState.frozen` where a loss remembers: the teacher's, and by loss what it must know of the data set."""
-
-    teacher: PyTree
-    facts: dict[str, PyTree]
-
-
-class Attacked(NamedTuple):
-    """How the attacked view is made.
-
-    The attack runs inside the step against the student as it is deployed: in evaluation mode, its weights constants. No
-    gradient passes through it.
+    """`TrainState.frozen` where there is more than the teacher's.
 
     Attributes:
-        attack: any of the algebra.
-        objective: what it makes small: `(victim, labels, reference) -> Objective`.
-        reference: whose clean answer the objective is given, `student` or `teacher`; empty: nobody's, and only rows
-            whose label is known are attacked.
-        share: of each batch's rows, in [0, 1]; padding never is attacked.
+        teacher: the teacher's.
+        facts: by loss, what it must know of the data set.
+        others: other teachers', by name.
     """
 
-    attack: Attack
-    objective: Callable[..., Objective] = objectives.cross_entropy
-    reference: str = ""
-    share: float = 1.0
+    teacher: PyTree
+    facts: Mapping[str, PyTree] = {}
+    others: Mapping[str, PyTree] = {}
 
 
 def learn(
@@ -71,6 +59,7 @@ def learn(
     terms: Sequence[Term],
     *,
     teacher: Teacher | None = None,
+    others: Mapping[str, Teacher] = MappingProxyType({}),
     attacked: Attacked | None = None,
     augment: Augment | None = None,
     ensemble: Ensemble | None = None,
@@ -87,7 +76,8 @@ def learn(
         student: the network in training.
         terms: what is summed.
         teacher: whoever is asked for the right sides that are a teacher's; it must be able to answer their views.
-        attacked: how the view `attacked` is made, needed where a term looks at it.
+        others: further teachers by the names that terms call them.
+        attacked: how the view `attacked` is made, needed where a term looks at it or at `mirrored`.
         augment: applied to the images of each step, before the attack.
         ensemble: makes one answer of several teachers' `[T, B, K]`. It sees the labels, the student's logits and, where
             the batch has it, `domain`. Where it votes, terms on its answer are multiplied by the example's weight.
@@ -105,21 +95,36 @@ def learn(
             called: several teachers without an ensemble, or an ensemble for one; a hyper-parameter that is missing.
     """
     terms = list(terms)
-    shown = _views(terms)
-    _check(terms, shown, teacher, attacked, pairs)
-    losses = {t.name: over_devices(t.loss, remembers=t.remembers) if t.row.couples else t.loss for t in terms}
+    asked = _asked(terms)
+    shown = [view for network, view in asked if network == STUDENT]
+    teachers = {**({} if teacher is None else {TEACHER: teacher}), **others}
+    _check(terms, asked, teachers, attacked, pairs)
+    terms = [t._replace(loss=over_devices(t.loss, remembers=t.remembers)) if t.row.couples else t for t in terms]
+    # What weighs examples may look at the others.
+    terms = [
+        t._replace(times=t.times._replace(emphasis=over_devices(t.times.emphasis))) if t.times else t for t in terms
+    ]
     moving = shown if moves is None else list(moves)
-    asked_of_teacher = list(dict.fromkeys(t.teacher.view for t in terms if t.teacher.network == TEACHER))
+    moved_inputs = {view for _, view in asked} - {CLEAN}
 
     def loss_fn(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
         state = state.replace(params=params)
         batch, key = augmented(batch, key, augment, run_key=state.key)
         label, mask = jnp.asarray(batch["label"]), jnp.asarray(batch["mask"])
-        frozen = state.frozen.teacher if isinstance(state.frozen, Frozen) else state.frozen
+        frozen = state.frozen if isinstance(state.frozen, Frozen) else Frozen(state.frozen)
+        variables_of = {TEACHER: frozen.teacher, **frozen.others}
         inputs = {CLEAN: jnp.asarray(batch["inputs"])}
         rows = jnp.zeros(len(label), bool)
-        if attacked is not None and ATTACKED in (*shown, *asked_of_teacher):
-            inputs[ATTACKED], rows = _attack(attacked, student, teacher, state, frozen, batch, key)
+
+        def pooled(name: str, variables: PyTree, image: Array, student: Array) -> tuple[Outputs, Array | None]:
+            said = teachers[name](variables, {**batch, "inputs": image})
+            at = temperature(state) if temperature else 1.0
+            return _pooled(said, ensemble if name == TEACHER else None, student, batch, at)
+
+        if attacked is not None and moved_inputs:
+            ask = lambda *asked: pooled(*asked)[0].logits  # noqa: E731
+            inputs[ATTACKED], rows = attacked_images(attacked, student, ask, variables_of, state, batch, key)
+            inputs[MIRRORED] = 2 * inputs[CLEAN] - inputs[ATTACKED]
 
         own: dict[str, Outputs] = {}
         model_state = state.model_state[STUDENT]
@@ -129,118 +134,109 @@ def learn(
             drawn = key if place == 0 else jax.random.fold_in(key, zlib.crc32(f"view/{view}".encode()))
             own[view], moved = student.apply(variables, inputs[view], train=True, key=drawn, mask=mask)
             model_state = moved if view in moving else model_state
-        theirs: dict[str, tuple[Outputs, Array | None]] = {}
-        for view in asked_of_teacher:
-            assert teacher is not None
-            said = jax.lax.stop_gradient(teacher(frozen, {**batch, "inputs": inputs[view]}))
-            beside, at = own.get(view, own[shown[0]]), temperature(state) if temperature else 1.0
-            theirs[view] = _pooled(said, ensemble, beside, batch, at)
+        theirs: dict[tuple[str, str], tuple[Outputs, Array | None]] = {}
+        for name, view in asked:
+            if name != STUDENT:
+                beside = own.get(view, own[shown[0]]).logits
+                said, vote = pooled(name, variables_of[name], inputs[view], beside)
+                theirs[name, view] = jax.lax.stop_gradient(said), vote
+
+        def answer(side: Side) -> Array:
+            said = own if side.network == STUDENT else {v: theirs[n, v][0] for n, v in theirs if n == side.network}
+            logits = said[side.view].logits
+            return logits - said[side.minus].logits if side.minus else logits
 
         first = own[shown[0]].logits
         metrics: Metrics = {"accuracy": (correct(first, label), known(label))}
         compared, connected = _compare(terms, pairs, state, own, theirs, mask)
-        total: Any = None
+        parts: list[tuple[Term, Array]] = []
         memories: dict[str, PyTree] = {}
         for term in terms:
-            numbers, where = dict(term.numbers(state)), mask > 0
-            mine, voted = own[term.student.view], None
-            if term.teacher.network == LABELS:
-                value = losses[term.name](mine.logits, label, **numbers)
-                metrics[term.name] = (value, known(label))
-            elif term.on_layers:
+            numbers, where, voted = numbers_of(term, state), mask > 0, None
+            if term.on_layers:
                 left, right, keywords = compared[term.pair or term.name]
                 if term.remembers:
                     recalled = recall(term.name, state, batch)
-                    value, memories[term.name] = losses[term.name](left, right, where=where, **keywords, **recalled)
+                    value, memories[term.name] = term.loss(left, right, where=where, **keywords, **recalled)
                 else:
-                    value = losses[term.name](left, right, where=where, **keywords, **numbers)
+                    value = term.loss(left, right, where=where, **keywords, **numbers["loss"])
                 metrics[term.name] = value
             else:
+                value = value_of(term, numbers, answer, label, where)
+                metrics[term.name] = (value, known(label)) if term.teacher.network == LABELS else value
                 if term.teacher.network == TEACHER:
-                    answer, voted = theirs[term.teacher.view]
-                    right = answer.logits
-                    metrics.setdefault("agreement", agreement(mine.logits, right))
-                else:
-                    right = own[term.teacher.view].logits
-                    right = jax.lax.stop_gradient(right) if term.stop else right
-                value = losses[term.name](mine.logits, right, labels=label, where=where, **numbers)
-                metrics[term.name] = value if voted is None else (value, voted)
-                value = value if voted is None else voted * value
-            weighed = term.weight(state) * value
+                    voted = theirs[TEACHER, term.teacher.view][1]
+                    if not term.student.minus + term.teacher.minus:
+                        metrics.setdefault("agreement", agreement(answer(term.student), answer(term.teacher)))
+                if voted is not None:
+                    metrics[term.name], value = (value, voted), voted * value
+            parts.append((term, value))
+        shares, shared = shared_out(parts, mask, state)
+        total: Any = None
+        for term, value in parts:
+            weighed = term.weight(state) * shares.get(term.name, 1.0) * value
             total = weighed if total is None else total + weighed
-        if ATTACKED in shown:
+        if ATTACKED in own:
             right = correct(own[ATTACKED].logits, label)
             metrics["attacked_accuracy"] = (right, rows.astype(jnp.float32))
-        return total, Aux({STUDENT: model_state, **connected}, metrics, memories)
+        return total, Aux({STUDENT: model_state, **connected}, metrics, memories | shared)
 
     return loss_fn
 
 
-def _views(terms: Sequence[Term]) -> list[str]:
-    """The views that the student is shown, in the order in which terms name them."""
-    sides = [side for t in terms for side in (t.student, t.teacher) if side.network == STUDENT]
-    return list(dict.fromkeys(side.view for side in sides))
+def _asked(terms: Sequence[Term]) -> list[tuple[str, str]]:
+    """The networks that terms look at, each with the views of it, in the order in which terms name them."""
+    sides = [side for t in terms for side in t.sides if side.network != LABELS]
+    return list(dict.fromkeys((side.network, view) for side in sides for view in side.views))
 
 
 def _check(
-    terms: Sequence[Term], shown: Sequence[str], teacher: Teacher | None, attacked: Attacked | None, pairs: Pairs | None
+    terms: Sequence[Term],
+    asked: Sequence[tuple[str, str]],
+    teachers: Mapping[str, Teacher],
+    attacked: Attacked | None,
+    pairs: Pairs | None,
 ) -> None:
     names = [t.name for t in terms]
     if not terms or len(set(names)) < len(names):
         raise BadInput(f"terms={names}: accepted are one or more, each with a name of its own")
-    of_teacher = [t for t in terms if t.teacher.network == TEACHER]
-    if of_teacher and teacher is None:
-        raise BadInput(f"teacher=None: {of_teacher[0].name} compares the student with one; accepted: a teacher")
-    for term in of_teacher:
-        if teacher is not None and term.teacher.view not in teacher.views:
-            raise BadInput(
-                f"{term.name} asks the teacher about the view {term.teacher.view}, and its answers are stored: "
-                f"accepted are {', '.join(teacher.views)}, or a live teacher"
-            )
-    asked = [*shown, *(t.teacher.view for t in of_teacher)]
-    if ATTACKED in asked and attacked is None:
-        raise BadInput("attacked=None: a term looks at the attacked view; accepted: an attack")
-    if unknown := set(asked) - {CLEAN, ATTACKED}:
-        raise BadInput(f"view {min(unknown)!r}; accepted: {CLEAN}, {ATTACKED}")
-    if attacked is not None and not 0 <= attacked.share <= 1:
-        raise BadInput(f"attacked={attacked.share}: accepted are shares of a batch, from 0 to 1.")
+    if attacked is not None:
+        check(attacked)
+    for term in (*terms, *(attacked.terms if attacked else ())):
+        for side in term.sides:
+            _check_side(term.name, side, teachers)
+    views = {view for _, view in asked}
+    if views - {CLEAN} and attacked is None:
+        raise BadInput(
+            f"attacked=None: a term looks at the {min(views - {CLEAN})} view; accepted: an attack"
+            if views <= {CLEAN, ATTACKED, MIRRORED}
+            else f"view {min(views - {CLEAN, ATTACKED, MIRRORED})!r}; accepted: {CLEAN}, {ATTACKED}, {MIRRORED}"
+        )
     on_layers = [t.name for t in terms if t.on_layers]
     if on_layers and pairs is None:
         raise BadInput(f"{on_layers} compare layers: accepted with pairs, which a lesson makes")
 
 
-def _attack(
-    attacked: Attacked,
-    student: Model,
-    teacher: Teacher | None,
-    state: TrainState,
-    frozen: PyTree,
-    batch: Batch,
-    key: Array,
-) -> tuple[Array, Array]:
-    """The attacked images, and which rows they are."""
-    image, label = jnp.asarray(batch["inputs"]), jnp.asarray(batch["label"])
-    rows = (jnp.asarray(batch["mask"]) > 0) & spread_rows(attacked.share, len(label))
-    if not attacked.reference:
-        rows = rows & (label >= 0)
-    if attacked.share == 0:
-        return image, rows
-    held = jax.lax.stop_gradient({"params": state.params[STUDENT], **state.model_state[STUDENT]})
-    victim = victims.white_box(student.apply, held)
-    more = {}
-    if attacked.reference == STUDENT:
-        more = {"reference": victim(image)}
-    elif attacked.reference == TEACHER:
-        assert teacher is not None
-        more = {"reference": teacher(frozen, batch).logits}
-    # Folded and not split, so that the model draws what it would draw without an attack.
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, 1), jnp.arange(len(label)))
-    found = attacked.attack(attacked.objective(victim, label, **more), keys, image, where=rows).image
-    return jax.lax.stop_gradient(found), rows
+def _check_side(name: str, side: Side, teachers: Mapping[str, Teacher]) -> None:
+    """Refuse a teacher that there is not, or one that cannot answer."""
+    if side.network in (STUDENT, LABELS):
+        return
+    if side.network not in teachers:
+        if side.network == TEACHER:
+            raise BadInput(f"teacher=None: {name} compares the student with one; accepted: a teacher")
+        raise BadInput(
+            f"others={sorted(set(teachers) - {TEACHER})}: {name} asks {side.network}; accepted: one so called"
+        )
+    for view in side.views:
+        if view not in (accepted := teachers[side.network].views):
+            raise BadInput(
+                f"{name} asks the {side.network} about the view {view}, and its answers are stored: "
+                f"accepted are {', '.join(accepted)}, or a live teacher"
+            )
 
 
 def _pooled(
-    said: Outputs, ensemble: Ensemble | None, student: Outputs, batch: Batch, temperature: Any
+    said: Outputs, ensemble: Ensemble | None, student: Array, batch: Batch, temperature: Any
 ) -> tuple[Outputs, Array | None]:
     """One answer of whoever was asked, and the weight of each example where there was a vote."""
     if said.logits.ndim != (2 if ensemble is None else 3):
@@ -253,7 +249,7 @@ def _pooled(
     teachers, rows, _ = said.logits.shape
     answer = ensemble(
         said.logits,
-        student=student.logits,
+        student=student,
         labels=jnp.asarray(batch["label"]),
         domain=jnp.asarray(batch["domain"]) if "domain" in batch else None,
         temperature=temperature,
@@ -270,7 +266,7 @@ def _compare(
     pairs: Pairs | None,
     state: TrainState,
     own: Mapping[str, Outputs],
-    theirs: Mapping[str, tuple[Outputs, Any]],
+    theirs: Mapping[tuple[str, str], tuple[Outputs, Any]],
     mask: Array,
 ) -> tuple[dict[str, Any], dict[str, PyTree]]:
     """What terms on layers compare, and the connectors' new state."""
@@ -282,5 +278,5 @@ def _compare(
         raise BadInput(f"terms on layers look at the views {sorted(sides)}: accepted is one pair of views for all")
     mine, right = sides.pop()
     variables = {"params": state.params[CONNECTORS], **state.model_state[CONNECTORS]}
-    compared, moved = pairs(variables, own[mine], theirs[right][0], train=True, mask=mask)
+    compared, moved = pairs(variables, own[mine], theirs[TEACHER, right][0], train=True, mask=mask)
     return compared, {CONNECTORS: {**state.model_state[CONNECTORS], **moved}}

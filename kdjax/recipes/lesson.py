@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -15,12 +16,15 @@ from kdjax.losses.contrastive import Remembering
 from kdjax.models.connect.connectors import connect
 from kdjax.models.connect.connectors import layers_of as all_layers
 from kdjax.recipes._batch import Augment
+from kdjax.recipes.attack_reading import read_attack
+from kdjax.recipes.attacked import Attacked
 from kdjax.recipes.layers import Shown
-from kdjax.recipes.learn import CONNECTORS, Attacked, Frozen, learn
+from kdjax.recipes.learn import CONNECTORS, Frozen, learn
 from kdjax.recipes.reading import OF_FACTORS, OF_LABELS, OF_LAYERS, Reader
+from kdjax.recipes.terms import TEACHER
 from kdjax.spec import Call, Formula, Schedule, Set, grid
 from kdjax.teachers.live import Teacher, live
-from kdjax.types import ATTACKED, STUDENT, BadInput, LossFn, Model, Networks, PyTree, Recipe, TrainState
+from kdjax.types import CLEAN, STUDENT, BadInput, LossFn, Model, Networks, PyTree, Recipe, TrainState
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Lesson:
         expression: as it was read.
         model: what is trained: the student, and its connectors where layers are compared.
         taught_by: from a teacher to a `LossFn`.
-        teacher: the teacher's network.
+        teacher: the teacher's network, and `others`, further teachers' by name.
         hparams: the expression's numbers, by place (`spec.numbers`): traced, so that changing one compiles nothing.
         sets: the sets that stand where a number may, by place; `hparams` has one of each.
         kinds: what each weight weighs, by the place that its numbers begin with: `layers`, `factors` (layers whose
@@ -54,10 +58,11 @@ class Lesson:
     augmented: bool = False
     attacked: bool = False
     memories: Mapping[str, Remembering] = field(default_factory=dict)
+    others: Mapping[str, Model] = field(default_factory=dict)
 
     @property
     def loss_fn(self) -> LossFn:
-        """The recipe with the teacher run in every step, on the variables in `frozen`."""
+        """The recipe with all teachers run in every step, on the variables in `frozen`."""
         return self.taught_by(live(self.teacher.apply))
 
     @property
@@ -97,15 +102,23 @@ class Lesson:
         """The numbers, with all weights 0 but those of some kinds: a stage that teaches nothing else."""
         return self.scaled({kind: 0.0 for kind in set(self.kinds.values()) - set(kinds)})
 
-    def frozen(self, teacher: PyTree, labels: Callable[[], np.ndarray]) -> PyTree:
-        """What the step reads: the teacher's variables, and what losses with a memory must know of the data set.
+    def frozen(
+        self, teacher: PyTree, labels: Callable[[], np.ndarray], others: Mapping[str, PyTree] = MappingProxyType({})
+    ) -> PyTree:
+        """What the step reads: the teachers' variables, and what losses with a memory must know of the data set.
 
         Args:
             teacher: its variables.
             labels: reads those of all training examples, `[examples]`; asked only if a loss must know them.
+            others: further teachers' variables, by name.
+
+        Raises:
+            BadInput: other teachers than those of the lesson.
         """
+        if set(others) != set(self.others):
+            raise BadInput(f"others={sorted(others)}: accepted are the variables of {sorted(self.others)}, by name")
         facts = {name: one.about(labels()) for name, one in self.memories.items() if one.about}
-        return Frozen(teacher, facts) if self.memories else teacher
+        return Frozen(teacher, facts, dict(others)) if self.memories or self.others else teacher
 
 
 def lesson(
@@ -117,7 +130,8 @@ def lesson(
     examples: int | None = None,
     batch_size: int = 4,
     augment: Augment | None = None,
-    attacked: Attacked | None = None,
+    attacked: Attacked | str | Call | None = None,
+    others: Mapping[str, Model] = MappingProxyType({}),
     ensemble: Ensemble | None = None,
     taught: bool = False,
     flag: str = "loss",
@@ -128,7 +142,9 @@ def lesson(
     own; `student=` and `teacher=` say which view stands on its left and right (`clean`, where nothing is said, or
     `attacked`; `teacher=student(clean)` is the student itself), and `stop=False` lets the gradient through the right.
     Of losses on layers the arguments are layers or a layer map; losses between examples compare embeddings where
-    nothing is said.
+    nothing is said. `natural(attacked)` is the answer of another teacher, and `attacked - mirrored` what an answer
+    changes by between two views; `times=confidence(teacher(attacked))` weighs each example by what is said of it, and
+    terms that say `shared=progress` share a weight by what each costs.
 
     Args:
         expression: text, or the same expression in Python.
@@ -137,7 +153,9 @@ def lesson(
         examples: of the data set; a loss with a bank of them needs it.
         batch_size: over all devices.
         augment: makes the views that student and teacher see.
-        attacked: how the view `attacked` is made.
+        attacked: how the view `attacked` is made; an attack as text or in Python is read, its numbers are
+            hyper-parameters too: see `read_attack`.
+        others: further teachers' networks, by the names that the expression calls them.
         ensemble: makes one answer of several teachers'.
         taught: a first stage has taught what connectors learn of the teacher alone; it is held fast.
         flag: what messages call the expression.
@@ -155,7 +173,11 @@ def lesson(
             "a network without input_shape: accepted are those of models.create, or `_replace(input_shape=)`"
         )
     shown = Shown(*(layer_names(model) for model in (student, teacher)))
-    read = Reader(formula, shown, steps, examples, batch_size, taught)
+    read = Reader(formula, shown, steps, examples, batch_size, taught, teachers=others)
+    numbers, sets = read.hparams, read.sets
+    if isinstance(attacked, str | Call):
+        attack = read_attack(attacked, steps=steps, teachers=tuple(others))
+        attacked, numbers, sets = attack.attacked, numbers | attack.hparams, sets | attack.sets
     connected = None
     if read.links:
         variables = _variables(teacher)
@@ -167,35 +189,39 @@ def lesson(
             student,
             read.terms,
             teacher=who,
+            others={name: live(model.apply) for name, model in others.items()},
             attacked=attacked,
             augment=augment,
             ensemble=ensemble,
             pairs=connected.pairs if connected else None,
             temperature=read.temperature,
         )
-        return Recipe(function, read.hparams)
+        return Recipe(function, numbers)
 
-    looked_at = {side.view for t in read.terms for side in (t.student, t.teacher)}
+    looked_at = {view for t in read.terms for side in t.sides for view in side.views}
     made = Lesson(
         formula,
-        Networks(init, {name: one.init for name, one in read.memories.items()}),
+        Networks(init, {**{name: one.init for name, one in read.memories.items()}, **read.shared_memories()}),
         taught_by,
         teacher,
-        read.hparams,
-        read.sets,
+        numbers,
+        sets,
         read.kinds,
         tuple(read.numbers),
         tuple(read.named),
         augment is not None,
-        ATTACKED in looked_at,
+        not looked_at <= {CLEAN},
         read.memories,
+        others,
     )
     if ensemble is None:
         _try(made, batch_size, shape)
+        # The attack was looked at when it was read: here nobody is attacked.
+        unmoved = attacked._replace(share=0.0) if attacked else None
         for plain in _ends(formula):
             lesson(
-                plain, student, teacher, examples=examples, batch_size=batch_size, augment=augment, attacked=attacked,
-                taught=taught, flag=flag,
+                plain, student, teacher, examples=examples, batch_size=batch_size, augment=augment, attacked=unmoved,
+                others=others, taught=taught, flag=flag,
             )  # fmt: skip
     return made
 
@@ -243,8 +269,9 @@ def _try(made: Lesson, batch_size: int, shape: tuple[int, ...]) -> None:
     facts = {name: one.about(labels) for name, one in made.memories.items() if one.about}
 
     def step(params: PyTree, states: PyTree, memory: PyTree, teacher: PyTree, rows: Any) -> Array:
-        frozen = Frozen(teacher, facts) if made.memories else teacher
+        frozen = Frozen(teacher[TEACHER], facts, {name: teacher[name] for name in made.others})
         state = TrainState(jnp.int32(0), params, states, (), jax.random.key(0), hparams, frozen, memory)
         return made.loss_fn(params, state, rows, jax.random.key(0))[0]
 
-    jax.eval_shape(step, params, states, memory, _variables(made.teacher), rows)
+    teachers = {TEACHER: _variables(made.teacher)} | {name: _variables(one) for name, one in made.others.items()}
+    jax.eval_shape(step, params, states, memory, teachers, rows)

@@ -1,36 +1,76 @@
 """Read an expression of losses into terms: layers, views, connectors, memories, and numbers by their places."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from kdjax import spec
 from kdjax.losses import response
 from kdjax.losses.contrastive import Remembering
+from kdjax.losses.shares import begin
 from kdjax.models.connect.connectors import Embed, Link
-from kdjax.recipes.comparisons import comparison, default_of, loss_of, memory_of, remembers
+from kdjax.recipes.comparisons import (
+    BY_LABELS,
+    EMPHASES,
+    SHARES,
+    comparison,
+    default_of,
+    loss_of,
+    memory_of,
+    remembers,
+)
 from kdjax.recipes.layers import Shown, layers_of
-from kdjax.recipes.terms import LABELS, TEACHER, Number, Side, Term, fixed, hyper, need
+from kdjax.recipes.terms import LABELS, TEACHER, Number, Shared, Side, Term, Times, fixed, hyper, need
 from kdjax.spec import Call, Formula, Schedule, Set
-from kdjax.types import ATTACKED, CLEAN, STUDENT, BadInput, TrainState
+from kdjax.types import ATTACKED, CLEAN, MIRRORED, STUDENT, BadInput, PyTree, TrainState
 
 LARGEST = 1e18
 """The largest number of an expression."""
+
+VIEWS = (CLEAN, ATTACKED, MIRRORED)
 
 OF_LAYERS, OF_FACTORS, OF_ANSWERS, OF_LABELS = "layers", "factors", "answers", "labels"
 
 
 class Reader:
-    """Reads an expression term by term."""
+    """Reads an expression term by term.
+
+    Args:
+        formula: the expression.
+        shown: the layers of both networks; None where only answers are compared.
+        steps: of the run, where schedules may stand.
+        examples: of the data set.
+        batch_size: over all devices.
+        taught: whether connectors learned in a first stage.
+        teachers: names of further teachers.
+        prefix: what the names of terms and numbers begin with.
+        stop: whether the right side is held fast in terms that do not say.
+        views: that terms may look at.
+    """
 
     def __init__(
-        self, formula: Formula, shown: Shown, steps: int | None, examples: int | None, batch_size: int, taught: bool
+        self,
+        formula: Formula,
+        shown: Shown | None,
+        steps: int | None,
+        examples: int | None = None,
+        batch_size: int = 4,
+        taught: bool = False,
+        *,
+        teachers: Collection[str] = (),
+        prefix: str = "",
+        stop: bool = True,
+        views: tuple[str, ...] = VIEWS,
     ) -> None:
         self.shown, self.steps, self.examples, self.batch_size, self.taught = (
             shown, steps, examples, batch_size, taught
         )  # fmt: skip
+        self.teachers, self.stop, self.views = teachers, stop, views
         self.terms: list[Term] = []
         self.links: dict[str, Link] = {}
         self.memories: dict[str, Remembering] = {}
@@ -39,26 +79,38 @@ class Reader:
         self.kinds: dict[str, str] = {}
         self.numbers: list[tuple[int, int]] = []
         self.named: list[tuple[str, str]] = []
+        self.groups: dict[Call, Shared] = {}
         self.temperature: Number = fixed(1.0)
         for (weight, call), place in zip(formula.terms, spec.labels(formula), strict=True):
-            self._term(weight, call, place)
+            self._term(weight, call, f"{prefix}{place}")
 
     def _term(self, weight: Any, call: Call, place: str) -> None:
-        call, sides, stop = _sides(call)
-        weigh = self._number(weight, f"{place}.weight")
+        call, sides, stop = self._sides(call)
+        times, call = self._times(call, place)
+        shared, call = self._shared(call)
+        own_way: dict[str, Any] = {"times": times, "shared": shared}
+        weigh = self.number(weight, f"{place}.weight")
         if negative := [x for n, x in self.hparams.items() if n.startswith(f"{place}.weight") and x < 0]:
             raise call.error(f"read the weight {negative[0]:g} of {call.name}; accepted: numbers from 0 up")
-        if call.name == LABELS:
+        if call.name == LABELS or call.name in BY_LABELS.functions:
             self.kinds[f"{place}.weight"] = OF_LABELS
-            if call.args or call.kwargs or sides[1] != Side(TEACHER) or not stop:
+            plain = call.name == LABELS
+            if call.args or (plain and call.kwargs) or sides[1] != Side(TEACHER) or stop != self.stop:
                 raise call.error(
-                    f"read more than a view of {LABELS}; accepted: {LABELS}, or {LABELS}(student=attacked)"
+                    f"read more than a view of {call.name}; accepted: {call.name}, or {call.name}(student=attacked)"
                 )
-            self._add(Term(place, response.cross_entropy, weigh, sides[0], Side(LABELS)), call)
+            loss, traced = (response.cross_entropy, {}) if plain else loss_of(call)
+            own = {key: self.number(value, f"{place}.{key}") for key, value in traced.items()}
+            self._add(
+                Term(place, loss, weigh, sides[0], Side(LABELS), _all(own), stop=stop, times=times, shared=shared), call
+            )
             return
         if remembers(call.name):
             row = comparison(call.name)
-            self._layered(call, place, Term(place, response.cross_entropy, weigh, *sides, row=row, remembers=True))
+            bare = Term(
+                place, response.cross_entropy, weigh, *sides, row=row, remembers=True, times=times, shared=shared
+            )
+            self._layered(call, place, bare)
             return
         loss, traced = loss_of(call)
         row = comparison(call.name)
@@ -66,8 +118,8 @@ class Reader:
             raise BadInput(
                 f"batch_size={self.batch_size}: {call.name} compares examples of a batch; accepted: from {row.least}."
             )
-        own = {key: self._number(value, f"{place}.{key}") for key, value in traced.items()}
-        term = Term(place, loss, weigh, *sides, _all(own), row, stop)
+        own = {key: self.number(value, f"{place}.{key}") for key, value in traced.items()}
+        term = Term(place, loss, weigh, *sides, _all(own), row, stop, **own_way)
         if row.connector is not None:
             self._layered(call, place, term)
             return
@@ -80,8 +132,12 @@ class Reader:
 
     def _layered(self, call: Call, place: str, term: Term) -> None:
         """Terms on layers: one for each pair, and the connectors between them."""
-        if term.teacher.network != TEACHER:
-            raise call.error(f"{call.name} compares layers with the student's own; accepted: a view of the teacher")
+        if term.teacher.network != TEACHER or any(side.minus for side in term.sides):
+            raise call.error(f"{call.name} compares layers with another's than the teacher's; accepted: a view of it")
+        if term.times or term.shared or self.shown is None:
+            raise call.error(
+                f"{call.name} compares layers; accepted: times=, shared=, and what attacks climb, of answers"
+            )
         found = layers_of(call, term.row, self.shown)
         self.numbers += [pair for pair in found.numbers if pair not in self.numbers]
         self.kinds[f"{place}.weight"] = OF_FACTORS if term.row.beside else OF_LAYERS
@@ -115,7 +171,71 @@ class Reader:
             raise call.error(f"{term.name} is named twice; accepted is each once")
         self.terms.append(term._replace(loss=_saying(term.name, term.loss)))
 
-    def _number(self, value: Any, place: str) -> Number:
+    def _sides(self, call: Call) -> tuple[Call, tuple[Side, Side], bool]:
+        """The call without its views, and these."""
+        own = dict(call.kwargs)
+        stop = own.pop("stop", self.stop)
+        if not isinstance(stop, bool):
+            raise call.error(f"read stop={stop!r}; accepted: True or False")
+        left = self._side(call, own.pop("student", Call(CLEAN)), STUDENT)
+        right = self._side(call, own.pop("teacher", Call(CLEAN)), TEACHER)
+        if self.stop and not stop and right.network != STUDENT:
+            raise call.error(
+                f"read stop=False: no gradient reaches a teacher; accepted with teacher={STUDENT}({CLEAN})"
+            )
+        if left.network != STUDENT:
+            raise call.error(f"read student={left.network}; accepted: a view of the student")
+        return Call(call.name, call.args, tuple(own.items()), call.place), (left, right), stop
+
+    def _side(self, call: Call, value: Any, network: str) -> Side:
+        """`attacked`, `student(clean)`, or a difference, `attacked - mirrored`."""
+        networks = (STUDENT, TEACHER, *self.teachers)
+        if isinstance(value, Call) and value.name in networks and len(value.args) == 1 and not value.kwargs:
+            network, value = value.name, value.args[0]
+        views = [(1, value)] if isinstance(value, Call) else [*value.terms] if isinstance(value, Formula) else []
+        known = all(isinstance(c, Call) and c.name in self.views and not (c.args or c.kwargs) for _, c in views)
+        if not known or [weight for weight, _ in views] not in ([1], [1, -1]):
+            wanted = ", ".join([*self.views, *(f"{name}({ATTACKED})" for name in networks), f"{ATTACKED} - {MIRRORED}"])
+            raise call.error(f"read the view {value!r}; accepted: {wanted}")
+        return Side(network, views[0][1].name, minus=views[1][1].name if len(views) > 1 else "")
+
+    def _times(self, call: Call, place: str) -> tuple[Times | None, Call]:
+        """What multiplies each example, `times=confidence(teacher(attacked), power=0.1)`, and the call without it."""
+        own = dict(call.kwargs)
+        value = own.pop("times", None)
+        if value is None:
+            return None, call
+        if not isinstance(value, Call) or len(value.args) != 1:
+            wanted = ", ".join(f"{name}({TEACHER}({ATTACKED}))" for name in EMPHASES.names())
+            raise call.error(f"read times={value!r}; accepted: {wanted}")
+        EMPHASES.bind(Call(value.name, (), value.kwargs, value.place), given=("logits", "labels", "where"))
+        side = self._side(call, value.args[0], TEACHER)
+        numbers = {key: self.number(x, f"{place}.times.{key}") for key, x in value.kwargs}
+        found = Times(_saying(f"{place}.times", EMPHASES.functions[value.name]), side, _all(numbers))
+        return found, Call(call.name, call.args, tuple(own.items()), call.place)
+
+    def _shared(self, call: Call) -> tuple[Shared | None, Call]:
+        """What shares a weight with others, `shared=progress(rate=0.025)`, and the call without it."""
+        own = dict(call.kwargs)
+        value = own.pop("shared", None)
+        if value is None:
+            return None, call
+        if not isinstance(value, Call) or value.args:
+            raise call.error(f"read shared={value!r}; accepted: {', '.join(SHARES.names())}, with keywords")
+        if value not in self.groups:
+            SHARES.bind(value, given=("memory", "losses"))
+            same = sum(other.name == value.name for other in self.groups)
+            group = f"{value.name}#{same + 1}" if same else value.name
+            numbers = {key: self.number(x, f"{group}.{key}") for key, x in value.kwargs}
+            self.groups[value] = Shared(group, _saying(group, SHARES.functions[value.name]), _all(numbers))
+        return self.groups[value], Call(call.name, call.args, tuple(own.items()), call.place)
+
+    def shared_memories(self) -> dict[str, Callable[[Array], PyTree]]:
+        """What begins as the memory of each shared weight."""
+        sizes = Counter(term.shared.group for term in self.terms if term.shared)
+        return {group: partial(_begin, size) for group, size in sizes.items()}
+
+    def number(self, value: Any, place: str) -> Number:
         """A number of the expression as a step reads it; its parts become hyper-parameters."""
         self.hparams |= {name: float(x) for name, x in spec.numbers(value, name=place).items()}
         self.sets |= (sets := spec.sets(value, name=place))
@@ -140,30 +260,8 @@ class Reader:
         return at
 
 
-def _sides(call: Call) -> tuple[Call, tuple[Side, Side], bool]:
-    """The call without its views, and these."""
-    own = dict(call.kwargs)
-    stop = own.pop("stop", True)
-    if not isinstance(stop, bool):
-        raise call.error(f"read stop={stop!r}; accepted: True or False")
-    left = _side(call, own.pop("student", Call(CLEAN)), STUDENT)
-    right = _side(call, own.pop("teacher", Call(CLEAN)), TEACHER)
-    if not stop and right.network != STUDENT:
-        raise call.error(f"read stop=False: no gradient reaches a teacher; accepted with teacher={STUDENT}({CLEAN})")
-    if left.network != STUDENT:
-        raise call.error(f"read student={left.network}; accepted: a view of the student")
-    return Call(call.name, call.args, tuple(own.items()), call.place), (left, right), stop
-
-
-def _side(call: Call, value: Any, network: str) -> Side:
-    """`attacked`, or `student(clean)`."""
-    views = (CLEAN, ATTACKED)
-    if isinstance(value, Call) and value.name in (STUDENT, TEACHER) and len(value.args) == 1 and not value.kwargs:
-        network, value = value.name, value.args[0]
-    if not isinstance(value, Call) or value.name not in views or value.args or value.kwargs:
-        wanted = f"{CLEAN}, {ATTACKED}, {STUDENT}({CLEAN}) or {STUDENT}({ATTACKED})"
-        raise call.error(f"read the view {value!r}; accepted: {wanted}")
-    return Side(network, value.name)
+def _begin(size: int, key: Array) -> PyTree:
+    return begin(size)
 
 
 def _name(name: str, own: tuple[str, ...], theirs: tuple[str, ...]) -> str:

@@ -7,7 +7,8 @@ from jaxtyping import Array
 from kdjax.attacks import objectives
 from kdjax.losses import response
 from kdjax.recipes._batch import Augment
-from kdjax.recipes.learn import Attacked, learn
+from kdjax.recipes.attacked import Attacked
+from kdjax.recipes.learn import learn
 from kdjax.recipes.terms import LABELS, Side, Term, fixed
 from kdjax.types import ATTACKED, CLEAN, STUDENT, Attack, LossFn, Model, Objective
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 from jaxtyping import Array
 
 from kdjax.training.state import need as need
@@ -19,14 +20,35 @@ class Side(NamedTuple):
     """What a term looks at: a network's answer to a view, or `labels`.
 
     Attributes:
-        network: `student`, `teacher` or `labels`.
-        view: `clean` or `attacked`; of labels nothing.
+        network: `student`, `teacher`, another teacher's name, or `labels`.
+        view: `clean`, `attacked` or `mirrored`; of labels nothing.
         layers: names in a network's features, or `logits`.
+        minus: the view whose answer is taken away: what the answer changes by from there (IGDM).
     """
 
     network: str
     view: str = CLEAN
     layers: tuple[str, ...] = LOGITS
+    minus: str = ""
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that the network is asked about."""
+        return (self.view, self.minus) if self.minus else (self.view,)
+
+
+class Times(NamedTuple):
+    """What each example's loss is multiplied by: `emphasis(answer, labels, where=...) -> [B]` of a network's answer.
+
+    Attributes:
+        emphasis: one of `kdjax.losses.emphasis`.
+        side: whose answer, to which view.
+        numbers: its own traced keywords.
+    """
+
+    emphasis: Callable[..., Array]
+    side: Side
+    numbers: Callable[[TrainState], Mapping[str, Any]] = lambda state: {}
 
 
 class Comparison(NamedTuple):
@@ -56,6 +78,20 @@ class Comparison(NamedTuple):
     beside: Mapping[str, Callable[..., Array]] = {}
 
 
+class Shared(NamedTuple):
+    """A weight of 1 that terms share: `divide(memory, losses, ...) -> (shares, memory)`.
+
+    Attributes:
+        group: the memory's name, the same for all terms that share.
+        divide: one of `kdjax.losses.shares`.
+        numbers: its own traced keywords.
+    """
+
+    group: str
+    divide: Callable[..., Any]
+    numbers: Callable[[TrainState], Mapping[str, Any]] = lambda state: {}
+
+
 class Term(NamedTuple):
     """`weight x loss(student's side, teacher's side)`.
 
@@ -70,6 +106,8 @@ class Term(NamedTuple):
         stop: whether no gradient passes through its right.
         pair: the connection whose arrays it compares, where that is not called as it is.
         remembers: it has a memory in the train state.
+        times: what weighs each example, where not all weigh the same; `stop` holds for its answer too.
+        shared: what other terms it shares a weight with, which `weight` multiplies.
     """
 
     name: str
@@ -82,11 +120,50 @@ class Term(NamedTuple):
     stop: bool = True
     pair: str = ""
     remembers: bool = False
+    times: Times | None = None
+    shared: Shared | None = None
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """All that it looks at."""
+        return (self.student, self.teacher, *([self.times.side] if self.times else []))
 
     @property
     def on_layers(self) -> bool:
         """Whether it compares layers, through a connector."""
         return self.row.connector is not None
+
+
+def numbers_of(term: Term, state: TrainState) -> dict[str, Any]:
+    """All numbers of a term in a step: its `weight`, those of its `loss`, and those of what it is `times`."""
+    own = {"weight": term.weight(state), "loss": dict(term.numbers(state))}
+    return own | {"times": dict(term.times.numbers(state)) if term.times else {}}
+
+
+def value_of(
+    term: Term, numbers: Mapping[str, Any], answer: Callable[[Side], Array], label: Array, where: Array | None
+) -> Array:
+    """A term on answers, unweighed, `[B]`.
+
+    Args:
+        term: which compares no layers and remembers nothing.
+        numbers: `numbers_of` it.
+        answer: what a side says, `[B, K]`.
+        label: `[B]`.
+        where: the rows to keep.
+    """
+
+    def held(side: Side) -> Array:
+        return jax.lax.stop_gradient(answer(side)) if term.stop else answer(side)
+
+    mine = answer(term.student)
+    if term.teacher.network == LABELS:
+        value = term.loss(mine, label, **numbers["loss"])
+    else:
+        value = term.loss(mine, held(term.teacher), labels=label, where=where, **numbers["loss"])
+    if term.times is None:
+        return value
+    return term.times.emphasis(held(term.times.side), label, where=where, **numbers["times"]) * value
 
 
 def fixed(value: float) -> Number:

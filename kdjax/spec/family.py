@@ -4,7 +4,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kdjax.spec.expression import Expression, Value, is_number
@@ -36,6 +36,7 @@ class Family:
         first: their first parameters, if only those that begin with these belong.
         accepts: whether a function belongs, if not all do.
         dotted: whether names begin with their module's: `response.kl`, not `kl`.
+        parts: parameters for which a call of another family stands: `pgd(start=gaussian(0.001))`.
 
     >>> import textwrap
     >>> family = Family(textwrap, first=("text", "width"))
@@ -51,8 +52,9 @@ class Family:
         first: Iterable[str] = (),
         accepts: Callable[[Function], bool] = lambda function: True,
         dotted: bool = False,
+        parts: Mapping[str, "Family"] = types.MappingProxyType({}),
     ) -> None:
-        first, self.functions = list(first), dict[str, Function]()
+        first, self.functions, self.parts = list(first), dict[str, Function](), parts
         for module in modules:
             short = f"{module.__name__.rpartition('.')[2]}." if dotted else ""
             for name, function in inspect.getmembers(module, inspect.isfunction):
@@ -111,7 +113,7 @@ class Family:
         """
         own, given = self.parameters(call, given=given), list(given)
         more = inspect.signature(beside).parameters if beside else {}
-        ordered = [n for n, p in own.items() if _typable(p)]
+        ordered = [n for n, p in own.items() if _typable(p) or n in self.parts]
         named = [*ordered, *more]
         anything = any(p.kind is p.VAR_KEYWORD for p in own.values())
         takes = f"{call.name} takes {', '.join(named)}" if named else f"{call.name} takes no arguments"
@@ -132,7 +134,16 @@ class Family:
             if not varying and isinstance(value, Schedule | Set):
                 raise call.error(f"read {key}={value!r} of {call.name}; accepted: one value")
         known = {**own, **more}
-        return {key: _checked(call, known[key], value) if key in known else value for key, value in bound.items()}
+        return {key: self._given(call, known.get(key), key, value) for key, value in bound.items()}
+
+    def _given(self, call: Call, parameter: inspect.Parameter | None, key: str, value: Value) -> Value:
+        """The value as the function takes it."""
+        if key not in self.parts or value is None:
+            return _checked(call, parameter, value) if parameter else value
+        if not isinstance(value, Call):
+            accepted = ", ".join(self.parts[key].names())
+            raise call.error(f"read {key}={value!r} of {call.name}; accepted: {accepted}")
+        return self.parts[key].resolve(value, varying=False)()
 
 
 def _typable(parameter: inspect.Parameter) -> bool:

@@ -1,17 +1,20 @@
 """A teacher and one student: the flags of `distill` and of every member of a sweep, and the plan that they make."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from kdjax import spec
 from kdjax.config import field
-from kdjax.methods import FAMILY, Method, method
-from kdjax.recipes.comparisons import names
+from kdjax.methods import METHODS, Method, method
+from kdjax.recipes.comparisons import BY_LABELS, names
 from kdjax.recipes.lesson import Lesson, lesson
 from kdjax.study import networks, service, stages, views
 from kdjax.study.data import Common, Study
 from kdjax.types import BadInput, Model
 
-NAMES = ", ".join(FAMILY.names())
+NAMES = ", ".join(METHODS.names())
+LOSSES = ", ".join([*names(), *BY_LABELS.names()])
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,16 @@ class Flags(Common):
     labels: int = field(60, "labelled images that students get, balanced over classes; 0 for all", low=0)
     epochs: int = field(100, "passes over the transfer set (all training images)", low=1, smoke=2)
     learning_rate: float = field(3e-3, "students' peak learning rate", low=0.0)
-    method: str = field("kd", f"a paper's method, with numbers of your own if need be, kd(temperature=2): {NAMES}")
+    method: str = field(
+        "kd",
+        f"a paper's method, with numbers of your own if need be, kd(temperature=2), or a sum, adaad + igdm: {NAMES}",
+    )
     loss: str = field(
         "",
         "instead of --method, what is learned as a sum of weighted losses, such as "
-        f"'0.9*response.kl(temperature=4) + 0.1*labels + 100*feature.hint(block2)': labels, {', '.join(names())}",
+        f"'0.9*response.kl(temperature=4) + 0.1*labels + 100*feature.hint(block2)': labels, {LOSSES}. "
+        "Behind a comma, the attack that makes the images called attacked: "
+        "'response.kl(student=attacked), pgd(0.1, objective=labels(student=attacked))'",
     )
     augment: str = field("", f"{views.HELP}. The teacher sees what the student sees, in every step")
 
@@ -74,12 +82,32 @@ def taught_by(config: Flags) -> Method:
     """
     if config.loss and config.method != type(config).method:
         raise BadInput(f"--method={config.method} and --loss={config.loss}; accepted: one or the other.")
-    return Method(spec.formula(config.loss, flag="loss")) if config.loss else method(config.method)
+    if not config.loss:
+        return method(config.method)
+    typed = spec.parse(config.loss, flag="loss")
+    if isinstance(typed, tuple) and len(typed) == 2 and isinstance(typed[1], spec.Call):
+        return Method(spec.formula(typed[0], flag="loss"), attack=typed[1])
+    return Method(spec.formula(config.loss, flag="loss"))
 
 
-def planned(config: Flags, study: Study, student: Model, teacher: Model, steps: int, *, second: bool = False) -> Lesson:
-    """What the student learns, as the flags say; refused here if it cannot be, or if a flag would do nothing."""
-    said = taught_by(config)
+def planned(
+    config: Flags,
+    study: Study,
+    student: Model,
+    teacher: Model,
+    steps: int,
+    *,
+    second: bool = False,
+    others: Mapping[str, Model] = MappingProxyType({}),
+    said: Method | None = None,
+) -> Lesson:
+    """What the student learns, as the flags say, or `said`; refused here if it cannot be, or if a flag does nothing."""
+    said = said or taught_by(config)
+    if missing := [name for name in dict(said.others) if name not in others]:
+        raise BadInput(
+            f"--method={config.method}: no teacher called {missing[0]}; accepted: in distill, its workdir in quotes, "
+            f"NAME({missing[0]}='runs/{missing[0]}')."
+        )
     plan = lesson(
         said.expression,
         student,
@@ -89,13 +117,15 @@ def planned(config: Flags, study: Study, student: Model, teacher: Model, steps: 
         examples=len(study.train),
         batch_size=config.batch_size,
         augment=views.from_flag(config.augment, study.shape).from_teacher,
+        attacked=said.attack,
+        others=others,
     )
     if second and not plan.weighs(*stages.AFTER_LAYERS):
         raise BadInput(f"--loss={said.expression}: nothing is left for the second stage; accepted: answers or labels.")
     if plan.live and (config.answers_dir or config.answers_top_k):
         raise BadInput(
             "--answers_dir and --answers_top_k keep answers to images as they are stored; accepted: losses on answers "
-            "alone, without --augment."
+            "to clean images alone, without --augment."
         )
     if plan.live and service.is_service(config.teacher):
         raise BadInput(

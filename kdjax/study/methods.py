@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from kdjax import spec
 from kdjax.config import field
-from kdjax.methods import FAMILY, Method, method
+from kdjax.methods import FAMILY, METHODS, Method, method
 from kdjax.recipes.lesson import Lesson, lesson
 from kdjax.recipes.reading import OF_LABELS
 from kdjax.study import networks
@@ -15,7 +15,7 @@ from kdjax.study.stages import AFTER_LAYERS, hints_alone
 from kdjax.teachers.live import live
 from kdjax.types import BadInput, LossFn, Model
 
-NAMES = ", ".join(FAMILY.names())
+NAMES = ", ".join(METHODS.names())
 ALL = "all"
 
 
@@ -23,7 +23,7 @@ ALL = "all"
 class Flags(Common):
     """The flags of what tries methods on one pair of networks."""
 
-    methods: str = field(ALL, f"all that fit the networks, or some of: {NAMES}", smoke="kd, ab")
+    methods: str = field(ALL, f"all that fit the networks and attack nobody, or some of: {NAMES}", smoke="kd, ab")
     teacher: str = field("cnn(32, 64, 64)", networks.NETWORK, smoke="cnn(6, 6, 6)")
     student: str = field("cnn(8, 16, 16)", networks.NETWORK, smoke="cnn(4, 4, 4)")
     standardize: bool = field(False, networks.STANDARDIZE)
@@ -102,8 +102,9 @@ def arms(
         first = max(round(one.first * config.epochs), 1) if one.first and config.epochs > 1 else 0
         lengths = [first, config.epochs - first] if first else [config.epochs]
         own = partial(
-            lesson, one.expression, student, teacher, examples=examples, batch_size=config.batch_size, flag=name
-        )
+            lesson, one.expression, student, teacher, examples=examples, batch_size=config.batch_size,
+            attacked=one.attack, flag=name,
+        )  # fmt: skip
         try:
             plans = [own(steps=steps * length, taught=number > 0) for number, length in enumerate(lengths)]
         except BadInput as error:

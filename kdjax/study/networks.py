@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -254,6 +254,20 @@ def _described(folder: Path, role: str) -> Path:
     return own if own.exists() else folder / "model.json"
 
 
+def further(others: Iterable[tuple[str, str]], study: Study) -> tuple[dict[str, Model], dict[str, list[PyTree]]]:
+    """Further teachers that a method names: their networks, and their variables seed by seed, by name.
+
+    Args:
+        others: their names, each with the folder of its run.
+        study: whose images they must accept.
+
+    Raises:
+        BadInput: as `load_teachers`.
+    """
+    found = {name: load_teachers(study, path, flag=name) for name, path in others if path}
+    return {name: model for name, (model, _) in found.items()}, {name: own for name, (_, own) in found.items()}
+
+
 def refuse_other_shapes(
     description: Mapping[str, Any], path: str, study_shape: Mapping[str, Any], dataset: str, *, flag: str
 ) -> None:
@@ -267,18 +281,18 @@ def refuse_other_shapes(
             )
 
 
-def load_teachers(study: Study, path: str) -> tuple[Model, list[PyTree]]:
+def load_teachers(study: Study, path: str, *, flag: str = "teacher") -> tuple[Model, list[PyTree]]:
     """A network trained by `experiments.train_teacher`: the model, and its variables seed by seed.
 
     Raises:
         BadInput: as `load_network`; one for other classes or images than this study's, or one that learned from this
             study's test images.
     """
-    network = load_network(path, flag="teacher", shape=study.shape, dataset=study.config.dataset)
+    network = load_network(path, flag=flag, shape=study.shape, dataset=study.config.dataset)
     test, learned = study.config.test_split, network.learned
     if learned["dataset"] == study.config.dataset and overlap(study.config, learned["train_split"], test):
         raise BadInput(
-            f"--teacher={path}: it learned from {learned['train_split']}, which shares examples with "
+            f"--{flag}={path}: it learned from {learned['train_split']}, which shares examples with "
             f"--test_split={test}; accepted is a teacher that has not seen them."
         )
     return network.model, network.weights

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from kdjax.types import ATTACKED, CLEAN, STUDENT, ApplyFn, BadInput, Batch, Outputs, PyTree
+from kdjax.types import ATTACKED, CLEAN, FORETOLD, MIRRORED, STUDENT, ApplyFn, BadInput, Batch, Outputs, PyTree
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Teacher:
     """
 
     ask: Callable[[PyTree, Batch], Outputs]
-    views: tuple[str, ...] = (CLEAN, ATTACKED)
+    views: tuple[str, ...] = (CLEAN, ATTACKED, MIRRORED, FORETOLD)
 
     def __call__(self, frozen: PyTree, batch: Batch) -> Outputs:
         return self.ask(frozen, batch)

@@ -565,3 +565,35 @@ class TestBadInput:
         two = victims.white_box(_constant, jnp.zeros((1, 2)))
         with pytest.raises(BadInput, match="dlr: 2 classes; accepted: 3 or more"):
             objectives.dlr(two, jnp.array([0]))(jnp.zeros((1, 2, 2, 1)))
+
+
+def test_pgd_may_begin_a_hair_away_and_outside_of_the_box(victim, image, label, keys):
+    """TRADES: x + 0.001 N(0, I), not clipped before the first slope is taken there."""
+    black = jnp.zeros_like(jnp.asarray(image))
+    attack = catalogue.ATTACKS.resolve(spec.call("pgd(0.1, steps=2, start=gaussian(0.001))"))()
+    aim = objectives.cross_entropy(victim, jnp.asarray(label))
+    begun = np.asarray(attack.begin(aim, keys, black, None, jnp.ones(48, bool)).point)
+    found = attack(aim, keys, black)
+    assert begun.min() < 0 < begun.max()
+    np.testing.assert_allclose(begun.std(), 0.001, rtol=0.05)
+    np.testing.assert_allclose(begun.mean(), 0, atol=1e-4)
+    assert float(found.image.min()) >= 0
+    assert float(found.image.max()) <= 0.1 + 1e-6
+    # A ball smaller than the noise holds it.
+    still = named.pgd(0.0, steps=1, start=starts.gaussian(0.001))
+    np.testing.assert_array_equal(still(aim, keys, jnp.asarray(image)).image, image)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pgd(start=gausian(0.1))", "read the name gausian; accepted: gaussian, .*did you mean gaussian"),
+        ("pgd(start=0.1)", "read start=0.1 of pgd; accepted: gaussian, signed, stripes, uniform"),
+        ("pgd(start=gaussian(0))", "sigma=0"),
+        ("pgd(start=gaussian(grid(0.1, 0.2)))", "accepted: one value"),
+        ("pgd(start=gaussian(0.1), random_start=True)", "accepted is one or the other"),
+    ],
+)
+def test_starts_that_cannot_be(text, said):
+    with pytest.raises(BadInput, match=said):
+        catalogue.ATTACKS.resolve(spec.call(text))()

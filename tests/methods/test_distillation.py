@@ -89,8 +89,9 @@ WARMED = {"dkd": "response.dkd", "review": f"feature.review({REVIEWED})"}
 
 def test_the_table_has_every_method_and_every_loss_belongs_to_one():
     assert WEIGHTS.keys() == set(methods.FAMILY.names())
-    used = {term.call.name for name in WEIGHTS for term in methods.method(name).expression.terms}
-    assert used == {"labels", *comparisons.names()}
+    every = [*methods.METHODS.names(), "rslad(form=release)"]
+    used = {term.call.name for name in every for term in methods.method(name).expression.terms}
+    assert used == {"labels", *comparisons.names(), *comparisons.BY_LABELS.names()}
 
 
 def test_a_wrong_method_is_answered_with_those_that_there_are():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from kdjax.models.convolution import StridedConv, in_parts
+from kdjax.models.convolution import StridedConv, in_order, in_parts
 from kdjax.types import BadInput
 
 
@@ -46,6 +46,17 @@ def test_a_slope_in_parts_is_the_whole_slope(batch, stride, parts):
     variables = plain.init(jax.random.key(1), x)
     slope = jax.make_jaxpr(jax.grad(lambda variables: fast.apply(variables, x).sum()))(variables)
     assert str(slope).count("= conv_general_dilated[") == 1 + parts
+
+
+@pytest.mark.parametrize(("size", "stride", "groups"), [(1, 2, 1), (3, 1, 4), (3, 2, 2)])
+def test_slopes_name_the_axes_as_values_do(size, stride, groups):
+    x = jax.random.normal(jax.random.key(0), (4, 6, 7, 4))
+    plain = nn.Conv(8, (size, size), strides=stride, padding=size // 2, feature_group_count=groups)
+    fast = plain.clone(conv_general_dilated=in_order)
+    assert_same(fast, plain, x)
+    variables = plain.init(jax.random.key(1), x)
+    slopes = [jax.grad(lambda x, net=net: net.apply(variables, x).sum()) for net in (fast, plain)]
+    assert [str(jax.make_jaxpr(slope)(x)).count("rhs_spec=(2, 3, 0, 1)") for slope in slopes] == [0, 1]
 
 
 def test_a_size_that_the_stride_does_not_divide_is_refused():

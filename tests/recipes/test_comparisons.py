@@ -6,8 +6,11 @@ import pytest
 
 from kdjax.losses import contrastive, feature, relation, response
 from kdjax.recipes.comparisons import (
+    BY_LABELS,
     COMPARISONS,
+    EMPHASES,
     LOSSES,
+    SHARES,
     comparison,
     default_of,
     loss_of,
@@ -22,12 +25,15 @@ STUDENT, TEACHER = jnp.array([[1.0, 2.0, 0.0]]), jnp.array([[0.0, 3.0, 1.0]])
 
 
 def test_the_names():
-    """Spelled out: whoever types a name relies on it. `cross_entropy` and `standardize` have no teacher."""
+    """Spelled out: whoever types a name relies on it. `standardize` compares nothing."""
     losses = [
-        "centred_logit_mse", "dist", "dkd", "hard_label", "jensen_shannon", "kl", "logit_mse", "reverse_kl",
-        "soft_cross_entropy", "standardized_kl",
+        "centred_logit_mse", "dist", "dkd", "hard_label", "jensen_shannon", "kl", "logit_mse", "mean_kl",
+        "reverse_kl", "soft_cross_entropy", "standardized_kl",
     ]  # fmt: skip
     assert names("response") == [f"response.{loss}" for loss in losses]
+    assert BY_LABELS.names() == ["response.boosted_cross_entropy"]
+    assert EMPHASES.names() == ["confidence", "doubt", "sureness", "unsureness"]
+    assert SHARES.names() == ["progress"]
     assert names() == names("contrastive") + names("feature") + names("relation") + names("response")
 
 

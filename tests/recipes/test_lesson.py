@@ -12,7 +12,7 @@ from kdjax.ensembles import pools
 from kdjax.losses import feature
 from kdjax.models.connect import connectors
 from kdjax.recipes import comparisons
-from kdjax.recipes.learn import Attacked
+from kdjax.recipes.attacked import Attacked
 from kdjax.recipes.lesson import lesson
 from kdjax.teachers.live import live
 from kdjax.teachers.several import stack, stacked

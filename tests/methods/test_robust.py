@@ -1,0 +1,417 @@
+"""Robust methods: each equals its paper's formula, and its code's, written here once more in numpy on fixed arrays."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import optax
+import pytest
+
+from experiments import distill
+from kdjax import spec
+from kdjax.attacks.catalogue import ATTACKS
+from kdjax.methods import METHODS, ROBUST, method
+from kdjax.models.create import create
+from kdjax.recipes.lesson import lesson
+from kdjax.study.distillation import Config, planned
+from kdjax.teachers.stored import cached
+from kdjax.training.state import create_state
+from kdjax.training.step import train_step
+from kdjax.types import Adversarial, BadInput
+from tests.experiments.scripts import parsed
+from tests.study.studies import study_of
+
+SHAPE = {"num_classes": 4, "image_shape": (3, 3, 1)}
+STUDENT, TEACHER, NATURAL = (create("mlp", **SHAPE, hidden=(n,)) for n in (5, 7, 6))
+WEIGHTS, OTHER = ({"params": net.init(jax.random.key(n))[0]} for net, n in ((TEACHER, 9), (NATURAL, 8)))
+IMAGE = jax.random.uniform(jax.random.key(1), (6, 3, 3, 1))
+LABEL = np.array([0, 1, 2, 3, 0, -1])
+ROWS = {"inputs": IMAGE, "label": jnp.asarray(LABEL), "mask": jnp.ones(6)}
+SGD = optax.sgd(0.1)
+
+
+def away(image):
+    return jnp.clip(image + 0.3 * jnp.sin(jnp.arange(9.0)).reshape(1, 3, 3, 1), 0, 1)
+
+
+class Spy:
+    """An attack that asks nobody, so that what it makes is known, and keeps what it was given."""
+
+    def __call__(self, objective, key, image, start=None, *, where=None):
+        self.objective, self.where = objective, where
+        rows = jnp.zeros(len(image), jnp.int32)
+        found = jnp.where(where[:, None, None, None], away(image), image)
+        return Adversarial(found, rows.astype(jnp.float32), rows > 0, rows, rows)
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    """In the place of the attacks that methods name."""
+    found = Spy()
+    for name in ("pgd", "fgsm_rs"):
+        monkeypatch.setitem(ATTACKS.functions, name, functools.wraps(ATTACKS.functions[name])(lambda **settings: found))
+    return found
+
+
+def made_of(text, *, steps=10, attack=None):
+    """A method's lesson."""
+    one = method(text)
+    others = {name: NATURAL for name, _ in one.others}
+    return lesson(one.expression, STUDENT, TEACHER, steps=steps, attacked=attack or one.attack, others=others)
+
+
+def state_of(made, key=None, step=0):
+    frozen = made.frozen(WEIGHTS, lambda: None, {name: OTHER for name in made.others})
+    state = create_state(
+        made.model, SGD, jax.random.key(3) if key is None else key, hparams=made.hparams, frozen=frozen
+    )
+    return state.replace(step=jnp.int32(step))
+
+
+def logits(model, variables, image):
+    return model.apply(variables, image, train=False, key=None)[0].logits
+
+
+class Answers:
+    """Log-probabilities of every network to every view, in double precision, at a temperature."""
+
+    def __init__(self, params, where):
+        moved = jnp.where(jnp.asarray(where)[:, None, None, None], away(IMAGE), IMAGE)
+        self.moved = moved
+        views = {"": IMAGE, "a": moved, "m": 2 * IMAGE - moved}
+        nets = {"s": (STUDENT, {"params": params}), "t": (TEACHER, WEIGHTS), "n": (NATURAL, OTHER)}
+        self.z = {
+            who + view: np.asarray(logits(model, variables, image), np.float64)
+            for who, (model, variables) in nets.items() for view, image in views.items()
+        }  # fmt: skip
+
+    def log_p(self, who, t=1.0):
+        z = (self.z[who] if isinstance(who, str) else who) / t
+        z = z - z.max(1, keepdims=True)
+        return z - np.log(np.exp(z).sum(1, keepdims=True))
+
+    def kl(self, right, left, t=1.0):
+        """t^2 KL(right || left)."""
+        p, q = self.log_p(right, t), self.log_p(left, t)
+        return t**2 * (np.exp(p) * (p - q)).sum(1)
+
+    def ce(self, who):
+        return np.where(LABEL < 0, 0, -self.log_p(who)[np.arange(6), LABEL])
+
+    def p_y(self, who):
+        p = np.exp(self.log_p(who))
+        return np.where(LABEL < 0, p.max(1), p[np.arange(6), LABEL])
+
+    def unsure(self):
+        """5 (H - min H) of the teacher's answer to attacked images."""
+        p = self.log_p("ta")
+        entropy = -(np.exp(p) * p).sum(1)
+        return 5 * (entropy - entropy.min())
+
+    def foretold(self):
+        """T(x) + e_y <dT_y/dx, d>, of the largest class where the label is not known."""
+        label = np.where(LABEL < 0, self.z["t"].argmax(1), LABEL)
+        slope = jax.grad(lambda x: logits(TEACHER, WEIGHTS, x)[jnp.arange(6), label].sum())(IMAGE)
+        change = np.asarray(jnp.sum(slope * (self.moved - IMAGE), axis=(1, 2, 3)), np.float64)
+        return self.z["t"] + np.eye(4)[label] * change[:, None]
+
+    def bce(self, who):
+        p = np.exp(self.log_p(who))
+        wrong = np.where(np.arange(4) == LABEL[:, None], 0, p).max(1)
+        return np.where(LABEL < 0, 0, self.ce(who) - np.log(1 - wrong))
+
+
+def weighed_by_trust(a, first, own, power=0.1, t=1.0):
+    w = a.p_y("ta") ** power
+    return w * a.kl(first, "sa", t) + (1 - w) * own
+
+
+# What each says of an example: "s", "t" and "n" are the clean answers of student, teacher and natural teacher, "sa" ...
+# those to attacked images, "sm" ... to mirrored ones.
+FORMULAS = {
+    "pgd_at": lambda a: a.ce("sa"),
+    "fgsm_rs": lambda a: a.ce("sa"),
+    "trades": lambda a: a.ce("s") + 6 * a.kl("s", "sa"),
+    "mart": lambda a: a.bce("sa") + 5 * (1 - a.p_y("s")) * a.kl("s", "sa"),
+    "ard": lambda a: a.kl("t", "sa", 30),
+    "ard(form=release)": lambda a: a.kl("t", "sa", 30) / 4,
+    "ard(alpha=0.7, temperature=5)": lambda a: 0.7 * a.kl("t", "sa", 5) + 0.3 * a.ce("s"),
+    "iad_i(begin=0)": lambda a: weighed_by_trust(a, "t", a.kl("s", "sa")),
+    "iad_i(begin=0, form=release)": lambda a: a.kl("t", "sa") + (1 - a.p_y("ta") ** 0.1) * a.kl("s", "sa"),
+    "iad_i(begin=0, temperature=5)": lambda a: weighed_by_trust(a, "t", a.kl("s", "sa"), t=5),
+    "iad_i": lambda a: a.kl("t", "sa"),  # at the beginning
+    "iad_ii(begin=0, temperature=2)": lambda a: (
+        0.25 * a.ce("sa") + 0.5 * weighed_by_trust(a, "t", a.kl("s", "sa"), t=2) + 0.25 * a.kl("n", "sa", 2)
+    ),
+    "iad_ii(begin=0, temperature=2, form=release)": lambda a: (
+        0.25 * a.ce("sa") + 0.5 * weighed_by_trust(a, "t", 4 * a.kl("s", "sa"), t=2) + 0.25 * a.kl("n", "sa", 2)
+    ),
+    "akd2": lambda a: 0.25 * a.ce("sa") + 0.5 * a.kl("ta", "sa") + 0.25 * a.kl("na", "sa"),
+    "rslad": lambda a: 5 / 6 * a.kl("t", "sa") + 1 / 6 * a.kl("t", "s"),
+    "rslad(form=release)": lambda a: (5 / 6 * a.kl("t", "sa") + 1 / 6 * a.kl("t", "s")) / 4,
+    "adaad": lambda a: a.kl("ta", "sa"),
+    "adaad(alpha=0.8)": lambda a: 0.8 * a.kl("ta", "sa") + 0.2 * a.kl("t", "s"),
+    "adaad(form=release)": lambda a: a.kl("ta", "sa") / 4,
+    "adaiad": lambda a: weighed_by_trust(a, "ta", a.kl("s", "sa")),
+    "adaiad(form=release)": lambda a: a.kl("ta", "sa", 30) + (1 - a.p_y("ta") ** 0.1) * a.kl("s", "sa"),
+    "saad": lambda a: a.unsure() * (a.kl("ta", "sa") + 0.4 * a.kl(a.z["ta"] - a.z["tm"], a.z["sa"] - a.z["sm"])),
+    "saad(plain=0.5, gradients=0, scale=2)": lambda a: (
+        0.4 * a.unsure() * a.kl("ta", "sa") + 0.5 * (1 - a.unsure() / a.unsure().max()) * a.kl("t", "s")
+    ),
+    "mtard": lambda a: 0.5 * a.kl("ta", "sa") + 0.5 * a.kl("n", "s"),  # at the beginning
+    "mtard(form=release)": lambda a: (0.5 * a.kl("ta", "sa") + 0.5 * a.kl("n", "s")) / 4,
+    "adaad + igdm(weight=3)": lambda a: (
+        a.kl("ta", "sa") + 3 * 0.4 * a.kl(a.z["ta"] - a.z["tm"], a.z["sa"] - a.z["sm"])  # 4 of 10 steps are over
+    ),
+}
+# What the attack makes large.
+CLIMBS = {
+    "trades": lambda a: a.kl("s", "sa"),
+    "rslad": lambda a: a.kl("t", "sa"),
+    "adaad": lambda a: a.kl("ta", "sa"),
+    "adaiad": lambda a: a.kl("ta", "sa"),
+    "saad": lambda a: a.kl(a.foretold(), "sa"),
+    **{
+        name: (lambda a: a.ce("sa"))
+        for name in ("pgd_at", "fgsm_rs", "mart", "ard", "iad_i", "iad_ii", "akd2", "mtard")
+    },
+}
+WITHOUT_LABELS = {"trades", "rslad", "adaad", "adaiad", "saad"}
+
+
+def first_of(text):
+    return text.split("(")[0].split(" +")[0]
+
+
+def test_every_method_is_written_here():
+    assert {first_of(text) for text in FORMULAS} | {"igdm"} == set(ROBUST.names())
+    assert CLIMBS.keys() == set(ROBUST.names()) - {"igdm"}
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_a_method_is_its_formula(text, spy):
+    made = made_of(text)
+    state = state_of(made, step=4 if "igdm" in text or "saad" in text else 0)
+    losses, _ = made.loss_fn(state.params, state, ROWS, jax.random.key(0))
+    known = np.array([True] * 5 + [first_of(text) in WITHOUT_LABELS])
+    np.testing.assert_array_equal(spy.where, known)
+    answers = Answers(state.params["student"], spy.where)
+    # At temperature 30 what is left of float32's seventh digit is multiplied by 900.
+    np.testing.assert_allclose(losses, FORMULAS[text](answers), rtol=2e-4, atol=2e-4)
+    # The attack's objective, at the images that it returned.
+    value, success = spy.objective(jnp.where(spy.where[:, None, None, None], away(IMAGE), IMAGE))
+    np.testing.assert_allclose(-value, CLIMBS[first_of(text)](answers), rtol=2e-4, atol=2e-5)
+    np.testing.assert_array_equal(success, (answers.z["sa"].argmax(1) != LABEL) & (LABEL >= 0))
+
+
+def test_trust_begins_where_the_paper_says(spy):
+    own = "response.kl(student=attacked, teacher=student(clean), times=doubt(teacher(attacked)))"
+    for text, begin in (("iad_i", 30), ("iad_ii", 20)):
+        made = made_of(text, steps=100)
+        for step in (begin - 1, begin + 1):
+            state = state_of(made, step=step)
+            _, aux = made.loss_fn(state.params, state, ROWS, jax.random.key(0))
+            assert (np.asarray(aux.metrics[own]).max() > 0) == (step > begin)
+
+
+def test_mtards_weights_follow_what_each_loss_has_lost(spy):
+    """Three steps against the recursion of the paper; the memory is the run's, in its state."""
+    made = made_of("mtard(rate=0.3)")
+    state, step = state_of(made), jax.jit(train_step(made.loss_fn, SGD))
+    weight, first = 0.5, None
+    for _ in range(3):
+        state, metrics = step(state, ROWS)
+        said = {name: float(total) / 6 for name, (total, _) in metrics.items()}
+        robust, plain = (
+            next(x for name, x in said.items() if word in name) for word in ("student=attacked", "natural")
+        )
+        first = first or (robust, plain)
+        left = robust / first[0], plain / first[1]
+        weight -= 0.3 * (weight - left[1] / sum(left))
+        np.testing.assert_allclose(state.memory["progress"]["shares"], [1 - weight, weight], rtol=1e-4)
+        np.testing.assert_allclose(said["loss"], (1 - weight) * robust + weight * plain, rtol=1e-4)
+    assert abs(weight - 0.5) > 1e-3
+
+
+def adaad_slope(spy, stop):
+    climbs = f"response.kl(student=attacked, teacher=attacked, temperature=1, stop={stop})"
+    made = made_of("adaad", attack=f"pgd(0.1, steps=2, objective={climbs})")
+    state = state_of(made)
+    made.loss_fn(state.params, state, ROWS, jax.random.key(0))
+    return jax.grad(lambda x: spy.objective(x)[0].sum())(away(IMAGE)), state
+
+
+def test_adaads_slope_passes_through_both_networks(spy):
+    both, state = adaad_slope(spy, stop=False)
+
+    def apart(x, held):
+        p = jax.nn.log_softmax(logits(TEACHER, WEIGHTS, held if held is not None else x))
+        return -jnp.sum(jnp.exp(p) * (p - jax.nn.log_softmax(logits(STUDENT, {"params": state.params["student"]}, x))))
+
+    np.testing.assert_allclose(both, jax.grad(apart)(away(IMAGE), None), rtol=1e-3, atol=1e-6)
+    held, _ = adaad_slope(spy, stop=True)
+    np.testing.assert_allclose(held, jax.grad(apart)(away(IMAGE), away(IMAGE)), rtol=1e-3, atol=1e-6)
+    assert float(jnp.abs(both - held).max()) > 1e-3
+
+
+def test_no_gradient_reaches_a_teacher_through_its_attacked_view():
+    one = method("adaad(steps=2)")
+    made = lesson(one.expression, STUDENT, TEACHER, attacked=one.attack)
+    state = state_of(made)
+
+    def loss(frozen, params):
+        return made.loss_fn(params, state.replace(frozen=frozen), ROWS, jax.random.key(0))[0].sum()
+
+    to_teacher, to_student = jax.jit(jax.grad(loss, argnums=(0, 1)))(WEIGHTS, state.params)
+    assert not any(np.any(g) for g in jax.tree.leaves(to_teacher))
+    assert np.any(to_student["student"]["dense1"]["kernel"])
+
+
+@pytest.mark.parametrize("name", CLIMBS)
+def test_stored_answers_are_refused_where_the_teacher_sees_attacked_images(name, spy):
+    made = made_of(name)
+    if name in ("iad_i", "iad_ii", "akd2", "adaad", "adaiad", "mtard", "saad"):
+        with pytest.raises(BadInput, match="asks the teacher about the view attacked, and its answers are stored"):
+            made.taught_by(cached())
+    else:
+        made.taught_by(cached())
+
+
+def test_stored_answers_are_refused_where_the_attack_alone_asks(spy):
+    made = made_of("pgd_at", attack="pgd(objective=response.kl(student=attacked, teacher=attacked))")
+    with pytest.raises(BadInput, match="asks the teacher about the view attacked, and its answers are stored"):
+        made.taught_by(cached())
+
+
+def test_two_epsilons_in_one_program_are_two_runs():
+    """Epsilon, temperature and weights are traced: a set of them is a population."""
+    one = method("rslad(epsilon=grid(0.05, 0.2), steps=2)")
+    made = lesson(one.expression, STUDENT, TEACHER, attacked=one.attack)
+    assert made.sets == {"pgd.epsilon": spec.grid(0.05, 0.2)}
+    assert {name.rpartition(".")[2] for name in made.hparams} == {"epsilon", "temperature", "weight"}
+    state, step = state_of(made), train_step(made.loss_fn, SGD)
+    members = [state.replace(hparams={**state.hparams, "pgd.epsilon": jnp.float32(x)}) for x in (0.05, 0.2)]
+    both = {**state.hparams, "pgd.epsilon": jnp.float32([0.05, 0.2])}
+    each = {name: 0 if name == "pgd.epsilon" else None for name in both}
+    run = jax.jit(jax.vmap(lambda hparams: step(state.replace(hparams=hparams), ROWS), (each,)))
+    together, _ = run(both)
+    alone = jax.jit(step)
+    for number, member in enumerate(members):
+        for a, b in zip(jax.tree.leaves(together.params), jax.tree.leaves(alone(member, ROWS)[0].params), strict=True):
+            np.testing.assert_allclose(a[number], b, atol=1e-6)
+    assert alone._cache_size() == 1
+    first, second = (jax.tree.leaves(together.params)[0][n] for n in range(2))
+    assert float(jnp.abs(first - second).max()) > 1e-5
+
+
+def test_numbers_may_follow_the_run():
+    one = method("pgd_at(epsilon=linear(0, 0.2), steps=2)")
+    made = lesson(one.expression, STUDENT, TEACHER, steps=10, attacked=one.attack)
+    state, step = state_of(made), jax.jit(made.loss_fn)
+    clean = step(state.params, state, ROWS, jax.random.key(0))[0]
+    plain = lesson("labels", STUDENT, TEACHER)
+    np.testing.assert_allclose(
+        clean, plain.loss_fn(state.params, state_of(plain), ROWS, jax.random.key(0))[0], rtol=1e-5
+    )
+    later = step(state.params, state.replace(step=jnp.int32(10)), ROWS, jax.random.key(0))[0]
+    assert (np.asarray(later - clean)[:5] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rslad(epsilon=linear(0.1, -0.1))", r"epsilon=-0\.0\d*: accepted are pixel units, 0 or more"),
+        ("pgd_at(epsilon=8)", r"epsilon=8: images lie in \[0, 1\] .*Did you mean 255ths\?"),
+        ("rslad(epsilon=grid(0.1, 2))", r"epsilon=2: images lie in \[0, 1\]"),
+        ("ard(epsilon=uniform(0.1, 1.5))", r"epsilon=1\.5: images lie in \[0, 1\]"),
+        ("adaad(step_size=0)", "step_size=0"),
+        ("rslad(form=papre)", "accepted: .*paper"),
+        ("rslad(alpha=1.5)", r"alpha=1\.5"),
+        ("akd2(robust=0.8, plain=0.4)", "weights"),
+        ("iad_i(power=-1)", "power=-1"),
+        ("rslad + trades", "accepted: one attack, one stage"),
+        ("adaad + fitnet_two_stages", "accepted: one attack, one stage"),
+        ("igdm", "attacked=None: a term looks at the attacked view"),
+        ("rsladd", "read the name rsladd; accepted: .*did you mean rslad"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_error(text, said):
+    with pytest.raises(BadInput, match=said):
+        made_of(text)
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        ("pgd(0.1, objective=response.kl(student=attacked, teacher=natural(attacked)))", "read the view natural"),
+        ("pgd(0.1, objective=response.kl)", r"the attack climbs views \['clean'\]; accepted: attacked"),
+        ("pgd(0.1, objective=response.kl(student=mirrored))", "the view mirrored; accepted: clean, attacked, foretold"),
+        ("pgd(0.1, objective=response.dist(student=attacked))", "accepted: losses on answers, example by example"),
+        ("pgd(0.1, objective=feature.hint(hidden1))", "compares layers"),
+        ("pgd(0.1, objective=response.kl(student=attacked, temperature=0))", "temperature=0"),
+        ("pgd(0.1, steps=grid(1, 2))", "read steps=grid.* of pgd; accepted: one whole number"),
+        ("pgd(0.1, objective=0.3)", "accepted: a sum of losses, or one of cross_entropy, dlr, margin"),
+        ("pgd(0.1, share=1.5)", "accepted are shares of a batch"),
+        ("pgd(0.1, share=grid(0, 1))", "accepted: one number from 0 to 1"),
+    ],
+)
+def test_attacks_that_nobody_can_make(attack, said):
+    with pytest.raises(BadInput, match=said):
+        lesson("labels(student=attacked)", STUDENT, TEACHER, attacked=attack)
+
+
+def test_a_teacher_of_other_classes_is_refused_before_training(spy):
+    other = create("mlp", num_classes=3, image_shape=(3, 3, 1), hidden=(7,))
+    jaxtyping.config.update("jaxtyping_disable", True)  # the shape checker of these tests would refuse first
+    try:
+        for name in ("rslad", "adaad"):
+            one = method(name)
+            with pytest.raises(BadInput, match=r"student has shape \(4, 4\) and teacher \(4, 3\)"):
+                lesson(one.expression, STUDENT, other, attacked=one.attack)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_texts_are_expressions(name):
+    one = method(name)
+    assert spec.formula(str(one.expression)) == one.expression
+    assert one.attack is None or spec.call(str(one.attack)) == one.attack
+
+
+@pytest.mark.parametrize("text", [*CLIMBS, "adaad + igdm"])
+def test_a_name_typed_in_the_shell_is_the_papers_plan(text, spy):
+    config, study = parsed(Config, f"--method={text}", "--batch_size=10"), study_of(SHAPE, 100)
+    others = {name: NATURAL for name, _ in method(text).others}
+    plan = planned(config, study, STUDENT, TEACHER, 10, others=others)
+    assert plan.live
+    epsilons = {x for name, x in plan.hparams.items() if name.endswith(".epsilon")}
+    assert epsilons == {8 / 255}
+    if others:
+        assert method(f"{text}(natural='runs/teacher')").others == (("natural", "runs/teacher"),)
+        with pytest.raises(BadInput, match=r"no teacher called natural; accepted: .*natural='runs/natural'"):
+            planned(config, study, STUDENT, TEACHER, 10)
+    stored = dataclasses.replace(config, answers_dir="somewhere")
+    with pytest.raises(BadInput, match="keep answers to images as they are stored"):
+        planned(stored, study, STUDENT, TEACHER, 10, others=others)
+
+
+def test_a_loss_brings_an_attack_of_its_own(spy):
+    typed = "--loss=response.kl(student=attacked), pgd(0.1, objective=response.kl(student=attacked))"
+    plan = planned(parsed(Config, typed, "--batch_size=10"), study_of(SHAPE, 100), STUDENT, TEACHER, 10)
+    assert plan.hparams["pgd.epsilon"] == 0.1
+    with pytest.raises(BadInput, match=r"loss, column 32: read the name pgb; accepted: apgd, .*did you mean pgd"):
+        planned(parsed(Config, typed.replace("pgd", "pgb")), study_of(SHAPE, 100), STUDENT, TEACHER, 10)
+
+
+def test_the_command_trains_a_robust_student(tmp_path):
+    """As a shell starts it; its metrics say that it saw attacked images, and the student alone saw none."""
+    flags = "--smoke", "--seeds=1", "--epochs=1", "--method=rslad(epsilon=0.2, steps=1)", f"--workdir={tmp_path}"
+    distill.main(parsed(Config, *flags), tmp_path)
+    assert len(json.loads((tmp_path / "results.json").read_text())["student distilled"]) == 1
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert {"distilled" in line for line in lines if "attacked_accuracy" in line} == {True}
