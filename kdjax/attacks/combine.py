@@ -126,13 +126,14 @@ def aimed(attack: Attack, goal: Callable[..., Scored]) -> Attack:
 
 
 def within(attack: Attack, epsilon: Radius) -> Attack:
-    """The attack's images as far as they lie in the linf ball; an image beyond it counts as none."""
+    """The attack's images as far as they lie in the linf ball; in the place of others the clean ones, at one query."""
 
     def play(members: Any, objective: Objective, key: Array, image: Array, start: Any, where: Array) -> Adversarial:
         found = members[0](objective, key, image, start, where=where)
-        near = lengths(found.image - image)["linf"] <= epsilon + 1e-6
-        none = untouched(image)._replace(queries=found.queries)
-        return pick(near, found, none)
+        beyond = where & (lengths(found.image - image)["linf"] > epsilon + 1e-6)
+        value, _ = _seen(objective, image, key[0], beyond)
+        none = untouched(image)._replace(value=value, queries=found.queries + 1)
+        return pick(beyond, none, found)
 
     return Combined((attack,), play)
 
@@ -163,10 +164,12 @@ def _likeliest(objective: Scored, key: Array, image: Array, where: Array, count:
     return jax.lax.top_k(jnp.where(own, -jnp.inf, logits), min(count, logits.shape[-1] - 1))[1]
 
 
-@jax.jit
+_seen = jax.jit(lambda objective, image, key, where: objective(image, key=key, where=where))
+
+
 def _judged(objective: Objective, key: Array, found: Adversarial, origin: Array, where: Array) -> Adversarial:
     """What was found, with the value and the success that an objective sees in it, at one query."""
-    value, success = objective(found.image, key=key, where=where)
+    value, success = _seen(objective, found.image, key, where)
     queries = found.queries + where.astype(found.queries.dtype)
     known = jnp.where(found.first_success < 0, queries, found.first_success)
     judged = Adversarial(found.image, value, success, queries, jnp.where(success, known, -1))

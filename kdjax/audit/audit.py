@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from kdjax.attacks import boundary, named, objectives, projections, search, starts
+from kdjax.attacks import autoattack, boundary, named, objectives, projections, search, starts
+from kdjax.attacks.combine import within
 from kdjax.attacks.victims import Victim
 from kdjax.audit import comparisons, conduct, slopes
 from kdjax.audit.finding import Finding
@@ -144,6 +145,11 @@ def audit(
     aimed, targets = targeted(subject, right, logits, sizes, done)
     yield comparisons.targets_change_little(comparisons.together(white), aimed, targets=targets)
     strong = {**white, **({} if aimed is None else {"APGD, targeted": aimed}), **black}
+    if norm == "linf":
+        # With it, the worst case is no better than AutoAttack's.
+        fab, left = _fab(radius, sizes.apgd_steps, sizes.targets), comparisons.together(strong)
+        name = "FAB-T on the rest"
+        strong[name] = standing(name, strike(subject, fab, objectives.margin, where=left))
     every = {"FGSM": single, "PGD": plain, **averaged, "PGD, long": long, "PGD, restarts": comparisons.together(
         {str(n): s for n, s in enumerate(starts_)}), **variants, **strong}  # fmt: skip
     yield comparisons.worst_case(every, claim=claim)
@@ -239,6 +245,11 @@ def _attack(kind: str, epsilon: float, norm: str, count: int) -> Attack:
         "cw": lambda: named.cw(steps=count, search_steps=5, learning_rate=0.05, initial_weight=0.1),
         "boundary": lambda: boundary.hop_skip_jump(iterations=count, probes=PROBES),
     }[kind]()
+
+
+@functools.cache
+def _fab(epsilon: float, steps: int, targets: int) -> Attack:
+    return within(autoattack.fab(steps=steps, targets=targets), epsilon)
 
 
 PROBES = 100

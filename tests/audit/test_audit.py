@@ -125,6 +125,9 @@ def test_a_natural_network_passes_where_it_should(natural):
     assert passes >= set(CHECKS) - {"E6", "E20"}
     assert found["E20"].verdict == FLAG  # the defence, being none, gains nothing over its twin
     assert found["E6"].verdict in (PASS, FLAG)
+    assert {"APGD, cross-entropy", "APGD, targeted", "FAB-T on the rest", "Square on the rest"} <= (
+        found["E17"].series["accuracy"].keys()
+    )  # AutoAttack's four
 
 
 def test_it_runs_in_float64_mode(natural):
