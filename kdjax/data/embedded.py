@@ -1,9 +1,12 @@
 """Data that comes with an installed package: no download, no preparation, for tests and first runs."""
 
+import sys
+
 import numpy as np
 
 from kdjax.data import splits
 from kdjax.data.source import Source, shuffled_rank
+from kdjax.spec import Family
 from kdjax.types import BadInput
 
 TEST = 360
@@ -39,3 +42,7 @@ def digits(split: str) -> Source:
     chosen = part[cut(len(part))]
     image = (images[chosen] / 16).astype(np.float32).reshape(-1, 8, 8, 1)
     return Source({"inputs": image, "label": labels[chosen].astype(np.int32)}, 10, f"digits/{split}")
+
+
+EMBEDDED = Family(sys.modules[__name__], first=("split",))
+"""Each function above, by its name: `--dataset=digits`."""

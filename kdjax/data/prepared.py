@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdjax.data.embedded import EMBEDDED
 from kdjax.types import BadInput, nearest
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
@@ -80,7 +81,7 @@ def not_prepared(dataset: str, data_dir: str, every: list[Prepared]) -> str:
     known = known_names()
     name = re.split("[/:]", dataset)[0]
     if known and name not in known:
-        meant = nearest(name, sorted({"digits", *known, *(one.name for one in every)}), most=3)
+        meant = nearest(name, sorted({*EMBEDDED.names(), *known, *(one.name for one in every)}), most=3)
         return (
             f"dataset={dataset!r} is neither prepared in {root(data_dir)} nor known to TFDS{meant}. "
             f"Prepared there: {here}."

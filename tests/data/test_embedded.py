@@ -58,7 +58,7 @@ def test_nearest_class_mean():
         ({"split": "valid"}, "split='valid' of digits; accepted: train, test"),
         ({"split": ""}, 'split="" means none'),
         ({"split": "train[:1438]"}, "at most 1437"),
-        ({"split": "train", "image_size": 16}, "image_size=16 for digits, .* accepted: 0 or 8"),
+        ({"split": "train", "image_size": 16}, r"image_size=16 for digits, of \(8, 8, 1\); accepted: 0, as stored"),
         ({"split": "train", "image_size": -1}, "image_size=-1"),
     ],
 )
