@@ -19,6 +19,7 @@ from kdjax.models.create import create
 from kdjax.recipes.lesson import lesson
 from kdjax.study.distillation import Config, planned
 from kdjax.teachers.stored import cached
+from kdjax.training import parallel
 from kdjax.training.state import create_state
 from kdjax.training.step import train_step
 from kdjax.types import Adversarial, BadInput
@@ -415,3 +416,19 @@ def test_the_command_trains_a_robust_student(tmp_path):
     assert len(json.loads((tmp_path / "results.json").read_text())["student distilled"]) == 1
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert {"distilled" in line for line in lines if "attacked_accuracy" in line} == {True}
+
+
+@pytest.mark.parametrize("text", ["saad", "mtard"])
+def test_what_couples_examples_sees_all_devices(text, spy):
+    """An entropy among the batch's, and a loss's mean, are those of the global batch, under jit and pmap."""
+    made, rows = made_of(text), {name: np.asarray(x) for name, x in ROWS.items()}
+    mesh, found = parallel.data_mesh(jax.devices()[:2]), []
+    for kind in ("jit", "pmap"):
+        step = parallel.wrap(
+            kind, lambda axis: lambda s, d, r: train_step(made.loss_fn, SGD, axis_name=axis)(s, r), mesh, batch_axis=0
+        )
+        state = parallel.place(jax.tree.map(jnp.copy, state_of(made, step=5)), mesh, kind)
+        found.append(step(state, {}, rows)[0])
+    for a, b in zip(*(jax.tree.leaves((one.params, one.memory)) for one in found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert float(jnp.abs(jax.tree.leaves(found[0].params)[1] - jax.tree.leaves(state_of(made).params)[1]).max()) > 1e-4
