@@ -1,4 +1,4 @@
-"""The peers of `benchmarks.attacks`: the same network in PyTorch, attacked by hand, by Foolbox and by ART."""
+"""The peers of `benchmarks.attacks` and `.autoattack`: the same network in PyTorch, and who attacks it there."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 
 
-def twin(weights: Mapping[str, Any]) -> Any:
+def twin(weights: Mapping[str, Any], times: float = 1.0) -> Any:
     """A `fast_cnn`'s weights as a PyTorch module, channels last; takes NCHW images.
 
     Args:
         weights: `{"params": ...}` of the network.
+        times: what its logits are multiplied with.
     """
     import torch
     from torch import nn
@@ -36,7 +37,7 @@ def twin(weights: Mapping[str, Any]) -> Any:
             for layer in self.convolutions:
                 x = torch.relu(layer(x))
             x = x.permute(0, 2, 3, 1).flatten(1)
-            return self.dense[1](torch.relu(self.dense[0](x)))
+            return times * self.dense[1](torch.relu(self.dense[0](x)))
 
     def tensor(x: Any) -> Any:
         return torch.from_numpy(np.ascontiguousarray(x, np.float32))
@@ -73,6 +74,21 @@ def attacks(model: Any, epsilon: float, steps: int, step_size: float) -> dict[st
         "Foolbox": lambda image, label: pgd(wrapped, image, label, epsilons=epsilon)[1],
         "ART": lambda image, label: torch.from_numpy(art.generate(image.numpy(), label.numpy())),
     }
+
+
+def autoattack(model: Any, epsilon: float, steps: int, queries: int, seed: int) -> Any:
+    """AutoAttack's standard four by torchattacks, each on what those before left: `(NCHW images, labels) -> images`."""
+    import torchattacks
+
+    how: dict[str, Any] = {"eps": epsilon, "norm": "Linf", "seed": seed, "n_restarts": 1}
+    return torchattacks.MultiAttack(
+        [
+            torchattacks.APGD(model, steps=steps, loss="ce", **how),
+            torchattacks.APGDT(model, steps=steps, n_classes=10, **how),
+            torchattacks.FAB(model, steps=steps, multi_targeted=True, n_classes=10, **how),
+            torchattacks.Square(model, n_queries=queries, **how),
+        ]
+    )
 
 
 def art_zoo(model: Any, image: np.ndarray, *, steps: int) -> tuple[np.ndarray, int]:
