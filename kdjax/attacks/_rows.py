@@ -40,8 +40,12 @@ def merge(old: Adversarial, new: Adversarial, origin: Array, *, by: Keep, where:
     )
     take = asked & _better(new, old, origin, by)
     kept = pick(take, new, old)
+    # A value that is no number tells of a slope that was none; what another run found must not hide it.
+    value = jnp.where(jnp.isnan(old.value) | (asked & jnp.isnan(new.value)), jnp.nan, kept.value)
     queries = old.queries + jnp.where(asked, new.queries, 0)
-    return kept._replace(queries=queries, first_success=jnp.where(asked, first, old.first_success))
+    return kept._replace(
+        value=value.astype(kept.value.dtype), queries=queries, first_success=jnp.where(asked, first, old.first_success)
+    )
 
 
 def repeat(count: int, body: Callable[[Any, Any], Any], carry: Any, *inputs: Any) -> Any:

@@ -170,6 +170,7 @@ _seen = jax.jit(lambda objective, image, key, where: objective(image, key=key, w
 def _judged(objective: Objective, key: Array, found: Adversarial, origin: Array, where: Array) -> Adversarial:
     """What was found, with the value and the success that an objective sees in it, at one query."""
     value, success = _seen(objective, found.image, key, where)
+    value = jnp.where(jnp.isnan(found.value), found.value.astype(value.dtype), value)
     queries = found.queries + where.astype(found.queries.dtype)
     known = jnp.where(found.first_success < 0, queries, found.first_success)
     judged = Adversarial(found.image, value, success, queries, jnp.where(success, known, -1))

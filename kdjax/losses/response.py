@@ -149,6 +149,7 @@ def mean_kl(
     Reference: the code released with Goldblum, Fowl, Feizi, Goldstein, "Adversarially Robust Distillation", AAAI 2020,
     and with Zi, Zhao, Ma, Jiang, "Revisiting Adversarial Robustness Distillation", ICCV 2021.
     """
+    student, teacher = pair(student, teacher, where)
     return kl(student, teacher, temperature=temperature, where=where) / student.shape[1]
 
 

@@ -10,7 +10,9 @@ import numpy as np
 from kdjax.files import write_whole
 
 
-def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **settings: Any) -> tuple[Any, Any]:
+def subplots(
+    rows: int = 1, columns: int = 1, *, figsize: tuple[float | int, float | int], **settings: Any
+) -> tuple[Any, Any]:
     """A figure and its axes, as Matplotlib's `pyplot.subplots`, without its windows.
 
     Matplotlib starts with the first: most runs, and every mistake, end before they draw.

@@ -82,7 +82,8 @@ def test_every_number_that_can_be_typed_has_its_bounds_here():
     assert {setting for _, setting in TYPED} == NUMBERS.keys()
 
 
-@pytest.mark.parametrize(("name", "setting"), TYPED)
+# AutoAttack hands its other settings to its four attacks, which are looked at themselves.
+@pytest.mark.parametrize(("name", "setting"), [t for t in TYPED if t[0] != "standard" or t[1] == "epsilon"])
 def test_typed_at_the_bounds_it_works_as_integer_and_as_float(name, setting, victim):
     for text in NUMBERS[setting][0]:
         found = typed(name, setting, text)

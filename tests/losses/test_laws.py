@@ -96,7 +96,7 @@ def test_a_teacher_without_a_largest_class_is_not_hidden(loss, student, teacher)
     assert not jnp.isfinite(loss(student, teacher.at[1].set(-jnp.inf))[1])
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - COMPARES_NUMBERS))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - COMPARES_NUMBERS - {"response.mean_kl"}))  # which divides by K
 def test_a_class_that_both_sides_rule_out_adds_nothing(name, loss, student, teacher):
     out = jnp.full((BATCH, 1), -jnp.inf)
     masked = [jnp.concatenate([x, out], 1) for x in (student, teacher)]
@@ -213,7 +213,7 @@ def test_student_equal_to_teacher_is_a_minimum(name, loss, teacher):
     np.testing.assert_allclose(gradients(loss, teacher, teacher)[0], 0, atol=1e-4)
     direction = jnp.asarray(np.random.default_rng(1).normal(size=(BATCH, CLASSES)), jnp.float32)
     for size in (-1.0, -0.3, 0.3, 1.0):
-        assert (loss(teacher + size * direction, teacher) > loss(teacher, teacher) + 1e-4).all()
+        assert (loss(teacher + size * direction, teacher) > loss(teacher, teacher) + 5e-5).all()
 
 
 def test_float32_agrees_with_float64(name, student, teacher):

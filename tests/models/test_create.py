@@ -173,8 +173,8 @@ def test_other_collections_are_state_that_training_alone_moves(key):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"name": "mpl"}, "name='mpl' is no model; accepted: cnn, fast_cnn, .*, mlp, .*; did you mean mlp?"),
-        ({"name": "transformer"}, "name='transformer' is no model; accepted: cnn, .*, wrn_40_2$"),
+        ({"name": "mpl"}, "name='mpl' is no model; accepted: cnn, .*, fast_cnn, .*, mlp, .*; did you mean mlp?"),
+        ({"name": "transformer"}, "name='transformer' is no model; accepted: cnn, .*, wrn_70_16$"),
         ({"num_classes": 1}, "num_classes=1; accepted: at least 2"),
         ({"hidden": ()}, r"hidden=\(\); accepted: one or more positive widths"),
         ({"hidden": (20, 0)}, r"hidden=\(20, 0\)"),
