@@ -177,7 +177,7 @@ def check_batch(study: Study, source: Examples) -> None:
 def optimizer_of(config: Common, *, steps: int) -> optax.GradientTransformation:
     """The optimizer and schedule that the flags ask for, for a run of so many steps; refuses what does not fit."""
     factor = spec.number(config.schedule, flag="schedule")
-    if isinstance(factor, spec.Set):
+    if spec.sets(factor):
         raise BadInput(f"--schedule={config.schedule}: a set; accepted: a schedule, such as cosine(1, 0)")
     schedule = factor if isinstance(factor, spec.Schedule) else spec.constant(factor)
     rate = optimizers.following(schedule, steps=steps)

@@ -270,6 +270,7 @@ BAD = {
     "momentum for adam": (["--optimizer=adam(momentum=0.9)"], "optimizer, column 1: momentum=0.9"),
     "a warm-up longer than the run": (["--schedule=warmup(2)"], "read share=2 of warmup; accepted: a fraction"),
     "a rate that climbs above itself": (["--schedule=linear(0, 2)"], "schedule=linear(0, 2) runs from 0 to 2"),
+    "a set in a schedule": (["--schedule=linear(grid(0.5, 1), 0)"], "--schedule=linear(grid(0.5, 1), 0): a set"),
     "a set of schedules": (["--schedule=grid(0.1, 1)"], "--schedule=grid(0.1, 1): a set"),
     "an odd width": (["--student=mlp(20, x)"], "student, column 1: read hidden=(20, x); accepted: whole numbers"),
     "layers that are not there": (["--loss=feature.hint(hidden9)"], "no layer 'hidden9'; accepted:"),
