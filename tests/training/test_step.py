@@ -191,3 +191,22 @@ def test_a_state_is_strongly_typed_so_that_its_second_step_does_not_compile_agai
     assert jax.jit(model.init)(jax.random.key(0))[0]["v"].weak_type
     state = create_state(model, unit_rate(optax.sgd(1.0)), jax.random.key(0), hparams={"learning_rate": 0.1})
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(state.params))
+
+
+def test_each_device_draws_from_a_key_of_its_own_under_pmap(key):
+    model, tx, mesh = linear_model(), unit_rate(optax.sgd(1.0)), parallel.data_mesh(jax.devices()[:2])
+    plain = supervised(model)
+
+    def drawing(params, state, rows, key):
+        loss, aux = plain(params, state, rows, key)
+        return loss, aux._replace(metrics={"drawn": jnp.full(len(loss), jax.random.uniform(key))})
+
+    state = create_state(model, tx, key, hparams={"learning_rate": 0.1})
+    run = parallel.wrap(
+        "pmap", lambda axis: lambda s, d, r: train_step(drawing, tx, axis_name=axis)(s, r), mesh, batch_axis=0
+    )
+    rows = {name: np.asarray(x) for name, x in batch(8, 8).items()}
+    total, count = run(parallel.place(jax.tree.map(jnp.copy, state), mesh, "pmap"), {}, rows)[1]["drawn"]
+    step_key = jax.random.fold_in(state.key, 0)
+    own = [float(jax.random.uniform(jax.random.fold_in(step_key, device))) for device in range(2)]
+    assert float(np.asarray(total).ravel()[0] / np.asarray(count).ravel()[0]) == pytest.approx(np.mean(own), rel=1e-5)
