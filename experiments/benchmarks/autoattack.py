@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.benchmarks import attack_peers
@@ -119,8 +118,7 @@ def ours(
     victim = objectives.divided(white_box(network.model.apply, network.weights[0]), 1 / times)
     attack, begun = standard(epsilon, steps=config.steps, queries=config.queries), time.perf_counter()
     found = run(
-        attack, victim, image, label, objective=objectives.margin, seed=seed, chunk=config.chunk,
-        on_device=jax.default_backend() != "cpu",
+        attack, victim, image, label, objective=objectives.margin, seed=seed, chunk=config.chunk
     )  # fmt: skip
     return ~found.success, time.perf_counter() - begun
 

@@ -43,6 +43,7 @@ from kdjax import spec
 from kdjax.config import field
 from kdjax.data import pipeline
 from kdjax.study import attacks, command, distillation, networks, report
+from kdjax.study.compare import Arm, described
 from kdjax.study.data import Study, open_study, optimizer_of
 from kdjax.training import population, stacked
 from kdjax.training.checkpoint import Checkpointer
@@ -82,7 +83,6 @@ class Config(distillation.Flags):
     under: str = field("", "attack such as pgd(0.1, steps=20); what accuracy it leaves on validation then chooses")
     patience: int = field(0, "stop a member after so many epochs without a better validation accuracy; 0 never", low=0)
     members_per_call: int = field(0, "members trained at a time; 0 takes what memory holds", low=0)
-    group: int = field(0, "members of one vmap; 0 chooses for the device", low=0)
 
 
 def main(config: Config, workdir: Path) -> None:
@@ -99,7 +99,7 @@ def main(config: Config, workdir: Path) -> None:
     if not chooses_scan("auto", jax.eval_shape(lesson.network.init, jax.random.key(0))[0], study.mesh):
         log.warning("on a CPU a sweep's convolutions run inside a loop, where a step may cost twice what it does alone")
     taught, ask = lesson.prepare(workdir), stacked.Asked(lesson.network.apply, study.mesh)
-    plan = Plan(config.order == "own", config.members_per_call, config.group)
+    plan = Plan(config.order == "own", config.members_per_call)
     train = partial(
         population.Population(lesson.model, tx, taught.loss_fn, study.mesh, plan).train,
         members,
@@ -107,14 +107,14 @@ def main(config: Config, workdir: Path) -> None:
         order=partial(order, len(taught.source), config.batch_size),
         epochs=lesson.epochs,
         frozen=taught.frozen,
-        evaluate=lambda states: score(study, ask, states, "validation"),
+        evaluate=lambda states: score(study, ask, states, lessons.CHOOSES),
         patience=config.patience,
         directory=workdir / "checkpoints" / lesson.role,
         checkpoint_every=config.checkpoint_every,
     )
     rows = list(rows_of(config, study, lesson, ask, train(), points))
     names = [axis.name for axis in axes]
-    chooses = "validation_attacked" if config.under else "validation_accuracy"
+    chooses = f"{lessons.CHOOSES}_{'attacked' if config.under else 'accuracy'}"
     found = space.summary(rows, names, chooses=chooses)
     labels = "all" if config.members == "teachers" else config.labels or "all"
     title = f"{config.dataset}, {labels} labels, {lesson.epochs} epochs, {config.seeds} seeds a point"
@@ -122,7 +122,10 @@ def main(config: Config, workdir: Path) -> None:
     figures.heat_maps(found, axes, workdir, title=title, grid=not config.sample, shown=chooses)
     keep_best(config, lesson, train, rows, found[0]["point"], workdir)
     text = f"{space.table(found, names)}\n\n{seen(config)}"
-    report.save_results(workdir, {"points": found, "members": rows}, text)
+    role = lesson.role.removesuffix("s")
+    arm = described(Arm(role, lesson.model, taught.loss_fn, lesson.epochs, lesson.fixed, lesson.lineage), study)
+    arms = {role: {**arm, "swept": {axis.name: axis.values for axis in axes}}}
+    report.save_results(workdir, {"points": found, "members": rows, "arms": arms}, text)
 
 
 def plan_members(

@@ -17,13 +17,16 @@ from kdjax.recipes.supervised import supervised
 from kdjax.study import attacks, distillation, networks, views
 from kdjax.study import teacher as answering
 from kdjax.study import train as training
+from kdjax.study.compare import Lineage
 from kdjax.study.data import Study
 from kdjax.study.distillation import planned
+from kdjax.study.students import seen
 from kdjax.training.state import variables
 from kdjax.types import ApplyFn, BadInput, LossFn, Model, Networks, PyTree, TrainState
 
 Point = Mapping[str, float]
 RATE = "learning_rate"
+CHOOSES = "validation"
 
 
 class Prepared(NamedTuple):
@@ -39,8 +42,8 @@ class Lesson(NamedTuple):
 
     `role`: students or teachers; `described`: the network, as `create` takes it; `model`: what is trained, the network
     and perhaps connectors; `network`: the one that answers; `sets`: what is swept, by the place where it stands;
-    `fixed`: all numbers, one of each set among them; `check`: refuses points that cannot be trained; `prepare`:
-    `workdir -> Prepared`, which may train a teacher first.
+    `fixed`: all numbers, one of each set among them; `lineage`: where all of them come from; `check`: refuses points
+    that cannot be trained; `prepare`: `workdir -> Prepared`, which may train a teacher first.
     """
 
     role: str
@@ -50,6 +53,7 @@ class Lesson(NamedTuple):
     epochs: int
     sets: dict[str, spec.Set]
     fixed: dict[str, float]
+    lineage: Lineage
     check: Callable[[Sequence[Point]], None]
     prepare: Callable[[Path], Prepared]
 
@@ -127,7 +131,11 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
         return Prepared(loss_fn, source, plan.frozen(answered.frozen, source.labels))
 
     sets, fixed = {**plan.sets, **rates}, {RATE: rate, **plan.hparams}
-    return Lesson("students", described, plan.model, student, config.epochs, sets, fixed, check, prepare)
+    lineage = Lineage(
+        str(plan.expression), ("teacher",), seen(config.labels, ", all images"), chosen_on=CHOOSES,
+        facts={"teacher": config.teacher if given else "trained here", "own labels": config.own_labels},
+    )  # fmt: skip
+    return Lesson("students", described, plan.model, student, config.epochs, sets, fixed, lineage, check, prepare)
 
 
 def of_teachers(config: Any, study: Study, workdir: Path) -> Lesson:
@@ -163,8 +171,9 @@ def of_teachers(config: Any, study: Study, workdir: Path) -> Lesson:
         recipe = supervised(teacher, label_smoothing=hparams["label_smoothing"], augment=augment, **attacked)  # pyright: ignore[reportArgumentType]
         return recipe(params, state, batch, key)
 
+    lineage = Lineage("labels", chosen_on=CHOOSES, facts={"attack": config.attack, "augment": config.augment})
     return Lesson(
-        "teachers", described, teacher, teacher, config.teacher_epochs, sets, fixed,
+        "teachers", described, teacher, teacher, config.teacher_epochs, sets, fixed, lineage,
         lambda points: None, lambda workdir: Prepared(loss_fn, _resident(config, study.train)),
     )  # fmt: skip
 

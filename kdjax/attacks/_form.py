@@ -18,6 +18,11 @@ UNROLLED = 50
 State = TypeVar("State")
 
 
+def on_cpu() -> bool:
+    """Whether arrays that are made here lie on a CPU: `jax.default_device`, which need not be the default backend's."""
+    return all(device.platform == "cpu" for device in jax.numpy.zeros(()).devices())
+
+
 def repeated(
     steps: int,
     body: Callable[..., State],

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdjax.attacks._form import on_cpu
 from kdjax.attacks._settings import require_count
 from kdjax.attacks.objectives import Scored, cross_entropy
 from kdjax.attacks.projections import lengths
@@ -83,7 +84,7 @@ def run(
     if classes is not None:
         _check_classes(classes, label=label, target=target)
     if on_device is None:
-        on_device = jax.default_backend() != "cpu"
+        on_device = not on_cpu()
     call = jax.jit(attack) if on_device else attack
     parts = []
     for at in range(0, len(image), size):

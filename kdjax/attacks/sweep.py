@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from kdjax.attacks._form import on_cpu
 from kdjax.attacks._settings import Number, Radius, require_radius
 from kdjax.attacks.combine import Combined
 from kdjax.attacks.iterate import Iterated
@@ -36,7 +37,7 @@ def at_radius(make: Callable[[Radius], Attack], *, on_device: bool | None = None
     >>> attack_at = at_radius(named.pgd)
     >>> attacks = [attack_at(epsilon) for epsilon in (0.1, 0.2, 0.3)]
     """
-    device = jax.default_backend() != "cpu" if on_device is None else on_device
+    device = not on_cpu() if on_device is None else on_device
 
     def stage(name: str) -> Callable[..., Any]:
         return jax.jit(lambda epsilon, *arguments: getattr(make(epsilon), name)(*arguments))

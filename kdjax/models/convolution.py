@@ -30,19 +30,24 @@ def in_parts(x: Array, kernel: Array, *args: Any, most: int = _PARTS, **keywords
     """
     convolve = partial(jax.lax.conv_general_dilated, **keywords)
     parts = math.gcd(len(x), most)
-    if jax.default_backend() != "cpu":
-        return convolve(x, kernel, *args)
     value = jax.custom_jvp(lambda x, kernel: convolve(x, kernel, *args))
 
     def slope(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
         (x, kernel), (dx, dkernel) = primals, tangents
         y = value(x, kernel)
-        along = jnp.zeros_like(y) if isinstance(dx, SymbolicZero) else _exchanged(dx, kernel, *args, **keywords)
-        if not isinstance(dkernel, SymbolicZero):
+
+        def plain(x: Array, dkernel: Array) -> Array:
+            return convolve(x, dkernel, *args)
+
+        def parted(x: Array, dkernel: Array) -> Array:
             # Neighbours lie in different parts, so that a batch split over devices is split within each part too.
             images = x.reshape(-1, parts, *x.shape[1:])
-            each = [convolve(images[:, part], dkernel, *args) for part in range(parts)]
-            along += jnp.stack(each, 1).reshape(y.shape)
+            each = [plain(images[:, part], dkernel) for part in range(parts)]
+            return jnp.stack(each, 1).reshape(y.shape)
+
+        along = jnp.zeros_like(y) if isinstance(dx, SymbolicZero) else _exchanged(dx, kernel, *args, **keywords)
+        if not isinstance(dkernel, SymbolicZero):
+            along += jax.lax.platform_dependent(x, dkernel, cpu=parted, default=plain)
         return y, along
 
     value.defjvp(slope, symbolic_zeros=True)
@@ -95,14 +100,22 @@ class StridedConv(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
         x, kernel, bias = promote_dtype(x, kernel, bias)
-        convolve = _convolve if jax.default_backend() == "cpu" else _plain
-        return convolve(x, kernel, self.stride, self.padding) + bias.reshape(1, 1, 1, -1)
+        return _convolve(x, kernel, self.stride, self.padding) + bias.reshape(1, 1, 1, -1)
 
 
 def _plain(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return jax.lax.conv_general_dilated(x, kernel, *_written(stride, padding), dimension_numbers=_ORDER)
+
+
+def _turned(x: Array, kernel: Array, stride: int, padding: int) -> Array:
+    return _exchanged(x, kernel, *_written(stride, padding), dimension_numbers=_ORDER)
+
+
+_ORDER = ("NHWC", "HWIO", "NHWC")
+
+
+def _written(stride: int, padding: int) -> tuple[tuple[int, int], list[tuple[int, int]]]:
+    return (stride, stride), [(padding, padding)] * 2
 
 
 def _by_blocks(x: Array, kernel: Array, stride: int, padding: int) -> Array:
@@ -127,6 +140,11 @@ def _slope(
     stride: int, padding: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
     (x, kernel), (dx, dkernel) = primals, tangents
-    # One channel is too thin for XLA's convolution.
-    value = (_by_blocks if x.shape[-1] == 1 else _convolve)(x, kernel, stride, padding)
-    return value, _by_blocks(dx, kernel, stride, padding) + _plain(x, dkernel, stride, padding)
+    blocks, plain, turned = (partial(form, stride=stride, padding=padding) for form in (_by_blocks, _plain, _turned))
+    thin = x.shape[-1] == 1  # one channel is too thin for XLA's convolution on a CPU
+    value = (
+        jax.lax.platform_dependent(x, kernel, cpu=blocks, default=plain)
+        if thin
+        else _convolve(x, kernel, stride, padding)
+    )
+    return value, jax.lax.platform_dependent(dx, kernel, cpu=blocks, default=turned) + plain(x, dkernel)

@@ -16,6 +16,7 @@ from kdjax.study.data import Study
 from kdjax.teachers import answers, top_k
 from kdjax.teachers.live import Teacher, live
 from kdjax.teachers.stored import cached, cached_top_k
+from kdjax.training import parallel
 from kdjax.types import BadInput, Model, PyTree
 
 
@@ -108,8 +109,8 @@ def key_of(config: Any, study: Study, weights: PyTree, workdir: Path) -> dict[st
         "teacher": answers.checksum(weights),
         "view": "as stored, no augmentation",
         "top_k": config.answers_top_k,
-        # Stated, a precision holds anywhere; unstated, it is the backend's: float32, TF32 or bfloat16.
-        "precision": settings.jax_default_matmul_precision or f"default of {jax.default_backend()}",
+        # Stated, a precision holds anywhere; unstated, it is the platform's: float32, TF32 or bfloat16.
+        "precision": settings.jax_default_matmul_precision or f"default of {parallel.platform(study.mesh)}",
     }
     if not isinstance(study.train, Source):  # too large to compare image by image
         key["files"] = cache.fingerprint(prepared.find(config.dataset, config.data_dir).folder)

@@ -183,6 +183,13 @@ def test_a_sampled_sweep_over_a_loss_leaves_rows_table_and_maps(tmp_path):
         assert math.isfinite(r["response.dkd.beta"])
     assert (tmp_path / "map-response.dkd.beta-learning_rate.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "table.md").read_text() in done.stdout
+    arms = json.loads((tmp_path / "results.json").read_text())["arms"]
+    assert list(arms) == ["student"]
+    assert arms["student"]["teachers"] == ["teacher"]
+    assert arms["student"]["chosen_on"] == "validation"
+    assert arms["student"]["seeds"] == [0, 1]
+    assert arms["student"]["source"] == "60 labels, all images"
+    assert set(arms["student"]["swept"]) == {"response.dkd.beta", "learning_rate"}
 
 
 def test_a_sweep_stopped_by_sigterm_ends_as_one_that_was_not(tmp_path, monkeypatch):
