@@ -17,7 +17,7 @@ from kdjax.data.source import Examples
 from kdjax.evaluation.classification import classification
 from kdjax.evaluation.paired import paired_difference
 from kdjax.models.create import parameter_count
-from kdjax.study import figures, report
+from kdjax.study import figures, report, showing
 from kdjax.study.data import Study
 from kdjax.study.train import Programs, predict, train
 from kdjax.training.state import variables
@@ -140,6 +140,15 @@ class Done:
         """A network's logits for the test images."""
         return self.answers(name, self.study.test)
 
+    def tested(self) -> dict[str, showing.Shown]:
+        """The networks that have answered for the test images."""
+        found = {}
+        for name, trained in self.trained.items():
+            model, key = trained.arm.answers or trained.arm.model, (name, id(self.study.test))
+            if isinstance(model, Model) and key in self._made:
+                found[name] = showing.Shown(model, trained.weights, self._made[key][1])
+        return found
+
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What is made once a seed."""
         if key not in self._made:
@@ -168,10 +177,11 @@ class Pair(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """Every row's scores, seed by seed, and the arms and rows as data."""
+    """Every row's scores, seed by seed, the arms and rows as data, and the first seed's networks for the page."""
 
     results: Results
     lineage: dict[str, Any]
+    networks: str = ""
 
 
 Arms = Sequence[Arm] | Callable[[Done], Iterator[Arm]]
@@ -265,6 +275,7 @@ def scored(
     trainer, results = Trainer(study, workdir), {name: [] for name in rows}
     shared: dict[str, Trained] = {}
     by_name: dict[str, Any] = {}
+    networks = ""
     for number in range(study.config.seeds):
         done = Done(study, number, dict(shared))
         for arm in arms(done) if callable(arms) else arms:
@@ -275,7 +286,8 @@ def scored(
         for name, row in rows.items():
             scores = row.scores(done.seen_by(row.arms))
             results[name] += [scores] if scores is not None else []
-    return Compared(results, {"arms": by_name, "rows": {name: list(row.arms) for name, row in rows.items()}})
+        networks = networks or showing.shown(done.tested(), study.test)
+    return Compared(results, {"arms": by_name, "rows": {name: list(row.arms) for name, row in rows.items()}}, networks)
 
 
 def scores(study: Study, logits: np.ndarray, *weights: PyTree) -> Scores:
@@ -336,4 +348,5 @@ def draw(study: Study, workdir: Path, results: Results, *, title: str) -> None:
 def save(workdir: Path, compared: Compared, pairs: Sequence[Pair], text: str, more: Mapping[str, Any]) -> None:
     """results.json: rows, differences as the experiment names them, and what was trained and subtracted; table.md."""
     told = [{**pair._asdict(), "difference": subtracted(compared.results, [pair]).get(pair)} for pair in pairs]
-    report.save_results(workdir, {**compared.results, **more, "pairs": told, **compared.lineage}, text)
+    results = {**compared.results, **more, "pairs": told, **compared.lineage}
+    report.save_results(workdir, results, text, compared.networks)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kdjax.files import to_json, write_whole
+from kdjax.study import page
 from kdjax.study.provenance import provenance
 
 Number = float | int
@@ -49,10 +50,16 @@ def gain(name: str, d: Mapping[str, Number]) -> str:
     return f"{name}: {mean:+.2f} points, 95% interval [{low:+.2f}, {high:+.2f}] over {d['n']} paired seeds: {verdict}"
 
 
-def save_results(workdir: Path, results: Mapping[str, Any], text: str) -> None:
-    """Write table.md, provenance.json and results.json, and print the table.
+def save_results(workdir: Path, results: Mapping[str, Any], text: str, networks: str = "") -> None:
+    """Write table.md, provenance.json, report.html and results.json, and print the table.
 
     A command that is repeated finds its results as they are, and leaves where they came from as it is.
+
+    Args:
+        workdir: of the run.
+        results: of results.json.
+        text: the table, Markdown.
+        networks: HTML for the page, of `showing.shown`.
 
     Raises:
         Diverged: a number is not finite; nothing is written.
@@ -62,5 +69,6 @@ def save_results(workdir: Path, results: Mapping[str, Any], text: str) -> None:
     file, source = workdir / "results.json", workdir / "provenance.json"
     if not (source.exists() and file.exists() and file.read_text() == content):
         write_whole(source, to_json(provenance(workdir), source.name, indent=2) + "\n")
+    page.of_run(workdir, text, networks)
     write_whole(file, content)  # last: it says that the run is finished
     print(text)

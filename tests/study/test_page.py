@@ -1,0 +1,85 @@
+"""The page of a run: what it says, that it is one file, and that text of others cannot become markup."""
+
+import html.parser
+import json
+
+import numpy as np
+import pytest
+
+from kdjax.data.source import Source
+from kdjax.models.create import create
+from kdjax.study import page, showing
+from tests.experiments import studies
+
+
+class Reader(html.parser.HTMLParser):
+    """Texts by the tag they stand in, pictures, links, and whether every tag was closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.texts, self.pictures, self.links = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "img":
+            self.pictures.append(attrs["src"])
+        elif tag == "a":
+            self.links.append(attrs["href"])
+        if tag not in ("img", "meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append((self.open[-1] if self.open else "", data))
+
+
+def test_a_run_leaves_one_page_with_its_command_table_networks_and_pictures():
+    workdir = studies.ran("distill").workdir
+    found = Reader((workdir / "report.html").read_text())
+    assert found.open == []
+    said = " ".join(text for _, text in found.texts)
+    source = json.loads((workdir / "provenance.json").read_text())
+    assert source["command"] in said
+    results = json.loads((workdir / "results.json").read_text())
+    for role in ("teacher", "student alone", "student distilled"):
+        assert f"{results[role][0]['parameters']:,}" in said
+        assert f"{4 * results[role][0]['parameters']:,}" in said  # bytes, float32
+    for heading in ("Results", "Networks of the first seed", "Confusions", "Soft labels at temperature 4", "Files"):
+        assert ("h2", heading) in found.texts
+    assert len(found.pictures) == 10  # of test images; figures are not drawn in this run
+    assert all(picture.startswith("data:image/png;base64,") for picture in found.pictures)
+    assert {"table.md", "results.json"} <= set(found.links)
+    assert all((workdir / link).exists() for link in found.links)
+
+
+def test_confusions_are_shares_of_each_label():
+    logits = np.eye(3)[[0, 1, 1, 2]]
+    cells = [text for tag, text in Reader(showing.confusion(logits, np.array([0, 0, 1, 2]), 3)).texts if tag == "td"]
+    assert cells == ["50", "50", "0", "0", "100", "0", "0", "0", "100"]
+
+
+def test_soft_labels_show_one_image_of_each_class_first():
+    label = np.array([1, 1, 1, 0, 2, 2])
+    image = np.linspace(0, 1, 6 * 4, dtype=np.float32).reshape(6, 2, 2, 1)
+    test = Source({"inputs": image, "label": label}, num_classes=3, name="tiny")
+    logits = np.log(np.array([[0.0625, 0.0625, 0.875]] * 6)) * showing.TEMPERATURE
+    model = create("mlp", num_classes=3, image_shape=(2, 2, 1), hidden=(2,))
+    found = Reader(showing.soft_labels({"student": showing.Shown(model, {}, logits)}, test))
+    words = [text for tag, text in found.texts if tag == "td"]
+    assert words[::2][:3] == ["1", "0", "2"]
+    assert words[1] == "a 2 (88 %), a little like a 0 (6 %) and a 1 (6 %)"
+
+
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "| a |\n|---|\n| <b>x</b> |"])
+def test_text_never_becomes_markup(text, tmp_path):
+    source = {"commit": None, "dirty": None, "command": text, "versions": {}, "device": "cpu", "devices": 1}
+    (tmp_path / "provenance.json").write_text(json.dumps({**source, "seconds": 1.0, "seeds": [0]}))
+    (tmp_path / "curves.png").write_bytes(b"drawn")
+    page.of_run(tmp_path, text)
+    written = (tmp_path / "report.html").read_text()
+    assert "<script" not in written
+    assert "<b>" not in written
+    assert 'src="data:image/png;base64,ZHJhd24="' in written
