@@ -1,13 +1,17 @@
 """The documentation is true: commands can be typed, Python runs, links lead somewhere, names and flags exist."""
 
 import functools
+import importlib
+import inspect
 import pkgutil
 import re
+import runpy
 import shlex
 
 import pytest
 from absl import flags
 
+import kdjax
 from kdjax import config as configs
 from kdjax import methods
 from kdjax.attacks import catalogue
@@ -19,7 +23,11 @@ from kdjax.spec import Family
 from tests.experiments.scripts import ROOT, SCRIPTS, module
 
 README, INDEX, LIBRARY = ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "library.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    *sorted(f for f in (ROOT / "docs").rglob("*.md") if not {"_made", "_build"} & set(f.parts)),
+]
 TEXTS = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / ".github").rglob("*.md"))]
 EVERYWHERE = {"help", "helpfull", "smoke", "flagfile", "undefok"}
 """Flags that no Config has and every experiment knows."""
@@ -205,3 +213,16 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(file):
     if file == LIBRARY:
         assert names["found"].queries.shape == (4,)
         assert names["metrics"].keys() >= {"loss", "distillation"}
+
+
+def test_every_public_name_is_on_a_page_of_the_reference():
+    conf = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    told = {f"{m}.{name}" for m in conf["public_modules"]() for name in conf["public_names"](m)}
+    missing = []
+    for folder in kdjax.FOLDERS:
+        for name, value in vars(importlib.import_module(f"kdjax.{folder}")).items():
+            public = not name.startswith("_") and getattr(value, "__module__", "").startswith("kdjax.")
+            public &= inspect.isfunction(value) or inspect.isclass(value)
+            if public and (f"{value.__module__}.{value.__qualname__}" not in told or not value.__doc__):
+                missing.append(f"{folder}.{name}")
+    assert missing == []
