@@ -18,6 +18,7 @@ from kdjax.recipes.comparisons import (
     BY_LABELS,
     EMPHASES,
     SHARES,
+    TEMPERATURES,
     comparison,
     default_of,
     loss_of,
@@ -25,7 +26,7 @@ from kdjax.recipes.comparisons import (
     remembers,
 )
 from kdjax.recipes.layers import Shown, layers_of
-from kdjax.recipes.terms import LABELS, TEACHER, Number, Shared, Side, Term, Times, fixed, hyper, need
+from kdjax.recipes.terms import LABELS, TEACHER, Number, Shared, Side, Softened, Term, Times, fixed, hyper, need
 from kdjax.spec import Call, Formula, Schedule, Set
 from kdjax.types import ATTACKED, CLEAN, MIRRORED, STUDENT, BadInput, PyTree, TrainState
 
@@ -51,6 +52,7 @@ class Reader:
         prefix: what the names of terms and numbers begin with.
         stop: whether the right side is held fast in terms that do not say.
         views: that terms may look at.
+        fits: whether teachers' temperatures are fitted here; or terms name those of an expression.
     """
 
     def __init__(
@@ -66,11 +68,12 @@ class Reader:
         prefix: str = "",
         stop: bool = True,
         views: tuple[str, ...] = VIEWS,
+        fits: bool = True,
     ) -> None:
         self.shown, self.steps, self.examples, self.batch_size, self.taught = (
             shown, steps, examples, batch_size, taught
         )  # fmt: skip
-        self.teachers, self.stop, self.views = teachers, stop, views
+        self.teachers, self.stop, self.views, self.fits = teachers, stop, views, fits
         self.terms: list[Term] = []
         self.links: dict[str, Link] = {}
         self.memories: dict[str, Remembering] = {}
@@ -80,6 +83,7 @@ class Reader:
         self.numbers: list[tuple[int, int]] = []
         self.named: list[tuple[str, str]] = []
         self.groups: dict[Call, Shared] = {}
+        self.fitted: dict[Call, list[Softened]] = {}
         self.temperature: Number = fixed(1.0)
         for (weight, call), place in zip(formula.terms, spec.labels(formula), strict=True):
             self._term(weight, call, f"{prefix}{place}")
@@ -88,14 +92,15 @@ class Reader:
         call, sides, stop = self._sides(call)
         times, call = self._times(call, place)
         shared, call = self._shared(call)
-        own_way: dict[str, Any] = {"times": times, "shared": shared}
+        softened, call = self._softened(call)
+        own_way: dict[str, Any] = {"times": times, "shared": shared, "softened": softened}
         weigh = self.number(weight, f"{place}.weight")
         if negative := [x for n, x in self.hparams.items() if n.startswith(f"{place}.weight") and x < 0]:
             raise call.error(f"read the weight {negative[0]:g} of {call.name}; accepted: numbers from 0 up")
         if call.name == LABELS or call.name in BY_LABELS.functions:
             self.kinds[f"{place}.weight"] = OF_LABELS
             plain = call.name == LABELS
-            if call.args or (plain and call.kwargs) or sides[1] != Side(TEACHER) or stop != self.stop:
+            if call.args or (plain and call.kwargs) or sides[1] != Side(TEACHER) or stop != self.stop or softened:
                 raise call.error(
                     f"read more than a view of {call.name}; accepted: {call.name}, or {call.name}(student=attacked)"
                 )
@@ -107,9 +112,7 @@ class Reader:
             return
         if remembers(call.name):
             row = comparison(call.name)
-            bare = Term(
-                place, response.cross_entropy, weigh, *sides, row=row, remembers=True, times=times, shared=shared
-            )
+            bare = Term(place, response.cross_entropy, weigh, *sides, row=row, remembers=True, **own_way)
             self._layered(call, place, bare)
             return
         loss, traced = loss_of(call)
@@ -134,10 +137,9 @@ class Reader:
         """Terms on layers: one for each pair, and the connectors between them."""
         if term.teacher.network != TEACHER or any(side.minus for side in term.sides):
             raise call.error(f"{call.name} compares layers with another's than the teacher's; accepted: a view of it")
-        if term.times or term.shared or self.shown is None:
-            raise call.error(
-                f"{call.name} compares layers; accepted: times=, shared=, and what attacks climb, of answers"
-            )
+        if term.times or term.shared or term.softened or self.shown is None:
+            wanted = "times=, shared=, teacher_temperature=, and what attacks climb, of answers"
+            raise call.error(f"{call.name} compares layers; accepted: {wanted}")
         found = layers_of(call, term.row, self.shown)
         self.numbers += [pair for pair in found.numbers if pair not in self.numbers]
         self.kinds[f"{place}.weight"] = OF_FACTORS if term.row.beside else OF_LAYERS
@@ -230,6 +232,38 @@ class Reader:
             self.groups[value] = Shared(group, _saying(group, SHARES.functions[value.name]), _all(numbers))
         return self.groups[value], Call(call.name, call.args, tuple(own.items()), call.place)
 
+    def _softened(self, call: Call) -> tuple[Softened | None, Call]:
+        """What divides the teacher's logits, `teacher_temperature=class_risk(rate=0.1)`, and the call without it."""
+        own = dict(call.kwargs)
+        value = own.pop("teacher_temperature", None)
+        if value is None:
+            return None, call
+        if not isinstance(value, Call) or value.args:
+            wanted = ", ".join(TEMPERATURES.names())
+            raise call.error(f"read teacher_temperature={value!r}; accepted: {wanted}, with keywords")
+        if value.kwargs and not self.fits:
+            raise call.error(f"read teacher_temperature={value!r} of an attack; accepted: {value.name}, a loss's")
+
+        alike = self.fitted.setdefault(value, [])
+        if not alike:
+            TEMPERATURES.bind(value)
+            same = sum(other.name == value.name for other in self.fitted)
+            group = f"{value.name}#{same}" if same > 1 else value.name
+            kept = {key: x for key, x in value.kwargs if isinstance(x, bool)}
+            numbers = _all({key: self.number(x, f"{group}.{key}") for key, x in value.kwargs if key not in kept})
+            rule = _saying(group, partial(TEMPERATURES.functions[value.name], **kept))
+            alike.append(Softened(group, 0, rule, numbers))
+        else:
+            alike.append(alike[0]._replace(row=len(alike)))
+        return alike[-1], Call(call.name, call.args, tuple(own.items()), call.place)
+
+    def fitted_memories(self, classes: int) -> dict[str, Callable[[Array], PyTree]]:
+        """What begins as the memory of each temperature that is fitted."""
+        return {
+            alike[0].group: partial(_begin_fitted, alike[0].rule().begin, len(alike), classes)
+            for alike in self.fitted.values()
+        }
+
     def shared_memories(self) -> dict[str, Callable[[Array], PyTree]]:
         """What begins as the memory of each shared weight."""
         sizes = Counter(term.shared.group for term in self.terms if term.shared)
@@ -262,6 +296,10 @@ class Reader:
 
 def _begin(size: int, key: Array) -> PyTree:
     return begin(size)
+
+
+def _begin_fitted(begun: Callable[[int, int], PyTree], terms: int, classes: int, key: Array) -> PyTree:
+    return begun(terms, classes)
 
 
 def _name(name: str, own: tuple[str, ...], theirs: tuple[str, ...]) -> str:
