@@ -199,8 +199,8 @@ def lesson(
         )
         return Recipe(function, numbers)
 
-    memories = {name: one.init for name, one in read.memories.items()} | read.shared_memories()
-    memories |= read.fitted_memories(answers_of(student).logits.shape[-1])
+    memories = {name: one.init for name, one in read.memories.items()}
+    memories |= read.groups.memories(answers_of(student).logits.shape[-1])
     looked_at = {view for t in read.terms for side in t.sides for view in side.views}
     made = Lesson(
         formula,
