@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from kdjax.data import pipeline
-from kdjax.data.source import Source
+from kdjax.data.source import Source, validate
 from kdjax.training import loop, parallel
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.feed import Feed
@@ -49,12 +49,14 @@ def fit(
         `{network: {"params": ..., **model_state}}`; one network is called `student`.
 
     Raises:
-        BadInput: a batch larger than the data; an optimizer missing, or given twice; hyper-parameters that nothing
-            reads.
+        BadInput: images that are neither bytes nor in [0, 1]; a batch larger than the data; an optimizer missing, or
+            given twice; hyper-parameters that nothing reads.
         Diverged: a number became NaN or infinite.
     """
     if (tx is None) != isinstance(loss_fn, Sequence):
         raise BadInput(f"tx={tx}: accepted is an optimizer with a loss function, and none with updates")
+    if source.arrays["inputs"].ndim == 4:
+        validate(source)
     updates = tuple(loss_fn) if isinstance(loss_fn, Sequence) else updates_of(tx or optax.identity(), loss_fn)
     own = {name: value for u in updates for name, value in getattr(u.loss_fn, "hparams", {}).items()}
     if unknown := (hparams or {}).keys() - own.keys() - {"learning_rate"}:

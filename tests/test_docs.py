@@ -175,8 +175,8 @@ def test_files_and_names_that_are_written_about_exist():
 
 TYPED = {
     "distillation.md": [
-        comparisons.names(), methods.FAMILY, layers.MAPS, pools.POOLS, pools.GATES, transforms.TRANSFORMS,
-        views.AUGMENTATIONS,
+        comparisons.names(), comparisons.TEMPERATURES, methods.METHODS, layers.MAPS, pools.POOLS, pools.GATES,
+        transforms.TRANSFORMS, views.AUGMENTATIONS,
     ],
     "attacks.md": [catalogue.ATTACKS, catalogue.OBJECTIVES],
     "networks.md": [all_names()],

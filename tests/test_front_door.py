@@ -68,3 +68,30 @@ def test_what_fit_refuses(given, words):
     model = kd.models.create("mlp", hidden=(4,), like=train)
     with pytest.raises(BadInput, match=words):
         kd.fit(model, kd.recipes.supervised(model), train, **{"tx": optax.adam(1e-3), "epochs": 1, **given})
+
+
+def test_floats_are_right_in_0_to_1_and_refused_in_255ths():
+    train = kd.data.load("digits", "train[:20]")
+    model = kd.models.create("mlp", hidden=(4,), like=train)
+    bytes_, ths = (np.rint(train.arrays["inputs"] * 255).astype(kind) for kind in (np.uint8, np.float32))
+    one, two = (
+        kd.fit(
+            model,
+            kd.recipes.supervised(model),
+            train.with_column("inputs", x),
+            tx=optax.adam(1e-3),
+            epochs=1,
+            batch_size=10,
+        )
+        for x in (bytes_, bytes_ * np.float32(1 / 255))
+    )
+    np.testing.assert_array_equal(*(x["student"]["params"]["logits"]["kernel"] for x in (one, two)))
+    with pytest.raises(BadInput, match=r"inputs run from 0\.0 to 255\.0; .*or the 255ths that these may be, as uint8"):
+        kd.fit(
+            model,
+            kd.recipes.supervised(model),
+            train.with_column("inputs", ths),
+            tx=optax.adam(1e-3),
+            epochs=1,
+            batch_size=10,
+        )

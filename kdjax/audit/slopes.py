@@ -96,7 +96,8 @@ def differences_agree(subject: Subject, *, points: int = 20, directions: int = 8
     """E13: differences of the margin agree with its derivatives along random directions.
 
     Per point the relative error is ||d - a|| / max(||d||, ||a||) over the directions. Points are moved off ties by
-    noise of 0.01, since networks on flat backgrounds have kinks exactly there.
+    noise of 0.01, since networks on flat backgrounds have kinks exactly there. One whose derivatives or differences
+    are no finite numbers is counted as such: what is NaN is neither small nor large, and compares with nothing.
     """
     key, rng = jax.random.key(subject.seed), np.random.default_rng([subject.seed, 13])
     clean = subject.image[:points]
@@ -108,21 +109,24 @@ def differences_agree(subject: Subject, *, points: int = 20, directions: int = 8
         np.asarray(x, np.float64) for x in _directional(objective, image, random, jnp.asarray(SMALL_STEP), key)
     )
     large = np.asarray(_directional(objective, image, random, jnp.asarray(LARGE_STEP), key)[1])
+    broken = ~np.isfinite(exact + small + large).all(0)
+    exact, small, large = (np.where(broken, 0, x) for x in (exact, small, large))
     sizes = [np.linalg.norm(x, axis=0) for x in (exact, small, large)]
     error = np.linalg.norm(small - exact, axis=0) / np.maximum(np.maximum(sizes[0], sizes[1]), 1e-30)
     error = np.where(np.maximum(sizes[0], sizes[1]) > 0, error, 0)
     blind = float(np.mean((sizes[0] == 0) & (sizes[2] > 0)))
-    middle = float(np.median(error))
-    verdict = worst(grade(middle, FAR), grade(blind, 0.0, FAR))
+    middle = float(np.median(error[~broken])) if not broken.all() else np.nan
+    bad = float(np.mean(broken))
+    verdict = worst(grade(middle, FAR), grade(blind, 0.0, FAR), FAIL if bad else PASS)
     return Finding(
         "E13", "differences agree with derivatives", verdict,
         f"at {len(image)} points along {directions} directions the relative error is {percent(middle)} in the "
         f"median (flag "
         f"above 10 %); {percent(blind)} have derivatives of exactly 0 where differences are not (flag: any, fail "
-        f"above 10 %)",
+        f"above 10 %); not finite: {percent(bad)} (fail: any)",
         remedy(verdict, "An operation is not differentiable: replace it by a smooth one in the backward pass "
                        "(BPDA), or attack by queries."),
-        {"relative_error": middle, "blind": blind},
+        {"relative_error": middle, "blind": blind, "not_finite": bad},
     )  # fmt: skip
 
 
@@ -165,6 +169,7 @@ def landscape(subject: Subject, where: np.ndarray, *, points: int = 50, grid: in
     """E14: cross-entropy rises more along its gradient than along a random direction, and without teeth.
 
     The linearity error is max |L(x + d) - L(x) - d . grad L| over the grid, relative to the largest |L(x + d) - L(x)|.
+    An example with a NaN among its losses or slopes leads nowhere: it is counted, and left out of the other numbers.
     """
     title = "the gradient leads upwards"
     rows = np.flatnonzero(where)[:points]
@@ -179,23 +184,30 @@ def landscape(subject: Subject, where: np.ndarray, *, points: int = 50, grid: in
     random = jnp.asarray(rng.normal(size=image.shape), jnp.float32)
     epsilon = jnp.asarray(subject.threat.epsilon, jnp.float32)
     surface, clean, linear = map(np.asarray, _surface(subject.threat.norm)(objective, image, random, epsilon, at, key))
+    broken = ~np.isfinite(surface + clean + linear).all((0, 1))
+    bad = float(np.mean(broken))
+    if broken.all():
+        return Finding(
+            "E14", title, FAIL, "no example has a loss and a slope that are finite", "Look at E9.", {"not_finite": bad}
+        )
+    surface, clean, linear = (x[..., ~broken] for x in (surface, clean, linear))
     middle = grid // 2
     along, across = surface[:, middle], surface[middle]  # [G, N]
     not_above = float(np.mean(along[-1] <= np.maximum(across[-1], across[0])))
     turns = np.diff(np.sign(np.diff(along, axis=0)), axis=0)
     teeth = float(np.median(np.sum(turns != 0, axis=0)))
-    moved = np.abs(surface - clean).reshape(-1, len(rows)).max(0)
-    bent = float(np.median(np.abs(surface - clean - linear).reshape(-1, len(rows)).max(0) / np.maximum(moved, 1e-30)))
-    verdict = worst(grade(not_above, 0.2, 0.5), grade(teeth, 4.0))
+    moved = np.abs(surface - clean).max((0, 1))
+    bent = float(np.median(np.abs(surface - clean - linear).max((0, 1)) / np.maximum(moved, 1e-30)))
+    verdict = worst(grade(not_above, 0.2, 0.5), grade(teeth, 4.0), FAIL if bad else PASS)
     return Finding(
         "E14", title, verdict,
-        f"for {percent(not_above)} of {len(rows)} examples the loss rises no more along the gradient than along a "
+        f"for {percent(not_above)} of {len(clean)} examples the loss rises no more along the gradient than along a "
         f"random "
         f"direction (flag above 20 %, fail above 50 %); along the gradient it turns {teeth:.0f} times in {grid} "
         f"points (flag "
-        f"above 4); linearity error {bent:.2g}",
+        f"above 4); linearity error {bent:.2g}; not finite: {percent(bad)} (fail: any)",
         remedy(verdict, "The surface is flat or jagged: attack another loss, smooth the gradient over noise, or "
                        "use queries."),
-        {"not_above": not_above, "turns": teeth, "linearity_error": bent},
+        {"not_above": not_above, "turns": teeth, "linearity_error": bent, "not_finite": bad},
         {"loss": surface.mean(-1).round(5).tolist(), "at": np.asarray(at * epsilon).round(6).tolist()},
     )  # fmt: skip

@@ -115,7 +115,8 @@ def validate(source: Source) -> Source:
         raise BadInput(f"{source.name}: inputs are {image.dtype}; accepted: uint8 (0..255) or float32 in [0, 1]")
     low, high = image.min(), image.max()  # NaN spreads to both
     if image.dtype == np.float32 and not (low >= 0 and high <= 1):
-        raise BadInput(f"{source.name}: inputs run from {low} to {high}; accepted: float32 in [0, 1], no NaN")
+        ths = ", or the 255ths that these may be, as uint8" if low >= 0 and 1 < high <= 255 else ""
+        raise BadInput(f"{source.name}: inputs run from {low} to {high}; accepted: float32 in [0, 1], no NaN{ths}")
     if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
         raise BadInput(f"{source.name}: label is {label.dtype} of shape {label.shape}; accepted: integers [N]")
     if label.min() < -1 or label.max() >= source.num_classes:

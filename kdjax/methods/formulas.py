@@ -12,6 +12,7 @@ clean, attacked, mirrored, foretold = Names().clean, Names().attacked, Names().m
 student, teacher, natural = Names().student, Names().teacher, Names().natural
 confidence, doubt, progress = Names().confidence, Names().doubt, Names().progress
 sureness, unsureness = Names().sureness, Names().unsureness
+class_risk, entropy_balance = Names().class_risk, Names().entropy_balance
 pgd, fgsm_rs, gaussian = Names().pgd, Names().fgsm_rs, Names().gaussian
 
 Number = float | Schedule | Set

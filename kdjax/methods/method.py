@@ -1,7 +1,7 @@
 """What a method is, and the methods by the name that a flag gives: `crd`, `review(weight=5)`, `adaad + igdm`."""
 
 from kdjax import spec
-from kdjax.methods import distillation, robust
+from kdjax.methods import distillation, robust, robust_distillation, two_teachers
 from kdjax.methods.formulas import Method as Method
 from kdjax.spec import Call, Family, Formula
 from kdjax.types import BadInput
@@ -14,10 +14,10 @@ def _family(*modules) -> Family:
 FAMILY = _family(distillation)
 """The distillation methods by name."""
 
-ROBUST = _family(robust)
+ROBUST = _family(robust, robust_distillation, two_teachers)
 """The methods that attack their images, by name."""
 
-METHODS = _family(distillation, robust)
+METHODS = _family(distillation, robust, robust_distillation, two_teachers)
 """All methods by name."""
 
 

@@ -96,7 +96,9 @@ def _climbed(
     if not isinstance(aim, Call | Formula):
         names = ", ".join(catalogue.OBJECTIVES)
         raise call.error(f"read {OBJECTIVE}={aim!r}; accepted: a sum of losses, or one of {names}")
-    read = Reader(spec.formula(aim), None, steps, teachers=teachers, prefix=f"{call.name}.", stop=False, views=CLIMBED)
+    read = Reader(
+        spec.formula(aim), None, steps, teachers=teachers, prefix=f"{call.name}.", stop=False, views=CLIMBED, fits=False
+    )
     for term in read.terms:
         _look(term, read.hparams)
     return read

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -93,6 +94,7 @@ def attacked_images(
     state: TrainState,
     batch: Batch,
     key: Array,
+    temperatures: Mapping[str, Array] = MappingProxyType({}),
 ) -> tuple[Array, Array]:
     """The attacked images, and which rows they are.
 
@@ -103,6 +105,7 @@ def attacked_images(
         teachers: their variables, by name.
         state, batch: of the step.
         key: of the step.
+        temperatures: of teachers' answers where they are fitted, `[terms, B]` by group.
     """
     image, label = jnp.asarray(batch["inputs"]), jnp.asarray(batch["label"])
     rows = (jnp.asarray(batch["mask"]) > 0) & spread_rows(attacked.share, len(label))
@@ -115,7 +118,7 @@ def attacked_images(
         objective = attacked.objective(victims.white_box(student.apply, held), label)
     else:
         networks = {STUDENT: held, **jax.lax.stop_gradient(dict(teachers))}
-        objective = _climbed(attacked, student, ask, networks, state, image, label)
+        objective = _climbed(attacked, student, ask, networks, state, image, label, temperatures)
     # Folded and not split, so that the model draws what it would draw without an attack.
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, 1), jnp.arange(len(label)))
     attack: Any = attacked.attack if attacked.settings is None else attacked.attack(**attacked.settings(state))
@@ -161,6 +164,7 @@ def _climbed(
     state: TrainState,
     image: Array,
     label: Array,
+    temperatures: Mapping[str, Array],
 ) -> Climbed:
     terms = attacked.terms
 
@@ -199,4 +203,4 @@ def _climbed(
         data |= {"origin": image, f"{n}/label": chosen, f"{n}/slope": jax.grad(logit)(image)}
     needed = {network for network, _ in attacked.asked()} | {STUDENT}
     variables = {name: tree for name, tree in networks.items() if name in needed}
-    return Climbed(variables, data, [numbers_of(term, state) for term in terms], say)
+    return Climbed(variables, data, [numbers_of(term, state, temperatures) for term in terms], say)

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.losses import contrastive, emphasis, feature, relation, response, shares
+from kdjax.losses import contrastive, emphasis, feature, relation, response, shares, temperatures
 from kdjax.losses.contrastive import Remembering
 from kdjax.models.connect.connectors import Embed, Normalised, Pooled, Project, Untouched, Variational
 from kdjax.models.connect.factors import Factors
@@ -38,6 +38,9 @@ EMPHASES = Family(emphasis, first=("logits", "labels"))
 
 SHARES = Family(shares, first=("memory", "losses"))
 """How terms may share a weight: `shared=progress(rate=0.025)`."""
+
+TEMPERATURES = Family(temperatures, accepts=lambda rule: rule.__annotations__.get("return") is temperatures.Fitted)
+"""How a teacher's answer may be softened: `teacher_temperature=class_risk(rate=0.1)`."""
 
 MEMORIES = Family(contrastive, first=("examples",), accepts=lambda f: f.__name__.startswith("remember_"))
 """What makes the losses that remember: `remember_crd` makes `contrastive.crd`."""

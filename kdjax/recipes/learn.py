@@ -14,6 +14,7 @@ from kdjax.recipes._batch import Augment, agreement, augmented, correct, known
 from kdjax.recipes.attacked import Attacked, attacked_images, check
 from kdjax.recipes.memory import over_devices, recall
 from kdjax.recipes.sharing import shared_out
+from kdjax.recipes.softening import fitted_after, temperatures_of
 from kdjax.recipes.terms import LABELS, TEACHER, Number, Side, Term, numbers_of, value_of
 from kdjax.teachers.live import Teacher
 from kdjax.types import (
@@ -115,6 +116,7 @@ def learn(
         variables_of = {TEACHER: frozen.teacher, **frozen.others}
         inputs = {CLEAN: jnp.asarray(batch["inputs"])}
         rows = jnp.zeros(len(label), bool)
+        temperatures, fitted = temperatures_of(terms, state, batch)
 
         def pooled(name: str, variables: PyTree, image: Array, student: Array) -> tuple[Outputs, Array | None]:
             said = teachers[name](variables, {**batch, "inputs": image})
@@ -123,7 +125,9 @@ def learn(
 
         if attacked is not None and moved_inputs:
             ask = lambda *asked: pooled(*asked)[0].logits  # noqa: E731
-            inputs[ATTACKED], rows = attacked_images(attacked, student, ask, variables_of, state, batch, key)
+            inputs[ATTACKED], rows = attacked_images(
+                attacked, student, ask, variables_of, state, batch, key, temperatures
+            )
             inputs[MIRRORED] = 2 * inputs[CLEAN] - inputs[ATTACKED]
 
         own: dict[str, Outputs] = {}
@@ -152,7 +156,7 @@ def learn(
         parts: list[tuple[Term, Array]] = []
         memories: dict[str, PyTree] = {}
         for term in terms:
-            numbers, where, voted = numbers_of(term, state), mask > 0, None
+            numbers, where, voted = numbers_of(term, state, temperatures), mask > 0, None
             if term.on_layers:
                 left, right, keywords = compared[term.pair or term.name]
                 if term.remembers:
@@ -172,6 +176,7 @@ def learn(
                     metrics[term.name], value = (value, voted), voted * value
             parts.append((term, value))
         shares, shared = shared_out(parts, mask, state)
+        fitted = fitted_after(terms, fitted, answer, state, batch)
         total: Any = None
         for term, value in parts:
             weighed = term.weight(state) * shares.get(term.name, 1.0) * value
@@ -179,7 +184,7 @@ def learn(
         if ATTACKED in own:
             right = correct(own[ATTACKED].logits, label)
             metrics["attacked_accuracy"] = (right, rows.astype(jnp.float32))
-        return total, Aux({STUDENT: model_state, **connected}, metrics, memories | shared)
+        return total, Aux({STUDENT: model_state, **connected}, metrics, memories | shared | fitted)
 
     return loss_fn
 
@@ -205,6 +210,11 @@ def _check(
     for term in (*terms, *(attacked.terms if attacked else ())):
         for side in term.sides:
             _check_side(term.name, side, teachers)
+    fitted = [(t.softened.group, t.softened.row) for t in terms if t.softened]
+    for term in attacked.terms if attacked else ():
+        if term.softened and (term.softened.group, term.softened.row) not in fitted:
+            accepted = ", ".join(f"{group} in {1 + row} terms" for group, row in dict(fitted).items()) or "none"
+            raise BadInput(f"{term.name}: no loss fits its teacher_temperature; accepted: {accepted}")
     views = {view for _, view in asked}
     if views - {CLEAN} and attacked is None:
         raise BadInput(

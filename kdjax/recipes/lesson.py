@@ -24,7 +24,7 @@ from kdjax.recipes.reading import OF_FACTORS, OF_LABELS, OF_LAYERS, Reader
 from kdjax.recipes.terms import TEACHER
 from kdjax.spec import Call, Formula, Schedule, Set, grid
 from kdjax.teachers.live import Teacher, live
-from kdjax.types import CLEAN, STUDENT, BadInput, LossFn, Model, Networks, PyTree, Recipe, TrainState
+from kdjax.types import CLEAN, STUDENT, BadInput, LossFn, Model, Networks, Outputs, PyTree, Recipe, TrainState
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,8 @@ def lesson(
     Of losses on layers the arguments are layers or a layer map; losses between examples compare embeddings where
     nothing is said. `natural(attacked)` is the answer of another teacher, and `attacked - mirrored` what an answer
     changes by between two views; `times=confidence(teacher(attacked))` weighs each example by what is said of it, and
-    terms that say `shared=progress` share a weight by what each costs.
+    terms that say `shared=progress` share a weight by what each costs; `teacher_temperature=class_risk` divides the
+    teacher's logits by temperatures that are fitted.
 
     Args:
         expression: text, or the same expression in Python.
@@ -198,10 +199,12 @@ def lesson(
         )
         return Recipe(function, numbers)
 
+    memories = {name: one.init for name, one in read.memories.items()}
+    memories |= read.groups.memories(answers_of(student).logits.shape[-1])
     looked_at = {view for t in read.terms for side in t.sides for view in side.views}
     made = Lesson(
         formula,
-        Networks(init, {**{name: one.init for name, one in read.memories.items()}, **read.shared_memories()}),
+        Networks(init, memories),
         taught_by,
         teacher,
         numbers,
@@ -246,26 +249,30 @@ def _variables(model: Model) -> PyTree:
     return {"params": params, **state}
 
 
+def answers_of(model: Model) -> Outputs:
+    """The shapes of what a network says of two images."""
+    image = jax.ShapeDtypeStruct((2, *model.input_shape), jnp.float32)
+    return jax.eval_shape(lambda v, x: model.apply(v, x, train=False, key=None)[0], _variables(model), image)
+
+
 def layer_names(model: Model) -> list[str]:
     """The names of all that can be compared of a network: its features, and the logits."""
-    image = jax.ShapeDtypeStruct((2, *model.input_shape), jnp.float32)
-
-    def layers(variables: PyTree, image: Array) -> dict[str, Array]:
-        return all_layers(model.apply(variables, image, train=False, key=None)[0])
-
-    return list(jax.eval_shape(layers, _variables(model), image))
+    return list(jax.eval_shape(all_layers, answers_of(model)))
 
 
 def _try(made: Lesson, batch_size: int, shape: tuple[int, ...]) -> None:
     """One step on shapes alone, the expression's numbers as they are, so that losses see and refuse them."""
     column = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     image = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
-    rows = {"inputs": image, "label": column, "mask": jax.ShapeDtypeStruct((batch_size,), jnp.float32), "index": column}
+    rows = {"inputs": image, "label": column, "mask": jax.ShapeDtypeStruct((batch_size,), jnp.float32)}
+    rows |= {"index": column, "epoch": column}
     init = {name: jax.eval_shape(one, jax.random.key(0)) for name, one in made.model.init.items()}
     params, states = ({name: pair[i] for name, pair in init.items()} for i in (0, 1))
     memory = {name: jax.eval_shape(begin, jax.random.key(0)) for name, begin in made.model.memory.items()}
     hparams: Any = dict(made.hparams)
-    labels = np.arange(2 + max((len(jax.tree.leaves(m)[0]) for m in memory.values()), default=0))
+    labels = np.arange(
+        2 + max((len(jax.tree.leaves(m)[0]) for n, m in memory.items() if n in made.memories), default=0)
+    )
     facts = {name: one.about(labels) for name, one in made.memories.items() if one.about}
 
     def step(params: PyTree, states: PyTree, memory: PyTree, teacher: PyTree, rows: Any) -> Array:

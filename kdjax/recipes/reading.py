@@ -1,33 +1,29 @@
 """Read an expression of losses into terms: layers, views, connectors, memories, and numbers by their places."""
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from collections.abc import Collection
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from kdjax import spec
 from kdjax.losses import response
 from kdjax.losses.contrastive import Remembering
-from kdjax.losses.shares import begin
 from kdjax.models.connect.connectors import Embed, Link
 from kdjax.recipes.comparisons import (
     BY_LABELS,
     EMPHASES,
-    SHARES,
     comparison,
     default_of,
     loss_of,
     memory_of,
     remembers,
 )
+from kdjax.recipes.groups import Groups, all_of, saying
 from kdjax.recipes.layers import Shown, layers_of
-from kdjax.recipes.terms import LABELS, TEACHER, Number, Shared, Side, Term, Times, fixed, hyper, need
+from kdjax.recipes.terms import LABELS, TEACHER, Number, Side, Term, Times, fixed, hyper, need
 from kdjax.spec import Call, Formula, Schedule, Set
-from kdjax.types import ATTACKED, CLEAN, MIRRORED, STUDENT, BadInput, PyTree, TrainState
+from kdjax.types import ATTACKED, CLEAN, MIRRORED, STUDENT, BadInput, TrainState
 
 LARGEST = 1e18
 """The largest number of an expression."""
@@ -51,6 +47,7 @@ class Reader:
         prefix: what the names of terms and numbers begin with.
         stop: whether the right side is held fast in terms that do not say.
         views: that terms may look at.
+        fits: whether teachers' temperatures are fitted here; or terms name those of an expression.
     """
 
     def __init__(
@@ -66,6 +63,7 @@ class Reader:
         prefix: str = "",
         stop: bool = True,
         views: tuple[str, ...] = VIEWS,
+        fits: bool = True,
     ) -> None:
         self.shown, self.steps, self.examples, self.batch_size, self.taught = (
             shown, steps, examples, batch_size, taught
@@ -79,7 +77,7 @@ class Reader:
         self.kinds: dict[str, str] = {}
         self.numbers: list[tuple[int, int]] = []
         self.named: list[tuple[str, str]] = []
-        self.groups: dict[Call, Shared] = {}
+        self.groups = Groups(self.number, fits)
         self.temperature: Number = fixed(1.0)
         for (weight, call), place in zip(formula.terms, spec.labels(formula), strict=True):
             self._term(weight, call, f"{prefix}{place}")
@@ -87,29 +85,29 @@ class Reader:
     def _term(self, weight: Any, call: Call, place: str) -> None:
         call, sides, stop = self._sides(call)
         times, call = self._times(call, place)
-        shared, call = self._shared(call)
-        own_way: dict[str, Any] = {"times": times, "shared": shared}
+        shared, call = self.groups.shared(call)
+        softened, call = self.groups.softened(call)
+        own_way: dict[str, Any] = {"times": times, "shared": shared, "softened": softened}
         weigh = self.number(weight, f"{place}.weight")
         if negative := [x for n, x in self.hparams.items() if n.startswith(f"{place}.weight") and x < 0]:
             raise call.error(f"read the weight {negative[0]:g} of {call.name}; accepted: numbers from 0 up")
         if call.name == LABELS or call.name in BY_LABELS.functions:
             self.kinds[f"{place}.weight"] = OF_LABELS
             plain = call.name == LABELS
-            if call.args or (plain and call.kwargs) or sides[1] != Side(TEACHER) or stop != self.stop:
+            if call.args or (plain and call.kwargs) or sides[1] != Side(TEACHER) or stop != self.stop or softened:
                 raise call.error(
                     f"read more than a view of {call.name}; accepted: {call.name}, or {call.name}(student=attacked)"
                 )
             loss, traced = (response.cross_entropy, {}) if plain else loss_of(call)
             own = {key: self.number(value, f"{place}.{key}") for key, value in traced.items()}
             self._add(
-                Term(place, loss, weigh, sides[0], Side(LABELS), _all(own), stop=stop, times=times, shared=shared), call
+                Term(place, loss, weigh, sides[0], Side(LABELS), all_of(own), stop=stop, times=times, shared=shared),
+                call,
             )
             return
         if remembers(call.name):
             row = comparison(call.name)
-            bare = Term(
-                place, response.cross_entropy, weigh, *sides, row=row, remembers=True, times=times, shared=shared
-            )
+            bare = Term(place, response.cross_entropy, weigh, *sides, row=row, remembers=True, **own_way)
             self._layered(call, place, bare)
             return
         loss, traced = loss_of(call)
@@ -119,7 +117,7 @@ class Reader:
                 f"batch_size={self.batch_size}: {call.name} compares examples of a batch; accepted: from {row.least}."
             )
         own = {key: self.number(value, f"{place}.{key}") for key, value in traced.items()}
-        term = Term(place, loss, weigh, *sides, _all(own), row, stop, **own_way)
+        term = Term(place, loss, weigh, *sides, all_of(own), row, stop, **own_way)
         if row.connector is not None:
             self._layered(call, place, term)
             return
@@ -134,10 +132,9 @@ class Reader:
         """Terms on layers: one for each pair, and the connectors between them."""
         if term.teacher.network != TEACHER or any(side.minus for side in term.sides):
             raise call.error(f"{call.name} compares layers with another's than the teacher's; accepted: a view of it")
-        if term.times or term.shared or self.shown is None:
-            raise call.error(
-                f"{call.name} compares layers; accepted: times=, shared=, and what attacks climb, of answers"
-            )
+        if term.times or term.shared or term.softened or self.shown is None:
+            wanted = "times=, shared=, teacher_temperature=, and what attacks climb, of answers"
+            raise call.error(f"{call.name} compares layers; accepted: {wanted}")
         found = layers_of(call, term.row, self.shown)
         self.numbers += [pair for pair in found.numbers if pair not in self.numbers]
         self.kinds[f"{place}.weight"] = OF_FACTORS if term.row.beside else OF_LAYERS
@@ -169,7 +166,7 @@ class Reader:
     def _add(self, term: Term, call: Call) -> None:
         if term.name in [t.name for t in self.terms]:
             raise call.error(f"{term.name} is named twice; accepted is each once")
-        self.terms.append(term._replace(loss=_saying(term.name, term.loss)))
+        self.terms.append(term._replace(loss=saying(term.name, term.loss)))
 
     def _sides(self, call: Call) -> tuple[Call, tuple[Side, Side], bool]:
         """The call without its views, and these."""
@@ -211,29 +208,8 @@ class Reader:
         EMPHASES.bind(Call(value.name, (), value.kwargs, value.place), given=("logits", "labels", "where"))
         side = self._side(call, value.args[0], TEACHER)
         numbers = {key: self.number(x, f"{place}.times.{key}") for key, x in value.kwargs}
-        found = Times(_saying(f"{place}.times", EMPHASES.functions[value.name]), side, _all(numbers))
+        found = Times(saying(f"{place}.times", EMPHASES.functions[value.name]), side, all_of(numbers))
         return found, Call(call.name, call.args, tuple(own.items()), call.place)
-
-    def _shared(self, call: Call) -> tuple[Shared | None, Call]:
-        """What shares a weight with others, `shared=progress(rate=0.025)`, and the call without it."""
-        own = dict(call.kwargs)
-        value = own.pop("shared", None)
-        if value is None:
-            return None, call
-        if not isinstance(value, Call) or value.args:
-            raise call.error(f"read shared={value!r}; accepted: {', '.join(SHARES.names())}, with keywords")
-        if value not in self.groups:
-            SHARES.bind(value, given=("memory", "losses"))
-            same = sum(other.name == value.name for other in self.groups)
-            group = f"{value.name}#{same + 1}" if same else value.name
-            numbers = {key: self.number(x, f"{group}.{key}") for key, x in value.kwargs}
-            self.groups[value] = Shared(group, _saying(group, SHARES.functions[value.name]), _all(numbers))
-        return self.groups[value], Call(call.name, call.args, tuple(own.items()), call.place)
-
-    def shared_memories(self) -> dict[str, Callable[[Array], PyTree]]:
-        """What begins as the memory of each shared weight."""
-        sizes = Counter(term.shared.group for term in self.terms if term.shared)
-        return {group: partial(_begin, size) for group, size in sizes.items()}
 
     def number(self, value: Any, place: str) -> Number:
         """A number of the expression as a step reads it; its parts become hyper-parameters."""
@@ -260,10 +236,6 @@ class Reader:
         return at
 
 
-def _begin(size: int, key: Array) -> PyTree:
-    return begin(size)
-
-
 def _name(name: str, own: tuple[str, ...], theirs: tuple[str, ...]) -> str:
     sides = [own] if own == theirs else [own, theirs]
     return f"{name}({', '.join('-'.join(side) for side in sides)})"
@@ -271,19 +243,3 @@ def _name(name: str, own: tuple[str, ...], theirs: tuple[str, ...]) -> str:
 
 def _times(factor: float, number: Number) -> Number:
     return lambda state: factor * number(state)
-
-
-def _all(numbers: Mapping[str, Number]) -> Callable[[TrainState], dict[str, Any]]:
-    return lambda state: {key: number(state) for key, number in numbers.items()}
-
-
-def _saying(name: str, loss: Callable[..., Any]) -> Callable[..., Any]:
-    """A loss whose refusals say which it is."""
-
-    def called(*arrays: Any, **keywords: Any) -> Any:
-        try:
-            return loss(*arrays, **keywords)
-        except BadInput as error:
-            raise BadInput(f"{name}: {error}") from None
-
-    return called

@@ -1,6 +1,7 @@
 """Terms: a loss, its weight, and whose answer to which view of a batch stands on its left and on its right."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -92,6 +93,22 @@ class Shared(NamedTuple):
     numbers: Callable[[TrainState], Mapping[str, Any]] = lambda state: {}
 
 
+class Softened(NamedTuple):
+    """A temperature of a teacher's answer that is fitted: `rule(**numbers) -> kdjax.losses.temperatures.Fitted`.
+
+    Attributes:
+        group: the memory's name, the same for all terms that share it.
+        row: which of the terms that share it this is.
+        rule: one of `kdjax.losses.temperatures`.
+        numbers: its own traced keywords.
+    """
+
+    group: str
+    row: int
+    rule: Callable[..., Any]
+    numbers: Callable[[TrainState], Mapping[str, Any]] = lambda state: {}
+
+
 class Term(NamedTuple):
     """`weight x loss(student's side, teacher's side)`.
 
@@ -108,6 +125,7 @@ class Term(NamedTuple):
         remembers: it has a memory in the train state.
         times: what weighs each example, where not all weigh the same; `stop` holds for its answer too.
         shared: what other terms it shares a weight with, which `weight` multiplies.
+        softened: what divides its right's logits, where that is fitted.
     """
 
     name: str
@@ -122,6 +140,7 @@ class Term(NamedTuple):
     remembers: bool = False
     times: Times | None = None
     shared: Shared | None = None
+    softened: Softened | None = None
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -134,10 +153,22 @@ class Term(NamedTuple):
         return self.row.connector is not None
 
 
-def numbers_of(term: Term, state: TrainState) -> dict[str, Any]:
-    """All numbers of a term in a step: its `weight`, those of its `loss`, and those of what it is `times`."""
+def numbers_of(
+    term: Term, state: TrainState, temperatures: Mapping[str, Array] = MappingProxyType({})
+) -> dict[str, Any]:
+    """All numbers of a term in a step.
+
+    Args:
+        term, state: whose, and when.
+        temperatures: of teachers' answers where they are fitted, `[terms, B]` by group.
+
+    Returns:
+        Its `weight`, those of its `loss`, those of what it is `times`, and what its right is `softened` by, or None.
+    """
     own = {"weight": term.weight(state), "loss": dict(term.numbers(state))}
-    return own | {"times": dict(term.times.numbers(state)) if term.times else {}}
+    fitted = temperatures.get(term.softened.group) if term.softened else None
+    softened = None if fitted is None or term.softened is None else fitted[term.softened.row]
+    return own | {"times": dict(term.times.numbers(state)) if term.times else {}, "softened": softened}
 
 
 def value_of(
@@ -160,7 +191,9 @@ def value_of(
     if term.teacher.network == LABELS:
         value = term.loss(mine, label, **numbers["loss"])
     else:
-        value = term.loss(mine, held(term.teacher), labels=label, where=where, **numbers["loss"])
+        right = held(term.teacher)
+        right = right if numbers["softened"] is None else right / numbers["softened"][:, None]
+        value = term.loss(mine, right, labels=label, where=where, **numbers["loss"])
     if term.times is None:
         return value
     return term.times.emphasis(held(term.times.side), label, where=where, **numbers["times"]) * value

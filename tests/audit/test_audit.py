@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from kdjax.attacks.objectives import cross_entropy
 from kdjax.attacks.victims import Victim, white_box
 from kdjax.audit import comparisons, conduct, slopes
 from kdjax.audit.audit import CHECKS, audit
@@ -341,3 +342,31 @@ def test_a_black_box_and_odd_sizes_are_refused(natural):
         replace(whole, label=whole.label[:2])
     with pytest.raises(BadInput, match="steps=1"):
         Sizes(steps=1)
+
+
+def test_a_gradient_that_is_no_number_is_no_result(natural):
+    """Finite answers, and a slope that is NaN everywhere, or for one image: E9, E13 and E14 fail, and say so."""
+    whole = subject(natural, examples=20)
+
+    def broken(bright):
+        def forward(weights, image, key, where):
+            dark = image.mean((1, 2, 3), keepdims=True) < bright
+            nothing = jnp.sum(jnp.sqrt(jnp.where(dark, 0 * image, 1)) - ~dark, (1, 2, 3))
+            return whole.victim.forward(weights, image, key, where) + nothing[:, None]
+
+        return replace(whole, victim=Victim(whole.victim.variables, forward, white_box=True))
+
+    for case, share in ((broken(2.0), 1.0), (broken(float(np.median(whole.image.mean((1, 2, 3))))), 0.5)):
+        assert np.isfinite(scores(case, case.victim, case.image)).all()
+        found = [
+            slopes.gradient_health(slopes.gradients(case, cross_entropy)),
+            slopes.differences_agree(case, points=20, directions=2),
+            slopes.landscape(case, np.ones(20, bool), points=20, grid=5),
+        ]
+        assert [f.verdict for f in found] == [FAIL] * 3
+        assert all(f.remedy for f in found)
+        if share == 1:
+            assert [f.numbers["not_finite"] for f in found] == [1.0] * 3
+        else:
+            assert all(0 < f.numbers["not_finite"] < 1 for f in found)
+            assert all(np.isfinite(list(f.numbers.values())).all() for f in found[1:])

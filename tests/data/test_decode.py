@@ -162,3 +162,12 @@ def test_other_features_are_refused_with_what_is_accepted(tmp_path, monkeypatch)
         prepare(folder, features={"image": image, "label": label})
         with pytest.raises(BadInput, match=f"dataset='tiny'.*{words}"):
             load("tiny", "train", data_dir=str(folder))
+
+
+def test_float_images_are_refused(tmp_path):
+    """TFDS writes those with TensorFlow alone, so the description of a set of bytes is made to say it."""
+    prepare(tmp_path)
+    (file,) = tmp_path.rglob("features.json")
+    file.write_text(file.read_text().replace('"uint8"', '"float32"'))
+    with pytest.raises(BadInput, match="'image' is of float32; accepted: uint8"):
+        load("tiny", "train", data_dir=str(tmp_path))

@@ -65,6 +65,11 @@ def test_what_was_saved_is_read_with_what_made_it(tmp_path, caplog, monkeypatch)
         ({"num_classes": 3}, "train", r"label runs from \d to 3; accepted: 0 to 2"),
         ({"num_classes": 1.5}, "train", "num_classes of .* is 1.5; accepted: one whole number, 2 or more"),
         ({"train_inputs": np.zeros((10, 4, 5, 3))}, "train", "inputs are float64; accepted: uint8"),
+        (
+            {"train_inputs": np.full((10, 4, 5, 3), 255, np.float32)},
+            "train",
+            "or the 255ths .* as uint8",
+        ),
         ({"train_inputs": np.full((10, 4, 5, 3), 2, np.float32)}, "train", r"inputs run from 2.0 to 2.0; accepted: fl"),
         (
             {"train_inputs": np.zeros((10, 4, 5), np.uint8)},

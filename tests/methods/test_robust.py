@@ -31,7 +31,7 @@ STUDENT, TEACHER, NATURAL = (create("mlp", **SHAPE, hidden=(n,)) for n in (5, 7,
 WEIGHTS, OTHER = ({"params": net.init(jax.random.key(n))[0]} for net, n in ((TEACHER, 9), (NATURAL, 8)))
 IMAGE = jax.random.uniform(jax.random.key(1), (6, 3, 3, 1))
 LABEL = np.array([0, 1, 2, 3, 0, -1])
-ROWS = {"inputs": IMAGE, "label": jnp.asarray(LABEL), "mask": jnp.ones(6)}
+ROWS = {"inputs": IMAGE, "label": jnp.asarray(LABEL), "mask": jnp.ones(6), "epoch": jnp.zeros(6, jnp.int32)}
 SGD = optax.sgd(0.1)
 
 
@@ -165,6 +165,11 @@ FORMULAS = {
     ),
     "mtard": lambda a: 0.5 * a.kl("ta", "sa") + 0.5 * a.kl("n", "s"),  # at the beginning
     "mtard(form=release)": lambda a: (0.5 * a.kl("ta", "sa") + 0.5 * a.kl("n", "s")) / 4,
+    # At the beginning all fitted temperatures are 1; later ones stand in the tests below.
+    "b_mtard": lambda a: 0.5 * a.kl("ta", "sa") + 0.5 * a.kl("n", "s"),
+    "b_mtard(form=release)": lambda a: (0.5 * a.kl("ta", "sa") + 0.5 * a.kl("n", "s")) / 4,
+    "absld": lambda a: 5 / 6 * a.kl("t", "sa") + 1 / 6 * a.kl("t", "s"),
+    "absld(form=release)": lambda a: (5 / 6 * a.kl("t", "sa") + 1 / 6 * a.kl("t", "s")) / 4,
     "adaad + igdm(weight=3)": lambda a: (
         a.kl("ta", "sa") + 3 * 0.4 * a.kl(a.z["ta"] - a.z["tm"], a.z["sa"] - a.z["sm"])  # 4 of 10 steps are over
     ),
@@ -173,15 +178,16 @@ FORMULAS = {
 CLIMBS = {
     "trades": lambda a: a.kl("s", "sa"),
     "rslad": lambda a: a.kl("t", "sa"),
+    "absld": lambda a: a.kl("t", "sa"),
     "adaad": lambda a: a.kl("ta", "sa"),
     "adaiad": lambda a: a.kl("ta", "sa"),
     "saad": lambda a: a.kl(a.foretold(), "sa"),
     **{
         name: (lambda a: a.ce("sa"))
-        for name in ("pgd_at", "fgsm_rs", "mart", "ard", "iad_i", "iad_ii", "akd2", "mtard")
+        for name in ("pgd_at", "fgsm_rs", "mart", "ard", "iad_i", "iad_ii", "akd2", "mtard", "b_mtard")
     },
 }
-WITHOUT_LABELS = {"trades", "rslad", "adaad", "adaiad", "saad"}
+WITHOUT_LABELS = {"trades", "rslad", "absld", "adaad", "adaiad", "saad"}
 
 
 def first_of(text):
@@ -238,6 +244,74 @@ def test_mtards_weights_follow_what_each_loss_has_lost(spy):
     assert abs(weight - 0.5) > 1e-3
 
 
+def softmax(z):
+    p = np.exp(z - z.max(-1, keepdims=True))
+    return p / p.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("form", ["paper", "release"])
+def test_b_mtards_temperatures_bring_the_teachers_to_one_entropy(form, spy):
+    """Steps against the released recursion: each uses the temperatures that the one before left."""
+    made = made_of(f"b_mtard(rate=0.3, temperature_rate=0.4, form={form})")
+    state, step = state_of(made), jax.jit(train_step(made.loss_fn, SGD))
+    heat, weight, first = np.ones(2), 0.5, None
+    for _ in range(4):
+        answers = Answers(state.params["student"], [True] * 5 + [False])
+        said = answers.z["ta"] / heat[0], answers.z["n"] / heat[1]
+        robust, plain = answers.kl(said[0], "sa").mean(), answers.kl(said[1], "s").mean()
+        first = first or (robust, plain)
+        left = robust / first[0], plain / first[1]
+        weight -= 0.3 * (weight - left[1] / sum(left))
+        entropy = [-(softmax(z) * np.log(softmax(z))).sum(1).mean() for z in said]
+        heat = np.clip(heat - 0.4 * np.sign([entropy[0] / entropy[1] - 1, entropy[1] / entropy[0] - 1]), 1, 10)
+        state, metrics = step(state, ROWS)
+        expected = ((1 - weight) * robust + weight * plain) / (4 if form == "release" else 1)
+        np.testing.assert_allclose(metrics["loss"][0] / 6, expected, rtol=1e-4)
+        np.testing.assert_allclose(state.memory["entropy_balance"]["temperatures"], heat, rtol=1e-5)
+    assert heat.max() > 1.3
+    assert heat.min() == 1
+
+
+@pytest.mark.parametrize("form", ["paper", "release"])
+def test_abslds_temperatures_follow_the_risk_of_each_class(form, spy):
+    """Two passes of two steps, and the first step of a third, against the released code's recursion in numpy."""
+    made = made_of(f"absld(rate=0.3, form={form})")
+    state, step, table = state_of(made), jax.jit(train_step(made.loss_fn, SGD)), np.ones((2, 4))
+    risk, count, known = np.zeros((2, 4)), np.zeros(4), LABEL >= 0
+    for number in range(5):
+        if number in (2, 4):
+            mean = risk / (count if form == "paper" else 1)
+            gap = mean - mean.mean(1, keepdims=True)
+            table = np.clip(table - 0.3 * gap / np.abs(gap).max(1, keepdims=True), 0.5, 5)
+            risk, count = np.zeros((2, 4)), np.zeros(4)
+        answers = Answers(state.params["student"], [True] * 6)
+        each = np.where(known, table[:, LABEL], 1)
+        each = each.prod(0) * np.ones((2, 1)) if form == "release" else each
+        said = [answers.z["t"] / row[:, None] for row in each]
+        loss = 5 / 6 * answers.kl(said[0], "sa") + 1 / 6 * answers.kl(said[1], "s")
+        loss = loss / 4 if form == "release" else loss
+        for row, view in enumerate(("sa", "s")):
+            np.add.at(risk[row], LABEL[known], answers.ce(view)[known])
+        np.add.at(count, LABEL[known], 1)
+        rows = {**ROWS, "epoch": jnp.full(6, number // 2)}
+        if number == 4:  # not traced, so that the attack's own objective can be asked
+            found, _ = made.loss_fn(state.params, state, rows, jax.random.key(0))
+            np.testing.assert_allclose(found, loss, rtol=2e-4, atol=2e-5)
+            np.testing.assert_allclose(-spy.objective(away(IMAGE))[0], answers.kl(said[0], "sa"), rtol=2e-4, atol=2e-5)
+        state, metrics = step(state, rows)
+        np.testing.assert_allclose(metrics["loss"][0] / 6, loss.mean(), rtol=2e-4)
+    np.testing.assert_allclose(state.memory["class_risk"]["temperatures"], table, rtol=1e-4)
+    assert np.abs(table[0] - table[1]).max() > 1e-4
+    assert np.abs(table - 1).max() > 0.25
+
+
+def test_a_batch_that_does_not_say_its_pass_is_refused(spy):
+    made = made_of("absld")
+    state, rows = state_of(made), {name: x for name, x in ROWS.items() if name != "epoch"}
+    with pytest.raises(BadInput, match="the batch has no epoch"):
+        made.loss_fn(state.params, state, rows, jax.random.key(0))
+
+
 def adaad_slope(spy, stop):
     climbs = f"response.kl(student=attacked, teacher=attacked, temperature=1, stop={stop})"
     made = made_of("adaad", attack=f"pgd(0.1, steps=2, objective={climbs})")
@@ -275,7 +349,7 @@ def test_no_gradient_reaches_a_teacher_through_its_attacked_view():
 @pytest.mark.parametrize("name", CLIMBS)
 def test_stored_answers_are_refused_where_the_teacher_sees_attacked_images(name, spy):
     made = made_of(name)
-    if name in ("iad_i", "iad_ii", "akd2", "adaad", "adaiad", "mtard", "saad"):
+    if name in ("iad_i", "iad_ii", "akd2", "adaad", "adaiad", "mtard", "b_mtard", "saad"):
         with pytest.raises(BadInput, match="asks the teacher about the view attacked, and its answers are stored"):
             made.taught_by(cached())
     else:
@@ -337,6 +411,8 @@ def test_numbers_may_follow_the_run():
         ("rslad + trades", "accepted: one attack, one stage"),
         ("adaad + fitnet_two_stages", "accepted: one attack, one stage"),
         ("igdm", "attacked=None: a term looks at the attacked view"),
+        ("absld(rate=-1)", "class_risk: rate=-1"),
+        ("b_mtard(temperature_rate=-1)", "entropy_balance: rate=-1"),
         ("rsladd", "read the name rsladd; accepted: .*did you mean rslad"),
     ],
 )
@@ -357,6 +433,14 @@ def test_what_cannot_be_is_one_clear_error(text, said):
         ("pgd(0.1, steps=grid(1, 2))", "read steps=grid.* of pgd; accepted: one whole number"),
         ("pgd(0.1, objective=0.3)", "accepted: a sum of losses, or one of cross_entropy, dlr, margin"),
         ("pgd(0.1, share=1.5)", "accepted are shares of a batch"),
+        (
+            "pgd(0.1, objective=response.kl(student=attacked, teacher_temperature=class_risk))",
+            "no loss fits its teacher_temperature; accepted: none",
+        ),
+        (
+            "pgd(0.1, objective=response.kl(student=attacked, teacher_temperature=class_risk(rate=0.1)))",
+            "of an attack; accepted: class_risk",
+        ),
         ("pgd(0.1, share=grid(0, 1))", "accepted: one number from 0 to 1"),
     ],
 )
@@ -418,7 +502,7 @@ def test_the_command_trains_a_robust_student(tmp_path):
     assert {"distilled" in line for line in lines if "attacked_accuracy" in line} == {True}
 
 
-@pytest.mark.parametrize("text", ["saad", "mtard"])
+@pytest.mark.parametrize("text", ["saad", "mtard", "b_mtard", "absld"])
 def test_what_couples_examples_sees_all_devices(text, spy):
     """An entropy among the batch's, and a loss's mean, are those of the global batch, under jit and pmap."""
     made, rows = made_of(text), {name: np.asarray(x) for name, x in ROWS.items()}

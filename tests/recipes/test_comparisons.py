@@ -11,6 +11,7 @@ from kdjax.recipes.comparisons import (
     EMPHASES,
     LOSSES,
     SHARES,
+    TEMPERATURES,
     comparison,
     default_of,
     loss_of,
@@ -34,6 +35,7 @@ def test_the_names():
     assert BY_LABELS.names() == ["response.boosted_cross_entropy"]
     assert EMPHASES.names() == ["confidence", "doubt", "sureness", "unsureness"]
     assert SHARES.names() == ["progress"]
+    assert TEMPERATURES.names() == ["class_risk", "entropy_balance"]
     assert names() == names("contrastive") + names("feature") + names("relation") + names("response")
 
 
