@@ -35,7 +35,7 @@ class Config:
     model: str = field("", "workdir of a finished run; empty trains a small network on digits")
     role: str = field("teacher", "which of its networks: a folder in its checkpoints/, such as distilled")
     seed: int = field(0, "which of its seeds", low=0)
-    policy: str = field("soft", "what is answered: soft, logits, top_k(3), hard, rounded(2), noisy(0.5)")
+    policy: str = field("soft", "what is answered: soft, logits, top_k(3), hard, rounded(2), smoothed(0.1), noisy(0.5)")
     keys: str = field(
         "user(budget=1000000)", "clients, each with its budget in images and, if limited, images a second",
         identity=False,
