@@ -120,7 +120,7 @@ def test_a_surrogate_of_a_service_pays_for_its_budget_and_the_scored_images_and_
     monkeypatch.setattr(extract.figures, "by_queries", lambda *_, **__: None)
     config = extract.Config(
         victim=f'service("{URL}", batch=64, concurrency=1, budget=170)', train_split="train[:50]",
-        own_split="train[50:200]", test_split="test[:100]", arms="jacobian(pool=own)",
+        own_split="train[50:200]", test_split="test[:100]", arms="random(pool=own)",
         surrogate="mlp(4)", budgets=(37, 70), seeds=1, epochs=1, batch_size=16, workdir=str(tmp_path / "run"),
     )  # fmt: skip
     for _ in range(2):  # and again for nothing
@@ -130,10 +130,10 @@ def test_a_surrogate_of_a_service_pays_for_its_budget_and_the_scored_images_and_
         digits.transport.closed()
     told = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {name: row[0]["queries"] for name, row in told.items() if "queries" in name and "minus" not in name} == {
-        f"jacobian(pool=own), {budget} queries": budget for budget in (37, 70)
+        f"random(pool=own), {budget} queries": budget for budget in (37, 70)
     }
-    assert told["jacobian(pool=own), 70 queries"][0]["price"] == 70 * 0.5  # what the service says
-    assert told["arms"]["jacobian(pool=own), 70 queries"]["facts"]["answers"] == "logits"
+    assert told["random(pool=own), 70 queries"][0]["price"] == 70 * 0.5  # what the service says
+    assert told["arms"]["random(pool=own), 70 queries"]["facts"]["answers"] == "logits"
 
 
 def answered(config, workdir):
