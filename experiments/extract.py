@@ -93,7 +93,7 @@ def main(config: Config, workdir: Path) -> None:
     extraction.refuse_small_pools(chosen, pools, config.budgets)
     for epochs, places in ((config.epochs, config.budgets[-1]), (config.victim_epochs, len(study.train))):
         optimizer_of(config, steps=-(-places // config.batch_size) * epochs)
-    thief = extraction.thief(study, surrogate, victim, pools, config.budgets)
+    thief = Thief(study, surrogate, victim, pools, config.budgets, extraction.recipe(surrogate))
     by_way = {way: thief.arms(way) for way in chosen}
     arms = [victim.arm(config), *(arm for arms in by_way.values() for arm in arms)]
     rows = {VICTIM: compare.tested(VICTIM)}
@@ -124,7 +124,7 @@ def row(thief: Thief, way: Way, number: int, arms: list[Arm]) -> Row:
     def of(done: Done) -> Scores:
         logits, true = done.test(names[number]), done.test(VICTIM)
         scores = compare.scores(thief.study, logits, done.weights(names[number]))
-        paid = thief.bought(way, number, names, VICTIM, done)
+        paid = thief.bought(way, number, names, done)
         last = number == len(names) - 1
         flagged = {"flagged": watched(thief.study, paid.images)} if last else {}
         return {

@@ -35,7 +35,7 @@ from kdjax.teachers import queries
 from kdjax.teachers.queries import Chosen, Known, Surrogate
 from kdjax.teachers.serving.policy import POLICIES, Policy
 from kdjax.teachers.stored import cached
-from kdjax.types import ApplyFn, BadInput, Model, PyTree
+from kdjax.types import ApplyFn, BadInput, LossFn, Model, PyTree
 
 VICTIM, SAID = "victim", "soft"
 WAYS = Family(queries, first=("known", "count", "rng"), parts={"answers": POLICIES})
@@ -102,24 +102,27 @@ def ways(text: str, *, flag: str, says: str = "") -> list[Way]:
 
 
 class Victim(NamedTuple):
-    """Who answers: the network, its variables seed by seed, none if it is to be trained; a service's policy, and the
-    price of an answer."""
+    """Who answers: its arm's name, the network, its variables seed by seed, none if it is to be trained, whence it
+    comes; a service's policy, and the price of an answer."""
 
+    name: str
     model: Model
     given: list[PyTree]
-    says: str
-    price: float
+    source: str
+    says: str = ""
+    price: float = 0.0
 
-    def arm(self, config: Any) -> Arm:
-        """As it is given, or trained on labels that nobody else sees."""
+    def arm(self, config: Any, loss_fn: LossFn | None = None, **facts: Any) -> Arm:
+        """As it is given, or trained on labels that nobody else sees, by a recipe of its own if it has one."""
         return Arm(
-            VICTIM,
+            self.name,
             self.model,
-            supervised(self.model),
+            loss_fn or supervised(self.model),
             config.victim_epochs,
             {"learning_rate": config.victim_learning_rate},
-            Lineage("labels", facts={"from": config.victim if self.given else "trained here"}),
+            Lineage("labels", facts={"from": self.source if self.given else "trained here", **facts}),
             known=(lambda seed: self.given[seed % len(self.given)]) if self.given else None,
+            run=slug(self.name),
         )
 
 
@@ -131,11 +134,11 @@ def victim(config: Any, study: Study) -> Victim:
     """
     if not service.is_service(config.victim):
         model, given, _ = networks.teacher_of(config, study, flag="victim")
-        return Victim(model, given, "", config.price)
+        return Victim(VICTIM, model, given, config.victim, price=config.price)
     found = service.connect(config.victim, Path(config.workdir).expanduser(), flag="victim")
     described = service.description(found)
     networks.refuse_other_shapes(described, config.victim, study.shape, config.dataset, flag="victim")
-    return Victim(*service.teacher(found, study), found.policy, found.price)
+    return Victim(VICTIM, *service.teacher(found, study), config.victim, found.policy, found.price)
 
 
 def _shared(pool: Literal["own", "public"] = "public", answers: str = "") -> None:
@@ -216,13 +219,12 @@ class Thief:
     budgets: Sequence[int]
     loss_fn: Any
 
-    def arms(self, way: Way, *, prefix: str = "", of: str = VICTIM) -> list[Arm]:
+    def arms(self, way: Way, *, prefix: str = "") -> list[Arm]:
         """One arm for each budget.
 
         Args:
             way: how it asks.
             prefix: before its name, where several networks extract in this way.
-            of: the victim's arm.
         """
         names = [f"{prefix}{way.text}, {budget} queries" for budget in self.budgets]
         rates = {"learning_rate": self.study.config.learning_rate, "temperature": 1.0, "alpha": 1.0}
@@ -232,7 +234,7 @@ class Thief:
             before = names[number - 1] if number else ""
             lineage = Lineage(
                 LOSS,
-                (of, *filter(None, (before,))),
+                (self.victim.name, *filter(None, (before,))),
                 source,
                 "" if way.pool == "noise" else way.pool,
                 facts={"asked": way.text, "answers": way.said, "queries": budget},
@@ -244,20 +246,20 @@ class Thief:
                 self.study.config.epochs,
                 rates,
                 lineage,
-                partial(self._given, way, number, names, of),
+                partial(self._given, way, number, names),
                 run=slug(name),
                 places=self.budgets[-1],
             )
             found.append(arm)
         return found
 
-    def _given(self, way: Way, number: int, names: Sequence[str], of: str, done: Done) -> Given:
-        bought = self.bought(way, number, names, of, done)
+    def _given(self, way: Way, number: int, names: Sequence[str], done: Done) -> Given:
+        bought = self.bought(way, number, names, done)
         label = np.full(len(bought.images), -1, np.int32)
         columns = {"inputs": bought.images, "label": label, "teacher_logits": bought.answers}
         return Given(Source(columns, self.study.test.num_classes, way.text))
 
-    def bought(self, way: Way, number: int, names: Sequence[str], of: str, done: Done) -> Bought:
+    def bought(self, way: Way, number: int, names: Sequence[str], done: Done) -> Bought:
         """What is paid at the end of a round; every round once a seed."""
 
         def buy() -> Bought:
@@ -267,7 +269,7 @@ class Thief:
                 none = np.empty((0, *shape), pool.arrays["inputs"].dtype)
                 have, surrogate = Bought(none, np.empty(0, np.int64), np.empty((0, classes), np.float32)), None
             else:
-                have = self.bought(way, number - 1, names, of, done)
+                have = self.bought(way, number - 1, names, done)
                 surrogate = self.surrogate(done.weights(names[number - 1]))
             known = Known(pool.arrays["inputs"], pool.labels(), *have, surrogate)
             count = self.budgets[number] - len(have.images)
@@ -275,11 +277,11 @@ class Thief:
             chosen = way.strategy(known, count, rng)
             if len(chosen.images) != count or len(chosen.rows) != count:
                 raise BadInput(f"{way.text}: {len(chosen.images)} images; accepted: {count}, what the budget leaves.")
-            said = self.ask(way, chosen.images, done.weights(of), done.seed)
+            said = self.ask(way, chosen.images, done.weights(self.victim.name), done.seed)
             parts = zip(have, (*chosen, said), strict=True)
             return Bought(*(np.concatenate(both) for both in parts))
 
-        return done.once(("bought", of, names[0], number), buy)
+        return done.once(("bought", names[0], number), buy)
 
     def ask(self, way: Way, images: np.ndarray, weights: PyTree, seed: int) -> np.ndarray:
         """The victim's answers as the way's policy leaves them, as logits `[N, K]`."""
@@ -295,9 +297,9 @@ class Thief:
         )
 
 
-def thief(study: Study, model: Model, victim: Victim, pool: Mapping[str, Source], budgets: Sequence[int]) -> Thief:
-    """Who extracts with a network; its recipe is made once, for all arms and seeds."""
-    return Thief(study, model, victim, pool, budgets, distill(model, cached(), response.kl))
+def recipe(model: Model) -> LossFn:
+    """How a surrogate learns from what was bought; made once for all arms and seeds of a network."""
+    return distill(model, cached(), response.kl)
 
 
 def through(policy: Policy, logits: np.ndarray, images: np.ndarray, seed: int) -> np.ndarray:
