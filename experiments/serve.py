@@ -11,7 +11,7 @@ goes on from there. SIGTERM and Ctrl-C let requests that are being answered end 
 
 Pages: /v1/answers, /v1/model, /v1/account, /health, /metrics, and what describes them, /openapi.json. Flags name the
 service by its address, such as `--teacher=http://127.0.0.1:8000` of `experiments.distill` and `--model=` of
-`experiments.attack`, with the key in the environment variable KDJAX_SERVICE_KEY.
+`experiments.attack` and `experiments.audit`, with the key in the environment variable KDJAX_SERVICE_KEY.
 """
 
 import logging

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import distill, extract
 from experiments.attack import __main__ as attack
+from experiments.audit import __main__ as audit
 from kdjax import config as configs
 from kdjax.data.load import load
 from kdjax.study import compare, networks, service
@@ -134,6 +135,25 @@ def test_a_surrogate_of_a_service_pays_for_its_budget_and_the_scored_images_and_
     }
     assert told["random(pool=own), 70 queries"][0]["price"] == 70 * 0.5  # what the service says
     assert told["arms"]["random(pool=own), 70 queries"]["facts"]["answers"] == "logits"
+
+
+def test_an_audit_of_a_service_pays_for_what_it_asks_and_once(digits, tmp_path):
+    config = audit.Config(
+        model=f'service("{URL}", batch=64, concurrency=1)', examples=6, epsilon=0.2, queries=10, draws=5,
+        hard_iterations=2, hard_examples=2, workdir=str(tmp_path / "run"),
+    )  # fmt: skip
+    said = []
+    for _ in range(2):
+        configs.claim(config, tmp_path / "run")
+        audit.main(config, tmp_path / "run")
+        said.append((tmp_path / "run" / "table.md").read_text())
+        assert f"answered {digits.charged:,} images" in said[-1]
+        digits.transport.closed()
+    assert said[0] == said[1]
+    assert digits.charged > 2 * 6
+    told = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert told["E17"]["numbers"]["worst_case"] <= told["E17"]["series"]["accuracy"]["nothing"]
+    assert told["E9"]["verdict"] == "SKIPPED"
 
 
 def answered(config, workdir):
