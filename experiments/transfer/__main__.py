@@ -21,23 +21,23 @@ itself hides its gradient. With --victims or --defended of finished runs, write 
 --victims="'runs/natural'".
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from experiments.transfer.strikes import Curve, Ground, by_caps, joined, within_radius
+from experiments.transfer.rows import audits, curves, transfers
+from experiments.transfer.strikes import Ground, Plan, called
+from experiments.transfer.tables import Points, at_equal_queries, by_attack, matrix, points
 from kdjax import spec
 from kdjax.attacks.catalogue import ATTACKS
 from kdjax.attacks.projections import require_radius
-from kdjax.audit.comparisons import transfer_is_weaker
 from kdjax.config import field
 from kdjax.evaluation.fidelity import fidelity
 from kdjax.recipes.supervised import supervised
 from kdjax.study import attacks, command, compare, extraction, figures, networks, report
-from kdjax.study.attacks import Named, first
-from kdjax.study.compare import Arm, Done, Pair, Results, Row, Scores
+from kdjax.study.attacks import first
+from kdjax.study.compare import Done, Pair, Row, Scores
 from kdjax.study.data import Common, Study, open_study, optimizer_of
 from kdjax.study.extraction import Thief, Victim, Way
 from kdjax.types import BadInput, LossFn
@@ -93,22 +93,6 @@ class Config(Common):
     query_epsilon: float = field(0.2, "their radius", low=0.0)
     query_examples: int = field(40, "images that they attack, the first", low=2, smoke=10)
     checkpoint_every: int = field(1000, "epochs between checkpoints; these train for seconds", low=1, identity=False)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is trained and attacked: victims with their arms and surrogates, and the attacks."""
-
-    ground: Ground
-    victims: list[Victim]
-    thieves: dict[tuple[str, str], tuple[Thief, list[Arm]]]
-    made: list[Named]
-    queried: list[Named]
-    begun: list[Named]
-
-    def surrogates(self, victim: Victim) -> dict[str, tuple[Thief, list[Arm]]]:
-        """By the network's text."""
-        return {name: found for (of, name), found in self.thieves.items() if of == victim.name}
 
 
 def main(config: Config, workdir: Path) -> None:
@@ -195,107 +179,6 @@ def matched(thief: Thief, way: Way, names: list[str]) -> Row:
     return Row((name, victim), of)
 
 
-def called(one: Named, epsilon: float, maker: str, victim: str) -> str:
-    """A row's name: an attack at a radius, on whom it was made, and whom it should fool."""
-    return f"{one.text}, {epsilon:g}: {maker} to {victim}"
-
-
-def transfers(config: Config, plan: Plan) -> dict[str, Row]:
-    """A row for each attack, radius and pair of a victim and whom its images are made on, itself among them."""
-    rows = {}
-    for victim in plan.victims:
-        target = victim.model, victim.name
-        makers = {"itself": target}
-        makers |= {name: (thief.model, arms[-1].name) for name, (thief, arms) in plan.surrogates(victim).items()}
-        for maker, network in makers.items():
-            for one in plan.made:
-                for epsilon in config.epsilons:
-
-                    def of(done: Done, network=network, one=one, epsilon=epsilon, target=target) -> Scores:
-                        found = plan.ground.judged(done, target, network, one, epsilon)
-                        return {"transfer": found.conditional, "misclassified": found.unconditional}
-
-                    rows[called(one, epsilon, maker, victim.name)] = Row(tuple({network[1], victim.name}), of)
-    return rows
-
-
-def curves(config: Config, plan: Plan) -> dict[str, Row]:
-    """A row for each line of the figures: success against queries, of the first victim and the defended ones."""
-    rows = {}
-    for victim in plan.victims:
-        if victim is not plan.victims[0] and not victim.name.endswith("adversarially trained"):
-            continue
-        lines = {f"{one.call.name}": [o for o in plan.queried if o.call.name == one.call.name] for one in plan.queried}
-        for name, several in lines.items():
-            rows[f"{name} on {victim.name}"] = Row((victim.name,), asking(config, plan, victim, several))
-        (thief, arms), *_ = plan.surrogates(victim).values()
-        names = tuple(arm.name for arm in arms)
-        for one in plan.begun:
-            label = f"{one.call.name} from the surrogate on {victim.name}"
-            rows[label] = Row((victim.name, names[-1]), asking(config, plan, victim, [one], thief, names[-1]))
-        rows[f"surrogate on {victim.name}"] = Row((victim.name, *names), bought(config, plan, victim, thief, names))
-    return rows
-
-
-def asking(
-    config: Config, plan: Plan, victim: Victim, several: list[Named], thief: Thief | None = None, start: str = ""
-) -> Callable[[Done], Curve]:
-    """The line of an attack that asks, perhaps from the images of a surrogate."""
-    target, most, epsilon = (victim.model, victim.name), config.query_examples, config.query_epsilon
-
-    def of(done: Done) -> Curve:
-        right = plan.ground.right(done, *target)[:most]
-        begun, paid = None, 0
-        if thief is not None:
-            begun = plan.ground.made_on(done, thief.model, start, plan.made[-1], epsilon)
-            paid = config.budgets[-1]
-        found = []
-        for one in several:
-            told = plan.ground.asks(done, target, one, epsilon, most, begun)
-            capped = one.has("epsilon")
-            found.append(
-                by_caps(told, right, paid=paid) if capped else within_radius(told, right, epsilon, config.norm)
-            )
-        return joined(found)
-
-    return of
-
-
-def bought(config: Config, plan: Plan, victim: Victim, thief: Thief, names: tuple[str, ...]) -> Callable[[Done], Curve]:
-    """The line of a surrogate: transfer at every budget, with one look at each image."""
-    target, most = (victim.model, victim.name), config.query_examples
-
-    def of(done: Done) -> Curve:
-        right, points = plan.ground.right(done, *target)[:most], Curve(queries=[], success=[])
-        for name, budget in zip(names, config.budgets, strict=True):
-            found = plan.ground.judged(done, target, (thief.model, name), plan.made[-1], config.query_epsilon)
-            points["queries"].append(float(budget + right.sum()))
-            points["success"].append(float(found.fooled[:most][right].mean()))
-        return points
-
-    return of
-
-
-def audits(config: Config, plan: Plan) -> dict[str, Row]:
-    """Is the white box weaker than the transfer from the victim's own surrogates?"""
-    rows = {}
-    for victim in plan.victims:
-        target, own = (victim.model, victim.name), plan.surrogates(victim)
-        makers = [(thief.model, arms[-1].name) for thief, arms in own.values()]
-
-        def of(done: Done, target=target, makers=makers) -> Scores:
-            one, epsilon = plan.made[-1], config.query_epsilon
-            white, *black = (plan.ground.judged(done, target, maker, one, epsilon) for maker in (target, *makers))
-            stands = [j.right & ~j.fooled for j in black]
-            found = transfer_is_weaker(
-                white.right & ~white.fooled, np.logical_and.reduce(stands), twin="the network's own surrogates"
-            )
-            return {**found.numbers, "verdict": found.verdict, "text": found.text}
-
-        rows[f"audit of {victim.name}"] = Row((victim.name, *(name for _, name in makers)), of)
-    return rows
-
-
 def pairs_of(config: Config, plan: Plan) -> list[Pair]:
     """The surrogate of the victim's own architecture minus each other one, by transfer of the matrix's attack."""
     one, epsilon, found = plan.made[-1], config.epsilons[-1], []
@@ -339,59 +222,6 @@ def report_all(config: Config, workdir: Path, plan: Plan, found: compare.Compare
     differences = {pair.name: d for pair, d in compare.subtracted(results, pairs).items()}
     parts += ["  \n".join(report.gain(name, d) for name, d in differences.items()), "  \n".join(verdicts)]
     compare.save(workdir, found, pairs, "\n\n".join(part for part in parts if part), differences)
-
-
-def matrix(config: Config, plan: Plan, results: Results, epsilon: float) -> str:
-    """Victims beside whom images were made on: transfer, and in brackets all wrong answers."""
-    makers = ["itself", *dict.fromkeys(name for _, name in plan.thieves)]
-    one = plan.made[-1]
-    lines = [f"| {one.text}, {config.norm} {epsilon:g}: victim | " + " | ".join(makers) + " |"]
-    lines.append("|---" * (len(makers) + 1) + "|")
-    for victim in plan.victims:
-        cells = []
-        for maker in makers:
-            seeds = results[called(one, epsilon, maker, victim.name)]
-            fooled, wrong = (
-                report.spread([s[c] for s in seeds], scale=100, digits=1) for c in ("transfer", "misclassified")
-            )
-            cells.append(f"{fooled} ({wrong})")
-        lines.append(f"| {victim.name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n\nIn per cent: fooled of those classified rightly (in brackets wrong answers of all)."
-
-
-def by_attack(config: Config, plan: Plan, results: Results) -> str:
-    """Every attack at every radius, from the first surrogate to the first victim and to the defended one."""
-    shown = [plan.victims[0], *(v for v in plan.victims[1:] if v.name.endswith("adversarially trained"))]
-    maker = next(iter(plan.thieves))[1]
-    rows = {
-        called(one, epsilon, maker, victim.name): results[called(one, epsilon, maker, victim.name)]
-        for victim in shown
-        for one in plan.made
-        for epsilon in config.epsilons
-    }
-    return attacks.table(rows, ("transfer", "misclassified"), ("transfer", "misclassified"))
-
-
-Points = list[tuple[float, list[float]]]
-
-
-def points(seeds: list[Scores]) -> Points:
-    """The mean place and every seed's success at each point of a line, as far as all seeds have it."""
-    count = min(len(s["queries"]) for s in seeds)
-    return [(float(np.mean([s["queries"][i] for s in seeds])), [s["success"][i] for s in seeds]) for i in range(count)]
-
-
-def at_equal_queries(lines: Mapping[str, Points], count: int = 6) -> str:
-    """Mean success at numbers of queries that are the same for all lines; a dash before a line begins."""
-    if not lines:
-        return ""
-    every = [x for line in lines.values() for x, _ in line]
-    grid = np.geomspace(min(every), max(every), count)
-    rows = ["| success % at queries | " + " | ".join(f"{x:,.0f}" for x in grid) + " |", "|---" * (count + 1) + "|"]
-    for name, line in lines.items():
-        best = [max((100 * np.mean(y) for at, y in line if at <= 1.0001 * x), default=None) for x in grid]
-        rows.append(f"| {name} | " + " | ".join("–" if b is None else f"{b:.1f}" for b in best) + " |")
-    return "\n".join(rows)
 
 
 if __name__ == "__main__":

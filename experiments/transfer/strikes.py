@@ -1,6 +1,7 @@
 """What attacks do to a victim: images made on another network, questions alone, and questions that begin at those."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +11,8 @@ from kdjax.attacks.sweep import at_radius
 from kdjax.attacks.victims import queries_only, white_box
 from kdjax.evaluation.answers import decided
 from kdjax.study.attacks import Named
-from kdjax.study.compare import Done
-from kdjax.study.extraction import asked
+from kdjax.study.compare import Arm, Done
+from kdjax.study.extraction import Thief, Victim, asked
 from kdjax.study.train import predict
 from kdjax.types import Attack, Model
 
@@ -95,6 +96,27 @@ class Ground:
             self.attack(one, epsilon), only, self.image[:most], self.label[:most], objective=one.objective, start=begun,
             seed=done.seed, chunk=min(most, 64), on_device=False,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained and attacked: victims with their arms and surrogates, and the attacks."""
+
+    ground: Ground
+    victims: list[Victim]
+    thieves: dict[tuple[str, str], tuple[Thief, list[Arm]]]
+    made: list[Named]
+    queried: list[Named]
+    begun: list[Named]
+
+    def surrogates(self, victim: Victim) -> dict[str, tuple[Thief, list[Arm]]]:
+        """By the network's text."""
+        return {name: found for (of, name), found in self.thieves.items() if of == victim.name}
+
+
+def called(one: Named, epsilon: float, maker: str, victim: str) -> str:
+    """A row's name: an attack at a radius, on whom it was made, and whom it should fool."""
+    return f"{one.text}, {epsilon:g}: {maker} to {victim}"
 
 
 def by_caps(found: Attacked, right: np.ndarray, *, paid: int = 0) -> Curve:
