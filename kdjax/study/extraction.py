@@ -22,6 +22,7 @@ import numpy as np
 
 from kdjax import spec
 from kdjax.data.domains import parse, unite
+from kdjax.data.load import load
 from kdjax.data.source import Source
 from kdjax.losses import response
 from kdjax.recipes.distill import distill
@@ -151,7 +152,7 @@ def pools(config: Any, study: Study) -> dict[str, Source]:
     Classes of public sets are told apart set by set; those of the own images are all 0.
 
     Raises:
-        BadInput: images of the test split among them, or of another shape.
+        BadInput: images of the test split among them, of another shape, or too many for memory.
     """
     if overlap(config, config.own_split, config.test_split):
         raise BadInput(
@@ -168,16 +169,14 @@ def pools(config: Any, study: Study) -> dict[str, Source]:
     height, width, _ = shape = study.test.image_shape()
     if height != width:
         raise BadInput(f"--dataset={config.dataset}: images of {height} x {width}; accepted: square ones.")
-    own = parse(f"dataset({config.dataset!r})")
+    own = load(config.dataset, config.own_split, data_dir=config.data_dir, image_size=config.image_size)
+    public = unite(domains, "train", config.public_split, data_dir=config.data_dir, image_size=height).source
+    apart = public.labels() + study.test.num_classes * public.arrays["domain"]
     found = {}
-    for name, sets, split in (("own", own, config.own_split), ("public", domains, config.public_split)):
-        united = unite(sets, "train", split, data_dir=config.data_dir, image_size=height)
-        inputs, label = united.source.arrays["inputs"], united.source.arrays["label"]
-        if inputs.shape[1:] != shape:
-            raise BadInput(f"--{name}: images of shape {inputs.shape[1:]}; accepted: {shape}, the victim's.")
-        if name == "public":
-            label = label + study.test.num_classes * united.source.arrays["domain"]
-        found[name] = Source({"inputs": inputs, "label": label * (name == "public")}, int(label.max()) + 1, name)
+    for name, source, label in (("own", own, np.zeros(len(own), np.int32)), ("public", public, apart)):
+        if not isinstance(source, Source) or source.image_shape() != shape:
+            raise BadInput(f"--{name}: images of {source.image_shape()}; accepted: {shape}, the victim's, in memory.")
+        found[name] = Source({"inputs": source.arrays["inputs"], "label": label}, int(label.max()) + 1, name)
     return found
 
 
