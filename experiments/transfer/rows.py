@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.transfer.strikes import Curve, Plan, by_caps, called, joined, within_radius
+from experiments.transfer.strikes import Curve, Plan, by_caps, called, joined, share, within_radius
 from kdjax.audit.comparisons import transfer_is_weaker
 from kdjax.study.attacks import Named
 from kdjax.study.compare import Done, Row, Scores
@@ -82,7 +82,7 @@ def bought(config: Any, plan: Plan, victim: Victim, thief: Thief, names: tuple[s
         for name, budget in zip(names, config.budgets, strict=True):
             found = plan.ground.judged(done, target, (thief.model, name), plan.made[-1], config.query_epsilon)
             points["queries"].append(float(budget + right.sum()))
-            points["success"].append(float(found.fooled[:most][right].mean()))
+            points["success"].append(share(found.fooled[:most][right]))
         return points
 
     return of

@@ -18,8 +18,13 @@ from kdjax.types import Attack, Model
 
 Curve = dict[str, list[float]]
 """Points of a curve: `queries` over all attacked images together, `success` of them."""
-CAPS = 24
-"""Points of an attack's curve."""
+CAPS = np.unique(np.geomspace(1, 1e6, 50).astype(int))
+"""Queries for an image at which an attack's curve has points, the same for all seeds."""
+
+
+def share(who: np.ndarray) -> float:
+    """The mean of booleans, 0 of none: a network may be right on no image."""
+    return float(who.mean()) if len(who) else 0.0
 
 
 class Judged(NamedTuple):
@@ -31,12 +36,12 @@ class Judged(NamedTuple):
     @property
     def conditional(self) -> float:
         """Share of fooled among those that it classifies rightly."""
-        return float(self.fooled[self.right].mean()) if self.right.any() else 0.0
+        return share(self.fooled[self.right])
 
     @property
     def unconditional(self) -> float:
         """Share of wrong answers, of images that it never classified rightly too."""
-        return float(self.fooled.mean())
+        return share(self.fooled)
 
 
 class Ground:
@@ -128,17 +133,17 @@ def by_caps(found: Attacked, right: np.ndarray, *, paid: int = 0) -> Curve:
         paid: queries before the first of these.
     """
     spent, first = found.queries[right], found.first_success[right]
-    caps = np.unique(np.geomspace(1, max(int(spent.max(initial=1)), 1), CAPS).astype(int))
+    caps = CAPS[: np.searchsorted(CAPS, spent.max(initial=1)) + 1]
     return {
         "queries": [float(paid + np.minimum(spent, cap).sum()) for cap in caps],
-        "success": [float(((first >= 0) & (first <= cap)).mean()) for cap in caps],
+        "success": [share((first >= 0) & (first <= cap)) for cap in caps],
     }
 
 
 def within_radius(found: Attacked, right: np.ndarray, epsilon: float, norm: str) -> Curve:
     """The one point of an attack that looks for the nearest image: what it found inside the ball, at all it asked."""
     inside = found.success & (found.distance[norm] <= epsilon + 1e-6)
-    return {"queries": [float(found.queries[right].sum())], "success": [float(inside[right].mean())]}
+    return {"queries": [float(found.queries[right].sum())], "success": [share(inside[right])]}
 
 
 def joined(curves: Sequence[Curve]) -> Curve:

@@ -1,6 +1,6 @@
 """The tables of a transfer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,12 @@ def by_attack(config: Any, plan: Plan, results: Results) -> str:
 Points = list[tuple[float, list[float]]]
 
 
-def points(seeds: list[Scores]) -> Points:
-    """The mean place and every seed's success at each point of a line, as far as all seeds have it."""
-    count = min(len(s["queries"]) for s in seeds)
-    return [(float(np.mean([s["queries"][i] for s in seeds])), [s["success"][i] for s in seeds]) for i in range(count)]
+def points(seeds: Sequence[Scores]) -> Points:
+    """The mean place and every seed's success at each point of a line; one that ended earlier stays where it ended."""
+    count = max(len(s["queries"]) for s in seeds)
+    rows = [[(s["queries"] + s["queries"][-1:] * count)[i] for i in range(count)] for s in seeds]
+    won = [[(s["success"] + s["success"][-1:] * count)[i] for i in range(count)] for s in seeds]
+    return [(float(np.mean(x)), list(y)) for x, y in zip(zip(*rows, strict=True), zip(*won, strict=True), strict=True)]
 
 
 def at_equal_queries(lines: Mapping[str, Points], count: int = 6) -> str:

@@ -5,6 +5,7 @@ import pytest
 
 from experiments.transfer import __main__ as transfer
 from experiments.transfer.strikes import by_caps, joined, within_radius
+from experiments.transfer.tables import points
 from kdjax.attacks import named, objectives
 from kdjax.attacks.run import Attacked, run
 from kdjax.attacks.victims import white_box
@@ -117,6 +118,9 @@ def test_a_line_counts_all_images_together_and_leaves_out_those_that_never_were_
     assert at[1000 + 4 + 4 + 4] == pytest.approx(1 / 3)
     point = within_radius(attacked([10, 20, 30], [3, 3, -1], [0.1, 0.3, 0.0]), np.array([True] * 3), 0.2, "linf")
     assert point == {"queries": [60.0], "success": [pytest.approx(1 / 3)]}
+    assert set(by_caps(told, np.zeros(4, bool), paid=5)["success"]) == {0.0}
+    short, long = ({"queries": [1.0, 3.0, 9.0][:n], "success": [0.0, 0.5, 1.0][:n]} for n in (2, 3))
+    assert points([short, long]) == [(1.0, [0.0, 0.0]), (3.0, [0.5, 0.5]), (6.0, [0.5, 1.0])]
     assert joined([line, point])["queries"] == sorted([*line["queries"], 60.0])
 
 
