@@ -1,13 +1,14 @@
 """Attack what only answers: through surrogates that were paid for, by questions alone, or by both, at equal queries.
 
     python -m experiments.transfer
-    python -m experiments.transfer --dataset=mnist --own_split='test[:1000]' --test_split='test[1000:]' \
-        --train_split='train[:20000]' --victims='mlp(256, 256), cnn(8, 16), resnet8' --defended='mlp(256, 256)' \
-        --public='kmnist + usps' --public_split=test --victim_epochs=5 --epochs=20 --batch_size=128 \
-        --surrogates='mlp(256, 256), cnn(8, 16), resnet8' --budgets=200,400,800,1600 --workdir=runs/transfer-mnist
+    python -m experiments.transfer --dataset=mnist --image_size=14 --train_split='train[:10000]' \
+        --own_split='test[:1000]' --test_split='test[1000:]' --public=kmnist --public_split=test \
+        --victims='mlp(128, 128), cnn(8, 16), resnet8' --defended= --victim_epochs=4 \
+        --surrogates='mlp(128, 128), cnn(8, 16), resnet8' --budgets=800,1600 --epochs=10 --batch_size=128 \
+        --queried='square(queries=500)' --begun='square(queries=500)' --workdir=runs/transfer-matrix
 
-Cost: the first two minutes on two cores. Every network of `--surrogates` extracts every victim by `--asks`, at
-each of `--budgets` (see experiments.extract). On each surrogate, and on the victim itself, attacks make images that the
+Cost: about a quarter of an hour each on two cores. Every network of `--surrogates` extracts every victim by `--asks`,
+at each of `--budgets` (see experiments.extract). On each surrogate, and on the victim itself, attacks make images that the
 victim judges: `transfer` is the share fooled among images that it classifies rightly, `misclassified` the share of
 wrong answers among all, as Papernot et al. count. The matrix sets victims beside surrogates of other architectures.
 
