@@ -8,8 +8,8 @@
         --queried='square(queries=500)' --begun='square(queries=500)' --workdir=runs/transfer-matrix
 
 Cost: about a quarter of an hour each on two cores. Every network of `--surrogates` extracts every victim by `--asks`,
-at each of `--budgets` (see experiments.extract). On each surrogate, and on the victim itself, attacks make images that the
-victim judges: `transfer` is the share fooled among images that it classifies rightly, `misclassified` the share of
+at each of `--budgets` (see experiments.extract). On each surrogate, and on the victim itself, attacks make images that
+the victim judges: `transfer` is the share fooled among images that it classifies rightly, `misclassified` the share of
 wrong answers among all, as Papernot et al. count. The matrix sets victims beside surrogates of other architectures.
 
 The curve is of `--query_examples` images at `--query_epsilon`, for the first victim and the defended one: success among
