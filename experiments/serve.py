@@ -11,7 +11,7 @@ goes on from there. SIGTERM and Ctrl-C let requests that are being answered end 
 
 Pages: /v1/answers, /v1/model, /v1/account, /health, /metrics, and what describes them, /openapi.json. Flags name the
 service by its address, such as `--teacher=http://127.0.0.1:8000` of `experiments.distill` and `--model=` of
-`experiments.attack`, with the key in the environment variable KDJAX_SERVICE_KEY.
+`experiments.attack` and `experiments.audit`, with the key in the environment variable KDJAX_SERVICE_KEY.
 """
 
 import logging
@@ -35,7 +35,7 @@ class Config:
     model: str = field("", "workdir of a finished run; empty trains a small network on digits")
     role: str = field("teacher", "which of its networks: a folder in its checkpoints/, such as distilled")
     seed: int = field(0, "which of its seeds", low=0)
-    policy: str = field("soft", "what is answered: soft, logits, top_k(3), hard, rounded(2), noisy(0.5)")
+    policy: str = field("soft", "what is answered: soft, logits, top_k(3), hard, rounded(2), smoothed(0.1), noisy(0.5)")
     keys: str = field(
         "user(budget=1000000)", "clients, each with its budget in images and, if limited, images a second",
         identity=False,

@@ -9,6 +9,12 @@
 --twin_role choose among; the twin is the same network, undefended.
 Without --model a small network is trained on the embedded digits. The page is `audit.html` in the working directory.
 
+A service (`experiments.serve`) is audited by what it answers, each answer paid through a ledger in the working
+directory; checks that need gradients are skipped. There --twin may be a surrogate, whose gradients attack it:
+
+    KDJAX_SERVICE_KEY=... python -m experiments.audit --dataset=mnist --model=http://127.0.0.1:8000 --examples=50 \
+        --queries=500 --hard_examples=5 --hard_iterations=5 --twin=runs/surrogate --workdir=runs/audit-service
+
 The checks are neither necessary nor sufficient, and the page says so.
 """
 
@@ -23,7 +29,7 @@ import numpy as np
 
 from experiments.audit import page
 from kdjax.attacks.projections import require_radius
-from kdjax.attacks.victims import Victim, white_box
+from kdjax.attacks.victims import Victim, black_box, white_box
 from kdjax.audit.audit import audit
 from kdjax.audit.finding import Finding, record
 from kdjax.audit.subject import SMALL, Sizes, Subject, Threat
@@ -34,7 +40,7 @@ from kdjax.data.pipeline import take
 from kdjax.data.source import Examples
 from kdjax.models.create import create
 from kdjax.recipes.supervised import supervised
-from kdjax.study import attacks, command, networks, report, train
+from kdjax.study import attacks, command, networks, report, service, train
 from kdjax.study.data import Common, open_study, overlap
 from kdjax.training.state import variables
 from kdjax.types import BadInput
@@ -48,7 +54,7 @@ class Config(Common):
     """Flags of this experiment."""
 
     workdir: str = field("runs/audit", "folder for everything the run leaves", identity=False, smoke="runs/smoke/audit")
-    model: str = field("", "workdir of a finished run; empty trains a small network on --dataset")
+    model: str = field("", f"workdir of a finished run, or {service.HELP}; empty trains a small network on --dataset")
     model_seed: int = field(0, "which of that run's seeds", low=0)
     role: str = field("teacher", "which of its networks: a folder in its checkpoints/, such as distilled")
     twin: str = field("", "workdir of the same network trained without the defence; empty skips what needs it")
@@ -83,7 +89,13 @@ def main(config: Config, workdir: Path) -> None:
     sizes = Sizes(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Sizes)})
     require_radius("--epsilon", config.epsilon, config.norm, math.prod(test.image_shape()), zero=False)
     training = parse_attack(config, test.image_shape())
-    victim = given(config, test, config.model, "model") if config.model else trained(config, workdir)
+    asked = service.connect(config.model, workdir, flag="model") if service.is_service(config.model) else None
+    if asked is not None:
+        shape = {"num_classes": test.num_classes, "image_shape": test.image_shape()}
+        networks.refuse_other_shapes(service.description(asked), config.model, shape, config.dataset, flag="model")
+        victim = black_box(asked.ask, num_classes=asked.num_classes)
+    else:
+        victim = given(config, test, config.model, "model") if config.model else trained(config, workdir)
     twin = given(config, test, config.twin, "twin") if config.twin else None
     image, label = first(test, config.examples)
     require_labels(test.select(np.arange(len(label))), flag="test_split")
@@ -101,7 +113,12 @@ def main(config: Config, workdir: Path) -> None:
     }  # fmt: skip
     page.page(findings, workdir / "audit.html", title="Robustness audit", facts=facts)
     results = {f.id: record(f) for f in findings}
-    report.save_results(workdir, results, page.markdown(findings))
+    text = page.markdown(findings)
+    if asked is not None:
+        text += "\n\nThe service answered {1:,} images in {0:,} requests, at a price of {2:g}.".format(
+            *asked.paid.totals()
+        )
+    report.save_results(workdir, results, text)
 
 
 def parse_attack(config: Config, shape: tuple[int, int, int]) -> Any:

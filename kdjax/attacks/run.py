@@ -46,6 +46,7 @@ def run(
     *,
     objective: Callable[..., Scored] = cross_entropy,
     target: np.ndarray | Sequence[int] | None = None,
+    start: np.ndarray | None = None,
     seed: int = 0,
     chunk: int = 256,
     on_device: bool | None = None,
@@ -61,6 +62,8 @@ def run(
         label: `[N]`; None with examples.
         objective: `(victim, label, target=...) -> Objective`, such as `objectives.margin`.
         target: `[N]`, the classes wanted, for a targeted attack.
+        start: `[N, H, W, C]` in [0, 1], where the attack begins, such as what another attack made of another network;
+            by default where it says itself.
         seed: of every draw.
         chunk: examples at once.
         on_device: compile the whole attack as one program, or step from Python. By default the second on a CPU, where
@@ -75,6 +78,8 @@ def run(
     if isinstance(image, Source):
         image, label = image.arrays["inputs"], image.labels()
     image, label, target = _checked(image, label, target)
+    if start is not None and np.shape(start) != image.shape:
+        raise BadInput(f"start has shape {np.shape(start)}: accepted is that of the images, {image.shape}.")
     require_count("chunk", chunk)
     size = min(chunk, len(image))
     if victim.on_host:
@@ -93,11 +98,13 @@ def run(
         asked = np.arange(at, at + size) < len(image)
         wanted = {} if target is None else {"target": jnp.asarray(target[rows])}
         clean = jnp.asarray(image[rows])
+        begun = () if start is None else (jnp.asarray(start[rows], clean.dtype),)
         with own_exceptions():
             found = call(
                 objective(victim, jnp.asarray(label[rows]), **wanted),
                 _keys(seed, rows),
                 clean,
+                *begun,
                 where=jnp.asarray(asked),
             )
             found = (*found, _lengths(found.image, clean))

@@ -14,6 +14,7 @@ from kdjax.attacks import autoattack, boundary, named, objectives, projections, 
 from kdjax.attacks.combine import within
 from kdjax.attacks.victims import Victim
 from kdjax.audit import comparisons, conduct, slopes
+from kdjax.audit.answers import audit_answers
 from kdjax.audit.finding import Finding
 from kdjax.audit.strike import Goal, Strike, climb, strike
 from kdjax.audit.subject import Sizes, Subject, as_logits, scores
@@ -42,8 +43,13 @@ def audit(
         sizes: how much work; the literature's by default.
         claim: robust accuracy that somebody claims, in [0, 1].
         training_attack: name, attack and objective that the network was trained with; the plain PGD stands for it.
+
+    A victim on the host only answers: what needs gradients is SKIPPED (`audit_answers`).
     """
     sizes = sizes or Sizes()
+    if subject.victim.on_host:
+        yield from audit_answers(subject, sizes, claim=claim)
+        return
     answers = scores(subject, subject.victim, subject.image)
     yield conduct.answers_are_logits(answers)
     subject = replace(subject, victim=as_logits(subject.victim, answers))

@@ -202,18 +202,21 @@ def losses_agree(plain: np.ndarray, others: Mapping[str, np.ndarray]) -> Finding
     )  # fmt: skip
 
 
-def transfer_is_weaker(plain: np.ndarray, transferred: np.ndarray | None) -> Finding:
-    """E15: images made on the undefended twin break less than those made on the network itself."""
+def transfer_is_weaker(
+    plain: np.ndarray, transferred: np.ndarray | None, *, twin: str = "the undefended twin"
+) -> Finding:
+    """E15: images made on the undefended twin, or on a surrogate of it, break less than those made on the network
+    itself."""
     if transferred is None:
         return skipped("E15", "transfer from the twin is weaker", "no undefended twin was given")
     gap = share(plain) - share(transferred)
     verdict = grade(gap, POINT, FAR)
     return Finding(
         "E15", "transfer from the twin is weaker", verdict,
-        f"a(PGD) {percent(share(plain))}, a(images made on the undefended twin) {percent(share(transferred))} "
+        f"a(PGD) {percent(share(plain))}, a(images made on {twin}) {percent(share(transferred))} "
         f"(flag where "
         "transfer is stronger by 1 point, fail by 10)",
-        remedy(verdict, "The defence hides its own gradient and nothing else: attack through the twin as well."),
+        remedy(verdict, f"The network hides its own gradient and nothing else: attack through {twin} as well."),
         {"white": share(plain), "transfer": share(transferred), "gap": gap},
     )  # fmt: skip
 

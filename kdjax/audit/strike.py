@@ -49,8 +49,10 @@ def claims(
     excess = float(jnp.max(lengths)) - radius if limit else 0.0
     outside = max(0.0, -float(image.min()), float(image.max()) - 1)
     # In reverse, so that an answer that hangs on an example's neighbours, as in training mode, is caught.
-    answers = scores(subject, victim, image[::-1])[::-1].argmax(-1)
-    false = success & (answers == subject.label)
+    # One that is paid is asked about what is claimed alone.
+    rows = np.flatnonzero(success | (not victim.on_host))[::-1]
+    answers = scores(subject, victim, image[rows]).argmax(-1) if len(rows) else subject.label[rows]
+    false = success[rows] & (answers == subject.label[rows])
     return Strike(success, image, max(excess, 0.0), outside, float(false.sum() / max(success.sum(), 1)))
 
 
@@ -76,8 +78,9 @@ def strike(
     rows = np.arange(len(subject.label)) if where is None else np.flatnonzero(where)
     image, success = subject.image.copy(), np.zeros(len(subject.label), bool)
     if len(rows):
-        # Filled up to whole chunks, so that every call of an attack has the shape it is compiled for.
-        full = np.resize(rows, -(-len(rows) // chunk_size(subject)) * chunk_size(subject))
+        # Filled up to whole chunks, so that every call of an attack has the shape it is compiled for; not paid ones.
+        whole = -(-len(rows) // chunk_size(subject)) * chunk_size(subject)
+        full = rows if subject.victim.on_host else np.resize(rows, whole)
         found = run(
             attack, subject.victim, subject.image[full], subject.label[full], objective=goal, seed=subject.seed,
             target=None if target is None else target[full], chunk=chunk_size(subject),

@@ -94,7 +94,7 @@ class Subject:
     """A network with the examples and the threat that it is judged by.
 
     Attributes:
-        victim: the defended network, as logits.
+        victim: the defended network, as logits; one on the host only answers (`answers.audit_answers`).
         image: `[N, H, W, C]` in [0, 1].
         label: `[N]`.
         threat: norm and radius.
@@ -121,23 +121,24 @@ class Subject:
             raise BadInput(
                 f"image {self.image.shape} and label {self.label.shape}: accepted are [N, H, W, C] and [N], N from 1."
             )
-        if not self.victim.white_box:
+        if not (self.victim.white_box or self.victim.on_host):
             raise BadInput(
                 "the victim is a black box; accepted: one whose gradients may be taken, since most checks do."
             )
 
 
 @jax.jit
-def forward(victim: Victim, image: Array, key: Array) -> Array:
-    """Scores, compiled once for each kind of victim."""
-    return victim(image, key=key)
+def forward(victim: Victim, image: Array, key: Array, where: Array) -> Array:
+    """Scores, compiled once for each kind of victim; one that is paid is asked about the rows `where` alone."""
+    return victim(image, key=key, where=where)
 
 
 def scores(subject: Subject, victim: Victim, image: np.ndarray, *, draw: int = 0) -> np.ndarray:
     """A victim's answers to any number of images, `[N, K]`; `draw` numbers the draws of a random one."""
     key = jax.random.fold_in(jax.random.key(subject.seed), draw)
     parts = [
-        forward(victim, jnp.asarray(image[rows]), key)[: asked.sum()] for rows, asked in chunks(subject, len(image))
+        forward(victim, jnp.asarray(image[rows]), key, jnp.asarray(asked))[: asked.sum()]
+        for rows, asked in chunks(subject, len(image))
     ]
     return np.concatenate([np.asarray(part) for part in parts])
 

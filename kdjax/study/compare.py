@@ -32,9 +32,9 @@ class Lineage(NamedTuple):
     """Where an arm comes from.
 
     `loss`: what it minimises; `teachers`: the arms whose answers, layers or variables it learns from; `source`: which
-    images and labels, `split`: of which split; `start`: the arm whose parameters it begins at, "" for fresh ones;
-    `chosen_on`: the split that chose among settings or teachers, "none" where nothing was chosen; `facts`: what else
-    tells this arm from another, such as which layers are compared.
+    images and labels, `split`: of which split, "" for images of none; `start`: the arm whose parameters it begins at,
+    "" for fresh ones; `chosen_on`: the split that chose among settings or teachers, "none" where nothing was chosen;
+    `facts`: what else tells this arm from another, such as which layers are compared.
     """
 
     loss: str
@@ -310,7 +310,7 @@ def score(done: Done, name: str) -> Scores:
 def described(arm: Arm, study: Study) -> dict[str, Any]:
     """An arm as data."""
     config, lineage = study.config, arm.lineage
-    split = getattr(config, f"{lineage.split}_split")
+    split = getattr(config, f"{lineage.split}_split") if lineage.split else "none"
     seeds = [arm.seed(0)] if arm.once else [arm.seed(number) for number in range(config.seeds)]
     return {
         "run": arm.run or arm.name,

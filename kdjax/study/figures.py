@@ -70,3 +70,29 @@ def comparison(scores: Mapping[str, Sequence[float]], path: Path, *, title: str)
     ax.grid(axis="y", alpha=0.3)
     ax.set_title(title, fontsize=10)
     save_figure(fig, path)
+
+
+def by_queries(
+    series: Mapping[str, Sequence[tuple[float, Sequence[float]]]], path: Path, *, ylabel: str, title: str
+) -> None:
+    """Shares against queries on a logarithmic axis: mean over seeds, a band of one sd.
+
+    Args:
+        series: by name, points of queries and the seeds' shares in [0, 1].
+        path: of the PNG.
+        ylabel: what the shares are, in per cent.
+        title: above.
+    """
+    fig, ax = subplots(figsize=(8.4, 4.6))
+    for number, (name, points) in enumerate(series.items()):
+        x = [at for at, _ in points]
+        mean = np.array([100 * np.mean(values) for _, values in points])
+        sd = np.array([100 * np.std(values, ddof=1) if len(values) > 1 else 0.0 for _, values in points])
+        style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10 % 3]}
+        ax.plot(x, mean, marker=".", label=name, **style)
+        ax.fill_between(x, mean - sd, mean + sd, alpha=0.12, linewidth=0, color=style["color"])
+    ax.set(xlabel="queries", ylabel=ylabel, xscale="log")
+    ax.grid(alpha=0.3)
+    fig.legend(*ax.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right upper")
+    ax.set_title(title, fontsize=10)
+    save_figure(fig, path)

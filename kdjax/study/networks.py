@@ -106,10 +106,15 @@ def _setting(call: spec.Call, argument: str, value: Any) -> Any:
     raise call.error(f"read {argument}={value!r}; accepted: {wanted.get(argument, 'a rate from 0, below 1')}")
 
 
-def teacher_of(config: Any, study: Study) -> tuple[Model, list[PyTree], dict[str, Any]]:
+def teacher_of(config: Any, study: Study, *, flag: str = "teacher") -> tuple[Model, list[PyTree], dict[str, Any]]:
     """The teacher that `--teacher` names: a folder's, with its variables seed by seed, or one that is not trained yet.
 
     It may be a service, too, whose ledger lies in `--answers_dir`, or else in `--workdir`.
+
+    Args:
+        config: of an experiment with that flag.
+        study: whose images it must accept.
+        flag: its name, where it is another one.
 
     Returns:
         The model, its variables, none if it is to be trained, and what model.json says, if it is no folder's.
@@ -117,23 +122,21 @@ def teacher_of(config: Any, study: Study) -> tuple[Model, list[PyTree], dict[str
     Raises:
         BadInput: as `load_teachers`, `named` and `service.connect`; a text that is neither a folder nor a network.
     """
-    if service.is_service(config.teacher):
-        folder = Path(config.answers_dir or config.workdir).expanduser()
-        found = service.connect(config.teacher, folder, flag="teacher")
+    text = getattr(config, flag)
+    if service.is_service(text):
+        folder = Path(getattr(config, "answers_dir", "") or config.workdir).expanduser()
+        found = service.connect(text, folder, flag=flag)
         described = service.description(found)
-        refuse_other_shapes(described, config.teacher, study.shape, config.dataset, flag="teacher")
+        refuse_other_shapes(described, text, study.shape, config.dataset, flag=flag)
         return *service.teacher(found, study), described
-    if is_run(config.teacher):
-        return *load_teachers(study, config.teacher), {}
+    if is_run(text):
+        return *load_teachers(study, text, flag=flag), {}
+    moments = study.train if getattr(config, "standardize", False) else None
     try:
-        model, description = named(
-            config.teacher, study.shape, flag="teacher", train=study.train if config.standardize else None
-        )
+        model, description = named(text, study.shape, flag=flag, train=moments)
     except BadInput as error:
         said = str(error)
-        raise (
-            error if said.startswith("--") else BadInput(f"--teacher={config.teacher}: no folder, and {said}")
-        ) from None
+        raise (error if said.startswith("--") else BadInput(f"--{flag}={text}: no folder, and {said}")) from None
     return model, [], description
 
 

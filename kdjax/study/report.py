@@ -11,7 +11,8 @@ from kdjax.study import page
 from kdjax.study.provenance import provenance
 
 Number = float | int
-PERCENT = ("accuracy", "precision", "recall", "f1", "ece", "agreement")
+PERCENT = ("accuracy", "precision", "recall", "f1", "ece", "agreement", "flagged")
+COUNTS = ("parameters", "queries")
 HEADS = {"f1": "F1", "nll": "NLL", "ece": "ECE", "teacher_kl": "KL to teacher"}
 
 
@@ -34,7 +35,7 @@ def table(rows: Mapping[str, Sequence[Mapping[str, Number]]], columns: Sequence[
         for c in columns:
             if c not in scores[0]:
                 cells.append("–")
-            elif c == "parameters":
+            elif c in COUNTS:
                 cells.append(f"{scores[0][c]:,.0f}")
             else:
                 digits = 4 if c in ("nll", "teacher_kl") else 1 if c == "errors" else 2

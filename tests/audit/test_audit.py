@@ -8,12 +8,13 @@ import numpy as np
 import optax
 import pytest
 
+from kdjax.attacks import objectives
 from kdjax.attacks.objectives import cross_entropy
-from kdjax.attacks.victims import Victim, white_box
+from kdjax.attacks.victims import Victim, black_box, white_box
 from kdjax.audit import comparisons, conduct, slopes
 from kdjax.audit.audit import CHECKS, audit
 from kdjax.audit.finding import FAIL, FLAG, PASS, SKIPPED, record
-from kdjax.audit.strike import Strike
+from kdjax.audit.strike import Strike, climb
 from kdjax.audit.subject import SMALL, Sizes, Subject, Threat, scores
 from kdjax.data.embedded import digits
 from kdjax.files import to_json
@@ -332,6 +333,30 @@ def test_bad_input_is_refused(case, natural):
     change, message = BAD[case]
     with pytest.raises(BadInput, match=message):
         subject(natural, **change)
+
+
+def test_a_victim_that_only_answers_is_asked_what_is_needed_and_judged_by_that(natural):
+    whole, counted = subject(natural, examples=40), []
+
+    def ask(images):
+        counted.append(len(images))
+        return np.asarray(logits_of(natural, jnp.asarray(images)))
+
+    sizes = replace(SIZES, queries=60, draws=20, hard_iterations=2, hard_examples=3)
+    remote = replace(whole, victim=black_box(ask, num_classes=10), twin=whole.victim)  # a perfect surrogate
+    told = {f.id: f for f in audit(remote, sizes, claim=1.0)}
+    assert sorted(told) == sorted(CHECKS)
+    assert {id for id, f in told.items() if f.verdict != SKIPPED} == {"E11", "E12", "E17", "E19", "E22"}
+    assert (told["E11"].verdict, told["E12"].verdict, told["E19"].verdict) == (PASS, PASS, PASS)
+    assert told["E17"].verdict == FAIL  # nothing like the claim is left
+    right = scores(whole, whole.victim, whole.image).argmax(-1) == whole.label
+    broken = climb(whole, objectives.margin, steps=sizes.steps)[0].broken
+    each, left = told["E17"].series["accuracy"], told["E17"].numbers["worst_case"]
+    assert each["nothing"] == right.mean()
+    assert each["transfer, margin"] == (right & ~broken).mean() < right.mean()
+    assert left <= each["Square on the rest"] <= each["random"] <= each["transfer, margin"]
+    stood = int((right & ~broken).sum())
+    assert sum(counted) <= 3 * 40 + stood * (20 + 60 + 2) + 3 * (2000 + 1)
 
 
 def test_a_black_box_and_odd_sizes_are_refused(natural):

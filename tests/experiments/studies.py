@@ -132,7 +132,7 @@ def run(name: str, **changes: Any) -> Watched:
         patch(mock.patch.object(population.Population, "train", members))
         patch(mock.patch.object(program, "step_of", step))
         patch(mock.patch.object(population, "train_step", member_step))
-        for drawn in ("curves", "comparison"):
+        for drawn in ("curves", "comparison", "by_queries"):
             patch(mock.patch.object(figures, drawn))
         if name in ATTACKS:
             entry = module(name)

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import distill
+from experiments import distill, extract
 from experiments.attack import __main__ as attack
+from experiments.audit import __main__ as audit
 from kdjax import config as configs
 from kdjax.data.load import load
 from kdjax.study import compare, networks, service
@@ -112,6 +113,47 @@ def test_a_student_learns_from_a_service_and_a_killed_run_ends_alike_and_pays_no
     files = [f for f in killed.rglob("*") if f.is_file()]
     assert len(files) > 10
     assert [f for f in files if digits.keys["user"].encode() in f.read_bytes()] == []
+
+
+def test_a_surrogate_of_a_service_pays_for_its_budget_and_the_scored_images_and_for_no_other(
+    digits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(extract.figures, "by_queries", lambda *_, **__: None)
+    config = extract.Config(
+        victim=f'service("{URL}", batch=64, concurrency=1, budget=170)', train_split="train[:50]",
+        own_split="train[50:200]", test_split="test[:100]", arms="random(pool=own)",
+        surrogate="mlp(4)", budgets=(37, 70), seeds=1, epochs=1, batch_size=16, workdir=str(tmp_path / "run"),
+    )  # fmt: skip
+    for _ in range(2):  # and again for nothing
+        configs.claim(config, tmp_path / "run")
+        extract.main(config, tmp_path / "run")
+        assert digits.charged == 70 + 100  # the whole of the budget
+        digits.transport.closed()
+    told = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {name: row[0]["queries"] for name, row in told.items() if "queries" in name and "minus" not in name} == {
+        f"random(pool=own), {budget} queries": budget for budget in (37, 70)
+    }
+    assert told["random(pool=own), 70 queries"][0]["price"] == 70 * 0.5  # what the service says
+    assert told["arms"]["random(pool=own), 70 queries"]["facts"]["answers"] == "logits"
+
+
+def test_an_audit_of_a_service_pays_for_what_it_asks_and_once(digits, tmp_path):
+    config = audit.Config(
+        model=f'service("{URL}", batch=64, concurrency=1)', examples=6, epsilon=0.2, queries=10, draws=5,
+        hard_iterations=2, hard_examples=2, workdir=str(tmp_path / "run"),
+    )  # fmt: skip
+    said = []
+    for _ in range(2):
+        configs.claim(config, tmp_path / "run")
+        audit.main(config, tmp_path / "run")
+        said.append((tmp_path / "run" / "table.md").read_text())
+        assert f"answered {digits.charged:,} images" in said[-1]
+        digits.transport.closed()
+    assert said[0] == said[1]
+    assert digits.charged > 2 * 6
+    told = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert told["E17"]["numbers"]["worst_case"] <= told["E17"]["series"]["accuracy"]["nothing"]
+    assert told["E9"]["verdict"] == "SKIPPED"
 
 
 def answered(config, workdir):

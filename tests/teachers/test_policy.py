@@ -9,7 +9,7 @@ from kdjax.types import BadInput
 LOGITS = np.log(np.array([[0.1, 0.2, 0.7], [0.004, 0.9, 0.096]], np.float32)) + np.float32(3)
 P = np.exp(LOGITS.astype(np.float64)) / np.exp(LOGITS.astype(np.float64)).sum(-1, keepdims=True)
 IMAGES = np.arange(8, dtype=np.float32).reshape(2, 4) / 8
-ALL = ("soft", "logits", "top_k(2)", "hard", "rounded(2)", "noisy(0.5)")
+ALL = ("soft", "logits", "top_k(2)", "hard", "rounded(2)", "smoothed(0.3)", "noisy(0.5)")
 
 
 def test_every_policy_is_tried_here():
@@ -24,6 +24,7 @@ def test_what_is_said():
     np.testing.assert_array_equal(said["top_k(2)"]["classes"], [[2, 1], [1, 2]])
     np.testing.assert_allclose(said["top_k(2)"]["probabilities"], [[0.7, 0.2], [0.9, 0.096]], rtol=1e-5)
     np.testing.assert_allclose(said["rounded(2)"]["probabilities"], [[0.1, 0.2, 0.7], [0.0, 0.9, 0.1]], atol=1e-7)
+    np.testing.assert_allclose(said["smoothed(0.3)"]["probabilities"], 0.7 * P + 0.1, rtol=1e-5)
     assert {column.dtype.str for answer in said.values() for column in answer.values()} == {"<f4", "<i4"}
 
 
@@ -35,6 +36,7 @@ def test_what_is_read():
     np.testing.assert_array_equal(read("logits"), LOGITS)
     np.testing.assert_allclose(np.exp(read("soft")), P, rtol=1e-5)
     np.testing.assert_allclose(np.exp(read("hard")), [[0, 0, 1], [0, 1, 0]], atol=1e-6)
+    np.testing.assert_allclose(np.exp(read("smoothed(0.3)")), 0.7 * P + 0.1, rtol=1e-5)
     # What was not said is spread over the other classes: here there is one.
     np.testing.assert_allclose(np.exp(read("top_k(2)")), P, rtol=1e-4)
     np.testing.assert_allclose(np.exp(read("top_k(3)")), P, rtol=1e-4)
@@ -92,7 +94,10 @@ def test_two_decimals_may_miss_a_sum_of_one():
         policy("soft").read({"probabilities": thirds}, 1, 30)
 
 
-@pytest.mark.parametrize("text", ["top_k(0)", "rounded(0)", "rounded(7)", "noisy(0.0)", "soft(1)", "softt", "policy"])
+@pytest.mark.parametrize(
+    "text",
+    ["top_k(0)", "rounded(0)", "rounded(7)", "noisy(0.0)", "smoothed(0)", "smoothed(1)", "soft(1)", "softt", "policy"],
+)
 def test_settings_that_do_not_fit_are_refused_where_they_stand(text):
     with pytest.raises(BadInput, match=r"policy, column 1: .*accepted"):
         policy(text)

@@ -1,6 +1,6 @@
 """What a service says of an image, and what its client makes of that: both sides of each policy.
 
-    soft      logits      top_k(3)      hard      rounded(2)      noisy(0.5)
+    soft      logits      top_k(3)      hard      rounded(2)      smoothed(0.1)      noisy(0.5)
 
 A policy's `answer` turns a network's logits into the columns that are sent; `read` checks columns that came and turns
 them into logits again, so that every loss and every objective takes them.
@@ -131,6 +131,18 @@ def rounded(decimals: int = 2) -> Policy:
         lambda said, images, secret: {"probabilities": np.round(softmax(said, axis=-1), decimals).astype(np.float32)},
         read,
     )
+
+
+def smoothed(share: float = 0.1) -> Policy:
+    """Probabilities of which a share is spread over all classes, (1 - share) p + share / K."""
+    if not 0 < share < 1:
+        raise BadInput(f"share={share}; accepted: above 0, below 1.")
+
+    def answer(said: np.ndarray, images: np.ndarray, secret: bytes) -> Columns:
+        spread = (1 - share) * softmax(said, axis=-1) + share / said.shape[-1]
+        return {"probabilities": spread.astype(np.float32)}
+
+    return Policy(answer, soft().read)
 
 
 def noisy(scale: float = 0.5) -> Policy:

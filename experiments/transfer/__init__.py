@@ -1,0 +1,1 @@
+"""Attacks that are made on surrogates, and attacks that ask, on one axis of queries."""

@@ -1,0 +1,343 @@
+"""Surrogates of a victim that only answers: what is asked of it, round by round, and the arms that learn from that.
+
+    random(pool=own), jacobian(pool=own), random, adaptive, uncertainty, k_centre, noise(grain=4), random(answers=hard)
+
+A way is a strategy of `kdjax.teachers.queries`, a pool and what the victim answers. Answers are bought outside of any
+compiled step, in rounds that end at the budgets, and kept; at each budget a surrogate is trained from fresh parameters
+on all that was bought, in as many steps as at every other. No label of the victim's is read.
+"""
+
+import functools
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax import spec
+from kdjax.data.domains import parse, unite
+from kdjax.data.load import load
+from kdjax.data.source import Source
+from kdjax.losses import response
+from kdjax.recipes.distill import distill
+from kdjax.recipes.supervised import supervised
+from kdjax.spec import Family
+from kdjax.study import networks, service
+from kdjax.study.compare import Arm, Done, Given, Lineage
+from kdjax.study.data import Study, overlap
+from kdjax.study.train import predict
+from kdjax.teachers import queries
+from kdjax.teachers.queries import Chosen, Known, Surrogate
+from kdjax.teachers.serving.policy import POLICIES, Policy
+from kdjax.teachers.stored import cached
+from kdjax.types import ApplyFn, BadInput, LossFn, Model, PyTree
+
+VICTIM, SAID = "victim", "soft"
+WAYS = Family(queries, first=("known", "count", "rng"), parts={"answers": POLICIES})
+LOSS = "response.kl(temperature=1)"
+HELP = (
+    "ways of asking, STRATEGY(pool=own or public, answers=POLICY), each with the strategy's own settings; strategies: "
+    f"{', '.join(WAYS.names())}; policies: {', '.join(POLICIES.names())}"
+)
+"""The manual of a flag of ways."""
+
+
+class Way(NamedTuple):
+    """How somebody asks: the text, its strategy, the pool's name, and the policy of the answers with its text."""
+
+    text: str
+    strategy: partial[Chosen]
+    pool: str
+    answers: Policy
+    said: str
+
+    @property
+    def images(self) -> str:
+        """What decides which images are asked, whatever is answered."""
+        return f"{self.strategy.func.__name__} {sorted(self.strategy.keywords.items())} {self.pool}"
+
+
+class Bought(NamedTuple):
+    """A transfer set: images in the order of asking, their places in the pool, and the answers as logits."""
+
+    images: np.ndarray
+    rows: np.ndarray
+    answers: np.ndarray
+
+
+def ways(text: str, *, flag: str, says: str = "") -> list[Way]:
+    """Read ways with commas between them.
+
+    Args:
+        text: as typed.
+        flag: that it was typed for.
+        says: the policy of a service, which answers by no other.
+
+    Raises:
+        BadInput: an unknown strategy, setting, pool or policy, one way twice, a pool for images that are made.
+    """
+    found = list[Way]()
+    for call in spec.calls(text, flag=flag):
+        typed = call.keywords
+        made = call.name == queries.noise.__name__
+        if made and "pool" in typed:
+            raise call.error(f"read pool={typed['pool']!r}; accepted: none, for {call.name} makes its images")
+        own = WAYS.bind(call, given=("known", "count", "rng"), beside=_shared, varying=False)
+        pool, answers = str(own.pop("pool", "public")), own.pop("answers", None)
+        said = str(typed.get("answers", says or SAID))
+        if says and said != says:
+            raise call.error(f"read answers={said}: the service answers by {says}; accepted: that, or nothing")
+        strategy = partial(WAYS.find(call), **own)
+        policy = answers if isinstance(answers, Policy) else POLICIES.resolve(spec.call(said))()
+        way = Way(str(call), strategy, "noise" if made else pool, policy, said)
+        if any((way.images, way.said) == (other.images, other.said) for other in found):
+            raise call.error(f"read {call!r} twice; accepted: each way once")
+        found.append(way)
+    return found
+
+
+class Victim(NamedTuple):
+    """Who answers: its arm's name, the network, its variables seed by seed, none if it is to be trained, whence it
+    comes; a service's policy, and the price of an answer."""
+
+    name: str
+    model: Model
+    given: list[PyTree]
+    source: str
+    says: str = ""
+    price: float = 0.0
+
+    def arm(self, config: Any, loss_fn: LossFn | None = None, **facts: Any) -> Arm:
+        """As it is given, or trained on labels that nobody else sees, by a recipe of its own if it has one."""
+        return Arm(
+            self.name,
+            self.model,
+            loss_fn or supervised(self.model),
+            config.victim_epochs,
+            {"learning_rate": config.victim_learning_rate},
+            Lineage("labels", facts={"from": self.source if self.given else "trained here", **facts}),
+            known=(lambda seed: self.given[seed % len(self.given)]) if self.given else None,
+            run=slug(self.name),
+        )
+
+
+def victim(config: Any, study: Study) -> Victim:
+    """The victim that `--victim` names: a folder's, one that is trained here, or a service's.
+
+    Raises:
+        BadInput: as `networks.teacher_of`.
+    """
+    if not service.is_service(config.victim):
+        model, given, _ = networks.teacher_of(config, study, flag="victim")
+        return Victim(VICTIM, model, given, config.victim, price=config.price)
+    found = service.connect(config.victim, Path(config.workdir).expanduser(), flag="victim")
+    described = service.description(found)
+    networks.refuse_other_shapes(described, config.victim, study.shape, config.dataset, flag="victim")
+    return Victim(VICTIM, *service.teacher(found, study), config.victim, found.policy, found.price)
+
+
+def _shared(pool: Literal["own", "public"] = "public", answers: str = "") -> None:
+    """What can be typed of every way."""
+
+
+def pools(config: Any, study: Study) -> dict[str, Source]:
+    """What may be asked about, by name: the victim's domain's `--own_split` without its labels, and `--public`.
+
+    Classes of public sets are told apart set by set; those of the own images are all 0.
+
+    Raises:
+        BadInput: images of the test split among them, of another shape, or too many for memory.
+    """
+    if overlap(config, config.own_split, config.test_split):
+        raise BadInput(
+            f"--own_split={config.own_split} and --test_split={config.test_split} share examples; accepted: disjoint."
+        )
+    domains = parse(config.public)
+    for domain in domains:
+        split = domain.split("train", config.public_split)
+        if domain.dataset == config.dataset and overlap(config, split, config.test_split):
+            raise BadInput(
+                f"--public={config.public}: {split} of {domain.name} shares examples with --test_split="
+                f"{config.test_split}; accepted: other images."
+            )
+    height, width, _ = shape = study.test.image_shape()
+    if height != width:
+        raise BadInput(f"--dataset={config.dataset}: images of {height} x {width}; accepted: square ones.")
+    own = load(config.dataset, config.own_split, data_dir=config.data_dir, image_size=config.image_size)
+    public = unite(domains, "train", config.public_split, data_dir=config.data_dir, image_size=height).source
+    apart = public.labels() + study.test.num_classes * public.arrays["domain"]
+    found = {}
+    for name, source, label in (("own", own, np.zeros(len(own), np.int32)), ("public", public, apart)):
+        if not isinstance(source, Source) or source.image_shape() != shape:
+            raise BadInput(f"--{name}: images of {source.image_shape()}; accepted: {shape}, the victim's, in memory.")
+        found[name] = Source({"inputs": source.arrays["inputs"], "label": label}, int(label.max()) + 1, name)
+    return found
+
+
+def refuse_small_pools(chosen: Sequence[Way], pool: Mapping[str, Source], budgets: Sequence[int]) -> None:
+    """Refuse, before anything is paid, what would end in the middle: budgets that do not grow, a pool that is short.
+
+    Raises:
+        BadInput: such.
+    """
+    if list(budgets) != sorted(set(budgets)):
+        raise BadInput(f"--budgets={','.join(map(str, budgets))}; accepted: numbers that grow.")
+    for way in chosen:
+        made = way.strategy.func in (queries.noise, queries.jacobian)
+        wanted = budgets[0] if made else budgets[-1]
+        if way.pool in pool and len(pool[way.pool]) < wanted:
+            raise BadInput(
+                f"--budgets: {wanted} images, and {way.text} has {len(pool[way.pool])}; accepted: as many or fewer."
+            )
+        if way.strategy.func is queries.jacobian and any(b > 2 * a for a, b in pairwise(budgets)):
+            raise BadInput(f"--budgets: {way.text} makes one image of each; accepted: budgets that at most double.")
+
+
+@dataclass(frozen=True)
+class Thief:
+    """Who extracts: the surrogate's network and recipe, the pools, the budgets, and how the victim is asked.
+
+    Attributes:
+        study: data and flags; `epochs`, `learning_rate` among them.
+        model: the surrogate's.
+        victim: who answers, in process or over HTTP.
+        pools: by name.
+        budgets: queries at the end of each round.
+    """
+
+    study: Study
+    model: Model
+    victim: Victim
+    pools: Mapping[str, Source]
+    budgets: Sequence[int]
+    loss_fn: Any
+
+    def arms(self, way: Way, *, prefix: str = "") -> list[Arm]:
+        """One arm for each budget.
+
+        Args:
+            way: how it asks.
+            prefix: before its name, where several networks extract in this way.
+        """
+        names = [f"{prefix}{way.text}, {budget} queries" for budget in self.budgets]
+        rates = {"learning_rate": self.study.config.learning_rate, "temperature": 1.0, "alpha": 1.0}
+        source = "noise" if way.pool == "noise" else f"{way.pool} images, no labels"
+        found = []
+        for number, (name, budget) in enumerate(zip(names, self.budgets, strict=True)):
+            before = names[number - 1] if number else ""
+            lineage = Lineage(
+                LOSS,
+                (self.victim.name, *filter(None, (before,))),
+                source,
+                "" if way.pool == "noise" else way.pool,
+                facts={"asked": way.text, "answers": way.said, "queries": budget},
+            )
+            arm = Arm(
+                name,
+                self.model,
+                self.loss_fn,
+                self.study.config.epochs,
+                rates,
+                lineage,
+                partial(self._given, way, number, names),
+                run=slug(name),
+                places=self.budgets[-1],
+            )
+            found.append(arm)
+        return found
+
+    def _given(self, way: Way, number: int, names: Sequence[str], done: Done) -> Given:
+        bought = self.bought(way, number, names, done)
+        label = np.full(len(bought.images), -1, np.int32)
+        columns = {"inputs": bought.images, "label": label, "teacher_logits": bought.answers}
+        return Given(Source(columns, self.study.test.num_classes, way.text))
+
+    def bought(self, way: Way, number: int, names: Sequence[str], done: Done) -> Bought:
+        """What is paid at the end of a round; every round once a seed."""
+
+        def buy() -> Bought:
+            pool = self.pools["public" if way.pool == "noise" else way.pool]
+            if not number:
+                shape, classes = pool.arrays["inputs"].shape[1:], self.study.test.num_classes
+                none = np.empty((0, *shape), pool.arrays["inputs"].dtype)
+                have, surrogate = Bought(none, np.empty(0, np.int64), np.empty((0, classes), np.float32)), None
+            else:
+                have = self.bought(way, number - 1, names, done)
+                surrogate = self.surrogate(done.weights(names[number - 1]))
+            known = Known(pool.arrays["inputs"], pool.labels(), *have, surrogate)
+            count = self.budgets[number] - len(have.images)
+            rng = np.random.default_rng([done.seed, number, zlib.crc32(way.images.encode())])
+            chosen = way.strategy(known, count, rng)
+            if len(chosen.images) != count or len(chosen.rows) != count:
+                raise BadInput(f"{way.text}: {len(chosen.images)} images; accepted: {count}, what the budget leaves.")
+            said = self.ask(way, chosen.images, done.weights(self.victim.name), done.seed)
+            parts = zip(have, (*chosen, said), strict=True)
+            return Bought(*(np.concatenate(both) for both in parts))
+
+        return done.once(("bought", names[0], number), buy)
+
+    def ask(self, way: Way, images: np.ndarray, weights: PyTree, seed: int) -> np.ndarray:
+        """The victim's answers as the way's policy leaves them, as logits `[N, K]`."""
+        said = predict(self.study, self.victim.model, weights, asked(images, self.study.test.num_classes))
+        return said if self.victim.says else through(way.answers, said, images, seed)
+
+    def surrogate(self, weights: PyTree) -> Surrogate:
+        """A trained surrogate, as strategies look at it."""
+        classes = self.study.test.num_classes
+        return Surrogate(
+            lambda images: predict(self.study, self.model, weights, asked(images, classes)),
+            partial(slopes, self.model, weights),
+        )
+
+
+def recipe(model: Model) -> LossFn:
+    """How a surrogate learns from what was bought; made once for all arms and seeds of a network."""
+    return distill(model, cached(), response.kl)
+
+
+def through(policy: Policy, logits: np.ndarray, images: np.ndarray, seed: int) -> np.ndarray:
+    """What a client reads of logits behind a policy; `seed` is the secret of the service."""
+    return policy.read(policy.answer(logits, images, b"%d" % seed), *logits.shape)
+
+
+def asked(images: np.ndarray, classes: int) -> Source:
+    """Images without labels."""
+    return Source({"inputs": images, "label": np.full(len(images), -1, np.int32)}, classes, "images asked")
+
+
+def slopes(model: Model, weights: PyTree, images: np.ndarray, classes: np.ndarray, *, chunk: int = 256) -> np.ndarray:
+    """d log q_y(x) / dx for the class y of each image, `[N, ...]`."""
+    program = _slope(model.apply)
+    size = min(chunk, len(images))
+    parts = []
+    for at in range(0, len(images), size):
+        rows = np.minimum(np.arange(at, at + size), len(images) - 1)  # one shape for all chunks
+        parts.append(np.asarray(program(weights, images[rows], classes[rows]))[: len(images) - at])
+    return np.concatenate(parts)
+
+
+@functools.cache
+def _slope(apply: ApplyFn) -> Callable[..., jax.Array]:
+    # One function per model, so that its program is found again.
+    def total(images: Any, weights: Any, classes: Any) -> jax.Array:
+        said = jax.nn.log_softmax(apply(weights, images, train=False, key=None)[0].logits)
+        return jnp.take_along_axis(said, classes[:, None], axis=-1).sum()
+
+    slope = jax.grad(total)
+    return jax.jit(lambda weights, images, classes: slope(images, weights, classes))
+
+
+def slug(name: str) -> str:
+    """A folder's name.
+
+    >>> slug("random(pool=own, answers=top_k(3)), 100 queries")
+    'random-pool-own-answers-top_k-3-100-queries'
+    """
+    words = "".join(c if c.isalnum() or c in "_." else " " for c in name).split()
+    return "-".join(words)
