@@ -71,10 +71,12 @@ class Config(Common):
     )
     attacks: str = field(
         "pgd(steps=50, random_start=True), standard", "what scores; the last one is that of the paired differences",
-        smoke="pgd(steps=2), apgd(steps=2)",
+        smoke="fgsm, pgd(steps=2)",
     )  # fmt: skip
     robust_examples: int = field(1000, "test images that are attacked, from the first on", low=1, smoke=40)
-    best_under: str = field("", "attack, such as pgd, on as many validation images: keeps the best epoch of a student")
+    best_under: str = field(
+        "", "attack, such as pgd, on as many validation images: keeps a student's best epoch too", smoke="fgsm"
+    )
     chunk: int = field(250, "images attacked at once; changes no result", low=1)
 
 
