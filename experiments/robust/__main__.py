@@ -105,7 +105,8 @@ def main(config: Config, workdir: Path) -> None:
     for role in ("teacher", "clean"):
         networks.save_model(workdir, role=role, **large)
     trained = arms.arms(study, student, teacher, learns, taught, given, choose)
-    rows = {arm.name: row(arm, by, workdir) for arm in trained}
+    adversarial = next(arm for arm in trained if arm.name == arms.TEACHER)
+    rows = {arm.name: row(arm, adversarial, by, workdir) for arm in trained}
     first, *others = taught
     scores = (scoring[-1].text, "accuracy")
     pairs = [Pair(name, first, score) for name in (*others, arms.ALONE) for score in scores]

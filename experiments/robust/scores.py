@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from scipy.special import log_softmax
 
-from experiments.robust.arms import TEACHER
 from experiments.robust.clock import Clock
 from kdjax.attacks.run import run
 from kdjax.attacks.victims import Victim, white_box
@@ -75,13 +74,21 @@ def robustness(model: Model, by: Attackers) -> Callable[[PyTree], float]:
     return left
 
 
-def row(arm: Arm, by: Attackers, workdir: Path) -> Row:
-    """An arm's line: its last epoch and, behind the word `best`, the epoch that its `choose` preferred."""
-    model = arm.answers or arm.model
+def row(arm: Arm, teacher: Arm, by: Attackers, workdir: Path) -> Row:
+    """An arm's line: its last epoch and, behind the word `best`, the epoch that its `choose` preferred.
+
+    Args:
+        arm: whose network is scored.
+        teacher: the arm of the teacher, which is asked about the images that attack it.
+        by: the attacks.
+        workdir: of the run, where scores are kept.
+    """
+    model, theirs = arm.answers or arm.model, teacher.answers or teacher.model
     assert isinstance(model, Model)
+    assert isinstance(theirs, Model)
 
     def of(done: Done) -> Scores:
-        teacher = white_box(done.trained[TEACHER].arm.answers or model, done.weights(TEACHER))
+        asked = white_box(theirs, done.weights(teacher.name))
         own, file, test = done.trained[arm.name], workdir / "scores.jsonl", done.study.test
 
         def last() -> Scores:
@@ -89,9 +96,9 @@ def row(arm: Arm, by: Attackers, workdir: Path) -> Row:
             return {"by class": clean, **cost(model, own.weights, by.image), **robust(own.weights)}
 
         def robust(weights: PyTree) -> Scores:
-            return by.scores(white_box(model.apply, weights), teacher)
+            return by.scores(white_box(model, weights), asked)
 
-        key = f"{arm.name}, seed {done.seed}, {checksum((own.weights, done.weights(TEACHER)))}"
+        key = f"{arm.name}, seed {done.seed}, {checksum((own.weights, asked.variables))}"
         found = {**compare.score(done, arm.name), **once(file, key, last)}
         if own.best is not None:
             best = once(file, f"{key}, best {checksum(own.best)}", lambda: robust(own.best))
@@ -101,7 +108,7 @@ def row(arm: Arm, by: Attackers, workdir: Path) -> Row:
         assert isinstance(clock, Clock)
         return {**found, "seconds an epoch": clock.seconds(f"{arm.run or arm.name}/seed-{done.seed}")}
 
-    return Row(tuple(dict.fromkeys((arm.name, TEACHER))), of)
+    return Row(tuple(dict.fromkeys((arm.name, teacher.name))), of)
 
 
 def accuracy(logits: np.ndarray, label: np.ndarray) -> float:

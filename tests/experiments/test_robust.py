@@ -136,10 +136,8 @@ def test_the_best_epoch_is_kept_beside_the_last(tmp_path):
 
 
 ASKS = {
-    "pgd_at": (), "fgsm_rs": (), "trades": (), "mart": (), "kd": ("teacher",), "snippet": ("teacher",),
-    "ard": ("teacher",), "rslad": ("teacher",), "adaad": ("teacher",), "iad_i": ("teacher",), "saad": ("teacher",),
-    "mtard": ("natural", "teacher"), "adaad + igdm": ("teacher",), "labels": (),
-    "response.kl(teacher=natural(clean))": None,
+    "trades": (), "snippet": ("teacher",), "iad_i": ("teacher",), "mtard": ("natural", "teacher"),
+    "adaad + igdm": ("teacher",), "saad": ("teacher",), "0.5*labels + 2*labels(student=attacked)": None,
 }  # fmt: skip
 
 
