@@ -61,7 +61,7 @@ class Config(Common):
         "how students learn, all compared with the first: methods with numbers of their own if need be, sums of them, "
         f"sums of losses, or a control ({', '.join(learned.CONTROLS)}). Of those that attack there are "
         f"{', '.join(ROBUST.names())}",
-        smoke="pgd_at, kd, snippet, snippet_training, rslad, mtard",
+        smoke="pgd_at, snippet, snippet_training, rslad, mtard",
     )  # fmt: skip
     epochs: int = field(30, "passes of each student", low=1, smoke=2)
     learning_rate: float = field(3e-3, "students' peak learning rate", low=0.0)

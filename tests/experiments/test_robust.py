@@ -32,7 +32,6 @@ ARMS = {
     "teacher": ("1.0*labels(student=attacked)", [], "labels(student=attacked)"),
     "student alone": ("labels", [], None),
     "pgd_at": ("1.0*labels(student=attacked)", [], "labels(student=attacked)"),
-    "kd": ("0.9*response.kl(temperature=4.0) + 0.1*labels", ["teacher"], ""),
     "snippet": (SNIPPET, ["teacher"], ""),
     "snippet_training": (SNIPPET, ["teacher"], ""),
     "rslad": (f"0.8333333333333334*{CLIMB} + 0.166666666667*response.kl(temperature=1.0)", ["teacher"], CLIMB),
@@ -59,7 +58,7 @@ def test_the_steps_are_given_the_variables_of_those_teachers():
     for seed in range(SEEDS):
         clean, teacher = (found.runs[f"{name}/seed-{seed}"].last for name in ("clean", "teacher"))
         assert not close(clean, teacher)
-        for name in ("kd", "snippet", "snippet_training", "rslad"):
+        for name in ("snippet", "snippet_training", "rslad"):
             assert close(found.runs[f"student-{name}/seed-{seed}"].frozen, teacher), name
         both = found.runs[f"student-mtard/seed-{seed}"].frozen
         assert close(both.teacher, teacher)
@@ -70,7 +69,7 @@ def test_the_steps_are_given_the_variables_of_those_teachers():
 
 def test_each_student_is_compared_with_the_first_method_under_the_last_attack_and_clean():
     pairs = [(p["first"], p["minus"], p["score"]) for p in ran("robust").results["pairs"]]
-    others = ["kd", "snippet", "snippet_training", "rslad", "mtard", "student alone"]
+    others = ["snippet", "snippet_training", "rslad", "mtard", "student alone"]
     assert pairs == [(name, "pgd_at", score) for name in others for score in (LAST, "accuracy")]
 
 
@@ -101,10 +100,10 @@ def test_validation_images_choose_the_best_epoch_and_the_last_one_is_reported():
     study = open_study(found.config, found.workdir)
     held_out = attacks.first(study.validation, 40)
     rows = [json.loads(line) for line in (found.workdir / "metrics.jsonl").read_text().splitlines()]
-    student = networks.load_network(str(found.workdir), flag="model", role="student-kd")
+    student = networks.load_network(str(found.workdir), flag="model", role="student-snippet")
     like = jax.eval_shape(student.model.init, jax.random.key(0))
     for seed in range(SEEDS):
-        told, name = found.results["kd"][seed], f"student-kd/seed-{seed}"
+        told, name = found.results["snippet"][seed], f"student-snippet/seed-{seed}"
         chosen = [row["chosen"] for row in rows if row["run"] == name]
         victim = white_box(student.model.apply, student.weights[seed])
         assert chosen[-1] == pytest.approx(1 - run(named.fgsm(0.1), victim, *held_out).success.mean())
@@ -136,7 +135,7 @@ def test_the_best_epoch_is_kept_beside_the_last(tmp_path):
 
 
 ASKS = {
-    "trades": (), "snippet": ("teacher",), "iad_i": ("teacher",), "mtard": ("natural", "teacher"),
+    "trades": (), "kd": ("teacher",), "iad_i": ("teacher",), "mtard": ("natural", "teacher"),
     "adaad + igdm": ("teacher",), "saad": ("teacher",), "0.5*labels + 2*labels(student=attacked)": None,
 }  # fmt: skip
 
