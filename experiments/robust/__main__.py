@@ -6,7 +6,7 @@
         --learning_rate=0.1 --optimizer='sgd(momentum=0.9, weight_decay=5e-4)' \
         --schedule='steps((1, 0.1), (0.75,))' --workdir=runs/robust-cifar
 
-Cost: the first about five minutes on two cores; the second belongs on a GPU. --teacher may be the folder of a run, such
+Cost: the first about ten minutes on two cores; the second belongs on a GPU. --teacher may be the folder of a run, such
 as an imported network; it is then not trained.
 
 For each seed: the teacher's network on clean images (`clean model`), the same adversarially trained (`teacher`), the
