@@ -1,5 +1,7 @@
 """How good a classifier's answers are. Numpy in, plain numbers out; the caller has every example exactly once."""
 
+from typing import Any
+
 import numpy as np
 from scipy.special import log_softmax
 
@@ -43,6 +45,30 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         "errors": int(np.sum(predicted != labels)),
         "examples": len(labels),
     }
+
+
+def by_class(logits: np.ndarray, labels: np.ndarray) -> dict[str, list[float]]:
+    """Precision, recall and F1 of every class.
+
+    Args:
+        logits, labels: as `classification`.
+
+    Returns:
+        `precision`, `recall`, `f1`, each a list of K in [0, 1]; 0 for a class without examples. A class's recall is its
+        accuracy.
+
+    Raises:
+        BadInput: as `classification`.
+
+    >>> by_class(np.eye(3)[[0, 0, 1]], np.array([0, 1, 1]))["recall"]
+    [1.0, 0.5, 0.0]
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    logits, labels = _pair(logits, labels)
+    every: Any = {"labels": np.arange(logits.shape[1]), "average": None, "zero_division": 0}
+    found = precision_recall_fscore_support(labels, logits.argmax(-1), **every)
+    return {name: np.asarray(x).tolist() for name, x in zip(("precision", "recall", "f1"), found[:3], strict=True)}
 
 
 def _pair(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

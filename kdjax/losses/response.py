@@ -309,6 +309,30 @@ def logit_mse(
     return blank(jnp.mean((student - teacher) ** 2, axis=1), where)
 
 
+def logit_l1(
+    student: Logits, teacher: Logits, *, labels: Labels = None, temperature: Scalar = 1.0, where: Mask = None
+) -> PerExample:
+    """Mean absolute difference of logits: (1/C)·‖z - v‖₁.
+
+    Its slope is as steep close to the teacher as far from it; where the logits are equal it is 0.
+
+    Args:
+        student, teacher: logits `[batch, classes]`. where: rows to keep. labels, temperature: ignored.
+
+    Returns: `[batch]`, logits; 0 where the logits are equal.
+
+    Raises: BadInput: shapes that differ.
+
+    >>> logit_l1(jnp.zeros((1, 2)), jnp.array([[3.0, -1.0]]))  # (3 + 1) / 2
+    Array([2.], dtype=float32)
+    """
+    student, teacher = pair(student, teacher, where)
+    apart = student - teacher
+    # The slope of `jnp.abs` is 1 at nought; and at infinity, which it would hide.
+    sign = jax.lax.stop_gradient(jnp.where(jnp.isfinite(apart), jnp.sign(apart), jnp.nan))
+    return blank(jnp.mean(sign * apart, axis=1), where)
+
+
 def centred_logit_mse(
     student: Logits, teacher: Logits, *, labels: Labels = None, temperature: Scalar = 1.0, where: Mask = None
 ) -> PerExample:

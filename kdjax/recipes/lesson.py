@@ -21,7 +21,7 @@ from kdjax.recipes.attacked import Attacked
 from kdjax.recipes.layers import Shown
 from kdjax.recipes.learn import CONNECTORS, Frozen, learn
 from kdjax.recipes.reading import OF_FACTORS, OF_LABELS, OF_LAYERS, Reader
-from kdjax.recipes.terms import TEACHER
+from kdjax.recipes.terms import LABELS, TEACHER
 from kdjax.spec import Call, Formula, Schedule, Set, grid
 from kdjax.teachers.live import Teacher, live
 from kdjax.types import CLEAN, STUDENT, BadInput, LossFn, Model, Networks, Outputs, PyTree, Recipe, TrainState
@@ -44,6 +44,7 @@ class Lesson:
         augmented: whether images are augmented in each step.
         memories: the losses that remember, by name.
         attacked: whether a term looks at the attacked view.
+        asks: the teachers that a term asks, or what the attack makes large, by name.
     """
 
     expression: Formula
@@ -57,6 +58,7 @@ class Lesson:
     named: tuple[tuple[str, str], ...] = ()
     augmented: bool = False
     attacked: bool = False
+    asks: tuple[str, ...] = ()
     memories: Mapping[str, Remembering] = field(default_factory=dict)
     others: Mapping[str, Model] = field(default_factory=dict)
 
@@ -202,6 +204,8 @@ def lesson(
     memories = {name: one.init for name, one in read.memories.items()}
     memories |= read.groups.memories(answers_of(student).logits.shape[-1])
     looked_at = {view for t in read.terms for side in t.sides for view in side.views}
+    asking = (*read.terms, *(attacked.terms if attacked else ()))
+    asks = {side.network for t in asking for side in t.sides} - {STUDENT, LABELS}
     made = Lesson(
         formula,
         Networks(init, memories),
@@ -214,6 +218,7 @@ def lesson(
         tuple(read.named),
         augment is not None,
         not looked_at <= {CLEAN},
+        tuple(sorted(asks)),
         read.memories,
         others,
     )

@@ -117,6 +117,8 @@ def first(source: Examples | Source | Stream, count: int) -> tuple[np.ndarray, n
     return image / np.float32(255) if image.dtype == np.uint8 else image, rows["label"]
 
 
+COUNTS = ("parameters", "bytes")
+"""Columns in which all seeds have the same number."""
 Scores = dict[str, float | None]
 """One network's numbers by column; None where there is none."""
 
@@ -128,6 +130,8 @@ def table(rows: Mapping[str, Sequence[Scores]], columns: Sequence[str], shares: 
         values = [v for s in scores if (v := s.get(column)) is not None]
         if not values:
             return "–"
+        if column in COUNTS:
+            return f"{values[0]:,.0f}"
         if column in shares:
             return report.spread(values, scale=100, digits=1)
         if 0 < max(values) < 1e-2:

@@ -19,7 +19,7 @@ from kdjax.evaluation.paired import paired_difference
 from kdjax.models.create import parameter_count
 from kdjax.study import figures, report, showing
 from kdjax.study.data import Study
-from kdjax.study.train import Programs, predict, train
+from kdjax.study.train import Programs, best_of, predict, train
 from kdjax.training.state import variables
 from kdjax.types import BadInput, LossFn, Model, Networks, PyTree, TrainState
 
@@ -75,6 +75,8 @@ class Arm:
         known: its variables by seed, where it was trained elsewhere.
         study: data and flags, where they are not the comparison's.
         watch: examples whose accuracy is written down after every epoch, and chooses nothing.
+        choose: how good the variables of the network that answers are after an epoch; the best are kept beside the
+            last.
     """
 
     name: str
@@ -93,15 +95,20 @@ class Arm:
     known: Callable[[int], PyTree] | None = None
     study: Study | None = None
     watch: Examples | None = None
+    choose: Callable[[PyTree], float] | None = None
 
 
 @dataclass
 class Trained:
-    """A network: its arm, its own variables and, if it was trained here, the state without its optimizer."""
+    """A network: its arm, its own variables and, if it was trained here, the state without its optimizer.
+
+    `best`: the variables of the epoch that its arm's `choose` preferred, if it has any.
+    """
 
     arm: Arm
     weights: PyTree
     state: TrainState | None = None
+    best: PyTree = None
 
 
 @dataclass
@@ -202,10 +209,11 @@ class Trainer:
             study, lineage = arm.study or self.study, arm.lineage
             names = (*lineage.teachers, *filter(None, (lineage.start,)))
             given = arm.given(done.seen_by(names)) if arm.given else Given(study.train)
+            run = f"{arm.run or arm.name}/seed-{done.seed}"
             state = train(
                 study,
                 self.workdir,
-                f"{arm.run or arm.name}/seed-{done.seed}",
+                run,
                 arm.model,
                 arm.loss_fn,
                 seed=arm.seed(done.seed),
@@ -218,8 +226,12 @@ class Trainer:
                 watch=arm.watch,
                 programs=self.programs,
                 answers=arm.answers,
+                choose=arm.choose,
             )
-            found = Trained(arm, arm.own(variables(state)), state.replace(opt_state=(), frozen=None))
+            model, best = arm.answers or arm.model, None
+            if arm.choose and isinstance(model, Model):
+                best = best_of(self.workdir, run, model)
+            found = Trained(arm, arm.own(variables(state)), state.replace(opt_state=(), frozen=None), best)
         done.trained[arm.name] = found
         return found
 

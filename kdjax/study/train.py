@@ -24,6 +24,7 @@ from kdjax.training.update import updates_of
 from kdjax.types import BadInput, Batch, Diverged, LossFn, Model, Networks, PyTree, TrainState
 
 log = logging.getLogger("kdjax.train")
+CHOSEN = "chosen"
 
 
 def predict(study: Study, model: Model, weights: PyTree, source: Examples, *, batch_size: int = 1000) -> np.ndarray:
@@ -107,6 +108,7 @@ def train(
     watch: Examples | None = None,
     programs: Programs | None = None,
     answers: Model | None = None,
+    choose: Callable[[PyTree], float] | None = None,
 ) -> TrainState:
     """Train `model` to the end, or go on from where the same command was stopped.
 
@@ -126,6 +128,8 @@ def train(
         answers: the network that is scored on the validation split, where several are trained together.
         programs: of a study that trains this loss function for several seeds.
         watch: examples whose accuracy is written down after every epoch as `watched_accuracy`, and chooses nothing.
+        choose: how good the network's variables are after an epoch, written down as `chosen`: the best of those that
+            are saved is kept (`best_of`), by this and not by accuracy on the validation split.
     """
     config, mesh = study.config, study.mesh
     source = study.train if source is None else source
@@ -150,6 +154,7 @@ def train(
         if study.validation is not None:
             scores = score(state, study.validation)
             found = {f"validation_{name}": scores[name] for name in ("accuracy", "nll")}
+        found |= {} if choose is None else {CHOSEN: choose(variables(state))}
         return found if watch is None else {**found, "watched_accuracy": score(state, watch)["accuracy"]}
 
     checkpoints = workdir / "checkpoints" / run
@@ -165,7 +170,7 @@ def train(
         log.debug("%s epoch %d/%d %s", run, epoch, epochs, shown)
         bar.update()
 
-    best = "validation_accuracy" if study.validation is not None else ""
+    best = CHOSEN if choose else "validation_accuracy" if study.validation is not None else ""
     with Checkpointer(checkpoints, keep=config.keep, best=best) as checkpointer, bar:
         state = fit(
             state,
@@ -184,3 +189,10 @@ def train(
     study.recorder.end(run)
     log.info("%s: %d parameters, %d epochs of %d steps", run, parameter_count(state.params), epochs, steps)
     return state
+
+
+def best_of(workdir: Path, run: str, model: Model) -> PyTree:
+    """The variables of the epoch that `choose` found best in a finished run, of those that were saved."""
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    with Checkpointer(workdir / "checkpoints" / run, best=CHOSEN, read_only=True) as checkpointer:
+        return checkpointer.restore_variables(*like, best=True)

@@ -26,6 +26,8 @@ from tests.experiments.studies import SEEDS, TRAINING, ran, run, says
 
 COMPARED = [name for name in TRAINING if name not in ("map", "sweep")]
 """What trains arms one by one; members of a population are compared in tests of their own."""
+SEVERAL_SCORES = {"regression", "robust"}
+"""What subtracts more than one score of each pair."""
 NETWORKS_OF_A_SEED = {"specialists": "specialist-"}
 """Which classes a specialist tells apart is found anew at every seed, so these networks differ."""
 
@@ -105,9 +107,9 @@ def test_differences_are_first_minus_second_as_named(name):
         assert pair["difference"]["n"] == SEEDS
         named = f"{pair['first']} minus {pair['minus']}".replace("student distilled minus student", "distilled minus")
         said = by_name.get(named) or by_name.get(pair["first"]) or by_name.get(pair["score"])
-        if name != "regression":  # which names three scores of each pair
+        if name not in SEVERAL_SCORES:
             assert said == pair["difference"], pair
-    for pair in found.results["pairs"] if name == "regression" else ():
+    for pair in found.results["pairs"] if name in SEVERAL_SCORES else ():
         told = found.results[f"{pair['first']} minus {pair['minus']}"]
         assert told[pair["score"]] == pair["difference"]
 

@@ -28,8 +28,8 @@ STUDENT, TEACHER = jnp.array([[1.0, 2.0, 0.0]]), jnp.array([[0.0, 3.0, 1.0]])
 def test_the_names():
     """Spelled out: whoever types a name relies on it. `standardize` compares nothing."""
     losses = [
-        "centred_logit_mse", "dist", "dkd", "hard_label", "jensen_shannon", "kl", "logit_mse", "mean_kl",
-        "reverse_kl", "soft_cross_entropy", "standardized_kl",
+        "centred_logit_mse", "dist", "dkd", "hard_label", "jensen_shannon", "kl", "logit_l1", "logit_mse",
+        "mean_kl", "reverse_kl", "soft_cross_entropy", "standardized_kl",
     ]  # fmt: skip
     assert names("response") == [f"response.{loss}" for loss in losses]
     assert BY_LABELS.names() == ["response.boosted_cross_entropy"]

@@ -1,0 +1,1 @@
+"""Robust distillation: students of an adversarially trained teacher, by every method."""

@@ -1,0 +1,92 @@
+"""The arms of a study of robust distillation, as data: who learns what, from which teacher, at which seed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from experiments.robust.learned import Taught
+from kdjax.recipes.supervised import supervised
+from kdjax.study.compare import Arm, Done, Given, Lineage
+from kdjax.study.data import Study
+from kdjax.study.methods import slug
+from kdjax.types import Model, PyTree
+
+CLEAN, TEACHER, ALONE = "clean model", "teacher", "student alone"
+ASKED = {"teacher": TEACHER, "natural": CLEAN}
+"""The arm of each teacher that a method asks."""
+
+
+def arms(
+    study: Study,
+    student: Model,
+    teacher: Model,
+    learns: Taught,
+    taught: Mapping[str, Taught],
+    given: Sequence[PyTree],
+    choose: Callable[[PyTree], float] | None,
+) -> list[Arm]:
+    """The teacher's network clean and adversarially trained, the student alone, and the student by every method.
+
+    Args:
+        study: data and flags.
+        student, teacher: the networks.
+        learns: how the teacher does.
+        taught: how the student does, by method.
+        given: the teacher's variables by seed, where it was trained elsewhere.
+        choose: what finds a student's best epoch.
+    """
+    config = study.config
+    theirs, own = {"learning_rate": config.teacher_learning_rate}, {"learning_rate": config.learning_rate}
+    origin = {"from": config.teacher if given else "trained here"}
+    epoch = {"best epoch chosen on": config.validation_split} if choose else {}
+    found = [
+        Arm(CLEAN, teacher, supervised(teacher), config.teacher_epochs, theirs, Lineage("labels"), run="clean"),
+        Arm(
+            TEACHER,
+            learns.plan.model,
+            learns.recipe,
+            config.teacher_epochs,
+            {**theirs, **learns.plan.hparams},
+            Lineage(str(learns.method.expression), facts={**learns.facts, **origin}),
+            run="teacher",
+            answers=teacher,
+            known=(lambda seed: given[seed % len(given)]) if given else None,
+        ),
+        Arm(
+            ALONE,
+            student,
+            supervised(student),
+            config.epochs,
+            own,
+            Lineage("labels", facts=epoch),
+            run="alone",
+            choose=choose,
+        ),
+    ]
+    for name, one in taught.items():
+        who = tuple(ASKED[role] for role in one.plan.asks)
+        found.append(
+            Arm(
+                name,
+                one.plan.model,
+                one.recipe,
+                config.epochs,
+                {**own, **one.plan.hparams},
+                Lineage(str(one.method.expression), who, facts={**one.facts, **epoch}),
+                _given(study, one),
+                run=f"student-{slug(name)}",
+                answers=student,
+                choose=choose,
+            )
+        )
+    return found
+
+
+def _given(study: Study, one: Taught) -> Callable[[Done], Given]:
+    """The training images, and the variables of the teachers that the method asks."""
+
+    def given(done: Done) -> Given:
+        weights = {role: done.weights(ASKED[role]) for role in one.plan.asks}
+        others: dict[str, Any] = {role: weights[role] for role in one.plan.others}
+        return Given(study.train, one.plan.frozen(weights.get("teacher"), study.train.labels, others))
+
+    return given

@@ -1,0 +1,135 @@
+"""What networks learn here: methods by name with one radius, and the snippet's two controls."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from kdjax import spec
+from kdjax.methods import METHODS, Method, method
+from kdjax.recipes.lesson import Lesson, lesson
+from kdjax.spec import Call, Formula
+from kdjax.teachers.live import Teacher
+from kdjax.types import Aux, BadInput, Batch, LossFn, Model, PyTree, Recipe, TrainState
+
+SNIPPET = "labels + 0.1*response.logit_l1"
+CONTROLS = ("snippet", "snippet_training")
+"""The article's snippet, and the same with its teacher left in training mode, as the article leaves it."""
+TEACHER_KEY = "teacher_key"
+
+
+class Taught(NamedTuple):
+    """What one student learns: its method, the lesson, and whether the teacher answers in training mode."""
+
+    method: Method
+    plan: Lesson
+    training: bool = False
+
+    @property
+    def recipe(self) -> LossFn:
+        """The lesson's, with live teachers."""
+        if not self.training:
+            return self.plan.loss_fn
+        return with_key(self.plan.taught_by(in_training(self.plan.teacher)))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What tells it from others."""
+        attack = self.method.attack
+        return {"attack": str(attack) if attack else "", "teacher in training mode": self.training}
+
+
+def named(text: str, epsilon: Any, *, flag: str = "methods") -> dict[str, Method]:
+    """The methods that a flag names, each with the radius, where it attacks and says none.
+
+    Beside `kdjax.methods` there are the controls, and sums of losses that are no method: `labels + response.logit_l1`.
+
+    Raises:
+        BadInput: a name that is none, or one twice.
+
+    >>> list(named("pgd_at, snippet, adaad + igdm(weight=2)", 0.1))
+    ['pgd_at', 'snippet', 'adaad + igdm(weight=2)']
+    """
+    found: dict[str, Method] = {}
+    for one in spec.summands(text, flag=flag):
+        formula = spec.formula(one, flag=flag)
+        calls = [call for _, call in formula.terms]
+        name = " + ".join(map(str, calls)) if all(weight == 1 for weight, _ in formula.terms) else str(formula)
+        if name in found:
+            raise BadInput(f"--{flag}={text} names {name} twice; accepted is each once.")
+        if name in CONTROLS:
+            found[name] = Method(spec.formula(SNIPPET))
+        elif any("." in call.name or call.name == "labels" for call in calls):
+            found[name] = Method(formula)
+        else:
+            terms = [weight * _at(call, epsilon) for weight, call in formula.terms]
+            found[name] = method(Formula(tuple(t for term in terms for t in term.terms)), flag=flag)
+    return found
+
+
+def _at(call: Call, epsilon: Any) -> Call:
+    """The same with the radius, where it takes one and has none."""
+    if call.name not in METHODS.names():
+        METHODS.resolve(call)  # which refuses it by name
+    if "epsilon" not in METHODS.parameters(call) or "epsilon" in METHODS.bind(call):
+        return call
+    return replace(call, kwargs=(*call.kwargs, ("epsilon", epsilon)))
+
+
+def taught(name: str, one: Method, student: Model, teacher: Model, *, steps: int, batch_size: int) -> Taught:
+    """What the student learns by one method, checked on shapes.
+
+    Raises:
+        BadInput: as `lesson`; the folder of a further teacher.
+    """
+    if any(folder for _, folder in one.others):
+        raise BadInput(f"{name}: read {dict(one.others)}; accepted: none, the natural teacher is trained here.")
+    others = {role: teacher for role, _ in one.others}
+    plan = lesson(
+        one.expression, student, teacher, steps=steps, batch_size=batch_size, attacked=one.attack, others=others,
+        flag=name,
+    )  # fmt: skip
+    return Taught(one, plan, training=name == CONTROLS[1])
+
+
+def refuse_same_in_training(teacher: Model, shape: Mapping[str, Any]) -> None:
+    """Refuse a control that equals what it controls: a teacher that says the same in training mode.
+
+    Raises:
+        BadInput: the teacher has neither dropout nor batch statistics.
+    """
+    params, state = teacher.init(jax.random.key(0))
+    image = jax.random.uniform(jax.random.key(1), (8, *shape["image_shape"]))
+    plain, drawn = (
+        np.asarray(teacher.apply({"params": params, **state}, image, train=train, key=jax.random.key(2))[0].logits)
+        for train in (False, True)
+    )
+    if np.array_equal(plain, drawn):
+        raise BadInput(
+            f"--methods={CONTROLS[1]}: the teacher says the same in training mode; accepted: a teacher with dropout or "
+            "batch norm, or no such control."
+        )
+
+
+def in_training(teacher: Model) -> Teacher:
+    """A teacher left in training mode: its dropout draws in every step, its BatchNorm sees the batch alone."""
+
+    def ask(frozen: PyTree, batch: Batch) -> Any:
+        key: Any = batch[TEACHER_KEY]
+        image, mask = jnp.asarray(batch["inputs"]), jnp.asarray(batch["mask"])
+        return teacher.apply(frozen, image, train=True, key=key, mask=mask)[0]
+
+    return Teacher(ask)
+
+
+def with_key(recipe: LossFn) -> LossFn:
+    """A recipe whose teacher draws too, other numbers than the student."""
+
+    def keyed(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
+        return recipe(params, state, {**batch, TEACHER_KEY: jax.random.fold_in(key, 2)}, key)
+
+    return Recipe(keyed, recipe.hparams) if isinstance(recipe, Recipe) else keyed
