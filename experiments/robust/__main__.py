@@ -15,6 +15,10 @@ Every student is compared with the first method's, seed by seed. `snippet` is th
 distillation, cross-entropy + 0.1 mean |S(x) - T(x)| on the logits of clean images, and `snippet_training` the same with
 the teacher left in training mode, as there: two controls.
 
+With --labels students have as many labels, and the teacher all. A method that asks a teacher and attacks images without
+a label (rslad, adaad), or attacks none (kd), learns from all images; the others, and the student alone, from the
+labelled ones, in as many steps.
+
 Reported is the last epoch. With --best_under the epoch that resists best on validation images has columns of its own.
 """
 
@@ -35,7 +39,7 @@ from kdjax.config import field
 from kdjax.data.checks import require_labels
 from kdjax.data.source import Examples
 from kdjax.methods import ROBUST
-from kdjax.study import attacks, command, compare, networks, service
+from kdjax.study import attacks, command, compare, networks, service, students
 from kdjax.study.compare import Pair
 from kdjax.study.data import Common, Study, open_study, optimizer_of
 from kdjax.study.train import predict
@@ -63,6 +67,7 @@ class Config(Common):
         f"{', '.join(ROBUST.names())}",
         smoke="pgd_at, snippet, snippet_training, rslad, mtard",
     )  # fmt: skip
+    labels: int = field(0, "labelled images that students get, balanced over classes; 0 for all", low=0, smoke=100)
     epochs: int = field(30, "passes of each student", low=1, smoke=2)
     learning_rate: float = field(3e-3, "students' peak learning rate", low=0.0)
     epsilon: float = field(0.1, "radius in linf, in pixel units, of all that scores", low=0.0)
@@ -104,7 +109,8 @@ def main(config: Config, workdir: Path) -> None:
     large = large or networks.load_network(config.teacher, flag="teacher").description
     for role in ("teacher", "clean"):
         networks.save_model(workdir, role=role, **large)
-    trained = arms.arms(study, student, teacher, learns, taught, given, choose)
+    transfers = students.transfers(study, config)
+    trained = arms.arms(study, student, teacher, learns, taught, given, transfers, choose)
     adversarial = next(arm for arm in trained if arm.name == arms.TEACHER)
     rows = {arm.name: row(arm, adversarial, by, workdir) for arm in trained}
     first, *others = taught

@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.robust.learned import Taught
+from kdjax.data.source import Examples, labelled
 from kdjax.recipes.supervised import supervised
 from kdjax.study.compare import Arm, Done, Given, Lineage
 from kdjax.study.data import Study
 from kdjax.study.methods import slug
+from kdjax.study.students import seen
 from kdjax.types import Model, PyTree
 
 CLEAN, TEACHER, ALONE = "clean model", "teacher", "student alone"
@@ -22,6 +24,7 @@ def arms(
     learns: Taught,
     taught: Mapping[str, Taught],
     given: Sequence[PyTree],
+    transfers: Sequence[Examples],
     choose: Callable[[PyTree], float] | None,
 ) -> list[Arm]:
     """The teacher's network clean and adversarially trained, the student alone, and the student by every method.
@@ -32,6 +35,7 @@ def arms(
         learns: how the teacher does.
         taught: how the student does, by method.
         given: the teacher's variables by seed, where it was trained elsewhere.
+        transfers: the students' images by seed, with the labels that there are.
         choose: what finds a student's best epoch.
     """
     config = study.config
@@ -57,13 +61,16 @@ def arms(
             supervised(student),
             config.epochs,
             own,
-            Lineage("labels", facts=epoch),
+            Lineage("labels", source=seen(config.labels), facts=epoch),
+            lambda done: Given(labelled(transfers[done.seed])),
             run="alone",
+            places=len(study.train),
             choose=choose,
         ),
     ]
     for name, one in taught.items():
         who = tuple(ASKED[role] for role in one.plan.asks)
+        source = seen(config.labels, "" if one.from_labelled else ", all images")
         found.append(
             Arm(
                 name,
@@ -71,9 +78,10 @@ def arms(
                 one.recipe,
                 config.epochs,
                 {**own, **one.plan.hparams},
-                Lineage(str(one.method.expression), who, facts={**one.facts, **epoch}),
-                _given(study, one),
+                Lineage(str(one.method.expression), who, source, facts={**one.facts, **epoch}),
+                _given(one, transfers),
                 run=f"student-{slug(name)}",
+                places=len(study.train),
                 answers=student,
                 choose=choose,
             )
@@ -81,12 +89,14 @@ def arms(
     return found
 
 
-def _given(study: Study, one: Taught) -> Callable[[Done], Given]:
-    """The training images, and the variables of the teachers that the method asks."""
+def _given(one: Taught, transfers: Sequence[Examples]) -> Callable[[Done], Given]:
+    """The images that the method can learn from, and the variables of the teachers that it asks."""
 
     def given(done: Done) -> Given:
+        images = transfers[done.seed]
+        source = labelled(images) if one.from_labelled else images
         weights = {role: done.weights(ASKED[role]) for role in one.plan.asks}
         others: dict[str, Any] = {role: weights[role] for role in one.plan.others}
-        return Given(study.train, one.plan.frozen(weights.get("teacher"), study.train.labels, others))
+        return Given(source, one.plan.frozen(weights.get("teacher"), source.labels, others))
 
     return given

@@ -37,6 +37,11 @@ class Taught(NamedTuple):
         return with_key(self.plan.taught_by(in_training(self.plan.teacher)))
 
     @property
+    def from_labelled(self) -> bool:
+        """Whether it learns from labelled images alone: it attacks no others, or nobody else says anything of them."""
+        return self.plan.by_label or not (self.plan.asks or self.plan.attacked)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What tells it from others."""
         attack = self.method.attack

@@ -44,6 +44,7 @@ class Lesson:
         augmented: whether images are augmented in each step.
         memories: the losses that remember, by name.
         attacked: whether a term looks at the attacked view.
+        by_label: whether an image without a label cannot be attacked.
         asks: the teachers that a term asks, or what the attack makes large, by name.
     """
 
@@ -58,6 +59,7 @@ class Lesson:
     named: tuple[tuple[str, str], ...] = ()
     augmented: bool = False
     attacked: bool = False
+    by_label: bool = False
     asks: tuple[str, ...] = ()
     memories: Mapping[str, Remembering] = field(default_factory=dict)
     others: Mapping[str, Model] = field(default_factory=dict)
@@ -218,6 +220,7 @@ def lesson(
         tuple(read.named),
         augment is not None,
         not looked_at <= {CLEAN},
+        attacked is not None and attacked.needs_labels,
         tuple(sorted(asks)),
         read.memories,
         others,

@@ -67,6 +67,22 @@ def test_the_steps_are_given_the_variables_of_those_teachers():
             assert found.runs[f"{name}/seed-{seed}"].frozen is None
 
 
+def test_what_attacks_by_label_sees_labelled_images_alone_and_the_rest_all():
+    found = ran("robust")
+    images, labels = len(open_study(found.config, found.workdir).train), found.config.labels
+    assert 0 < labels < images
+    sees = {"alone": labels, "student-pgd_at": labels, "student-mtard": labels, "student-snippet": images}
+    for name, size in {**sees, "student-rslad": images}.items():
+        for seed in range(SEEDS):
+            label = found.runs[f"{name}/seed-{seed}"].source.labels()
+            assert (len(label), (label >= 0).sum()) == (size, labels), name
+    for name in ("clean", "teacher"):
+        assert (found.runs[f"{name}/seed-0"].source.labels() >= 0).sum() == images
+    arms = found.results["arms"]
+    assert arms["rslad"]["source"] == f"{labels} labels, all images"
+    assert arms["pgd_at"]["source"] == f"{labels} labels"
+
+
 def test_each_student_is_compared_with_the_first_method_under_the_last_attack_and_clean():
     pairs = [(p["first"], p["minus"], p["score"]) for p in ran("robust").results["pairs"]]
     others = ["snippet", "snippet_training", "rslad", "mtard", "student alone"]
