@@ -32,7 +32,16 @@ napoleon_use_ivar = True
 OUTSIDE = {"README.md": "readme", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog"}
 MADE = HERE / "_made"  # nothing in it is written by hand
 PARTS = {
-    "To use it": ("_made/readme", "quickstart", "experiments", "distillation", "networks", "attacks", "library"),
+    "To use it": (
+        "_made/readme",
+        "quickstart",
+        "experiments",
+        "distillation",
+        "networks",
+        "attacks",
+        "library",
+        "coming_from",
+    ),
     "To trust it": ("results/README", "results/earlier", "benchmarks"),
     "To change it": ("architecture", "_made/contributing", "_made/changelog", "_made/reference/index"),
 }
