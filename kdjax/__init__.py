@@ -15,16 +15,14 @@ FOLDERS = (
     "attacks", "audit", "data", "ensembles", "evaluation", "losses", "methods", "models", "recipes", "spec", "study",
     "teachers", "training",
 )  # fmt: skip
-_FUNCTIONS = {"fit": "kdjax.fit", "lesson": "kdjax.recipes.lesson", "compare": "kdjax.study.compare"}
+_FUNCTIONS = {"fit": "kdjax.fitting", "lesson": "kdjax.recipes.lesson", "compare": "kdjax.study.compare"}
 
 __all__ = [*FOLDERS, *_FUNCTIONS]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
-        found = getattr(importlib.import_module(_FUNCTIONS[name]), name)
-        globals()[name] = found  # in place of a module of the same name
-        return found
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
     if name in FOLDERS:
         return importlib.import_module(f"kdjax.{name}")
     raise AttributeError(f"module 'kdjax' has no attribute {name!r}; it has {', '.join(__all__)}")

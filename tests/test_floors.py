@@ -14,7 +14,7 @@ FLOORS = {
     "config": 0,
     "spec": 0,
     "methods": 4,
-    "fit": 4,
+    "fitting": 4,
     "study": 5,
     "experiments": 6,
 }
