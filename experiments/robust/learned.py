@@ -38,8 +38,8 @@ class Taught(NamedTuple):
 
     @property
     def from_labelled(self) -> bool:
-        """Whether it learns from labelled images alone: it attacks no others, or nobody else says anything of them."""
-        return self.plan.by_label or not (self.plan.asks or self.plan.attacked)
+        """Whether it learns from labelled images alone: it attacks no others, or no teacher says anything of them."""
+        return self.plan.by_label or not self.plan.asks
 
     @property
     def facts(self) -> dict[str, Any]:

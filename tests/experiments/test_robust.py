@@ -150,6 +150,8 @@ def test_the_best_epoch_is_kept_beside_the_last(tmp_path):
     assert not close(trained.best, trained.weights)
 
 
+LABELLED = {"trades", "iad_i", "mtard"}
+"""What learns from labelled images alone: nobody is asked, or the attack climbs the labels' cross-entropy."""
 ASKS = {
     "trades": (), "kd": ("teacher",), "iad_i": ("teacher",), "mtard": ("natural", "teacher"),
     "adaad + igdm": ("teacher",), "saad": ("teacher",), "0.5*labels + 2*labels(student=attacked)": None,
@@ -166,6 +168,7 @@ def test_a_lesson_says_which_teachers_it_asks(name):
         return
     found = learned.taught(shown, method, model, model, steps=2, batch_size=4)
     assert (shown, found.plan.asks) == (name, ASKS[name])
+    assert found.from_labelled == (name in LABELLED)
     assert found.plan.hparams.get("pgd.epsilon", 0.2) == 0.2
 
 
