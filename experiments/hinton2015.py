@@ -100,9 +100,9 @@ def main(config: Config, workdir: Path) -> None:
     arms = [Arm(big_one, teacher, learns, config.teacher_epochs, rate, whole, run="teacher", once=True)]
 
     def answered(done: Done, part: bool) -> Given:
-        said = done.answers(big_one, study.train)
+        logits = done.answers(big_one, study.train)
         source = without if part else study.train
-        return Given(source.with_column("teacher_logits", said[kept] if part else said))
+        return Given(source.with_column("teacher_logits", logits[kept] if part else logits))
 
     def students(
         suffix: str, epochs: int, alone: LossFn, soft: LossFn, given: Callable[[Done, bool], Given]

@@ -53,7 +53,7 @@ def main(config: Config, workdir: Path) -> None:
         from kdjax.teachers.serving import accounts, answering, app, host, ledger, policy
     except ImportError as error:
         raise BadInput(f"{error}; accepted once installed: pip install 'kdjax[service]'.") from None
-    said = policy.policy(config.policy)
+    offered = policy.policy(config.policy)
     network = networks.load_network(config.model or small_network(workdir), flag="model", role=config.role)
     if config.seed >= len(network.weights):
         raise BadInput(f"--seed={config.seed}: accepted are 0 to {len(network.weights) - 1}, the run's seeds.")
@@ -64,7 +64,7 @@ def main(config: Config, workdir: Path) -> None:
     offer = answering.Offer(
         ask.checksum, config.policy, network.description["num_classes"], shape, config.price, config.most
     )
-    desk = answering.Desk(ask, offer, said, accounts.Accounts(clients, books), books)
+    desk = answering.Desk(ask, offer, offered, accounts.Accounts(clients, books), books)
     at = host.bind(config.host, config.port)
     try:
         ask.warm_up(shape)

@@ -160,12 +160,12 @@ def specialist(study: Study, config: Config, name: str, generalist: Model, class
 def committee(done: Done, subsets: Sequence[Classes], source: Examples) -> np.ndarray:
     """What generalist and specialists say together, `[N, K]` log-probabilities."""
     labels = done.study.train.labels()
-    said = []
+    answers = []
     for number, classes in enumerate(subsets):
         ratio = rules.half_and_half(labels, classes, seed=done.seed)[1]
-        said.append(rules.correct_dustbin(jnp.asarray(done.answers(f"specialist-{number}", source)), ratio))
+        answers.append(rules.correct_dustbin(jnp.asarray(done.answers(f"specialist-{number}", source)), ratio))
     general = done.answers("generalist", source)
-    answer = jax.jit(rules.committee, static_argnames="subsets")(general, said, subsets=subsets)
+    answer = jax.jit(rules.committee, static_argnames="subsets")(general, answers, subsets=subsets)
     if not (worst := float(answer.residual.max())) < 1e-5:
         raise ArithmeticError(f"the committee's answer was not found: residual {worst:.1e}")
     return np.asarray(answer.logits)

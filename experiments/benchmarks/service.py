@@ -134,8 +134,8 @@ def main(config: Config, workdir: Path) -> None:
             def killed() -> dict[str, Any]:
                 rng = np.random.default_rng(config.seed)
                 books = service_kills.survive(server, ledger, spec, config.kills, rng)
-                said = softmax(np.load(folder / "killed.npy"), -1)
-                agree = bool(np.allclose(said, wanted, atol=1e-4))
+                answers = softmax(np.load(folder / "killed.npy"), -1)
+                agree = bool(np.allclose(answers, wanted, atol=1e-4))
                 return {**books._asdict(), "killed": len(books.killed), "pool": len(pool), "answers agree": agree}
 
             step("kills", killed)

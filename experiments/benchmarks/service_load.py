@@ -58,8 +58,10 @@ async def load(
             if response is None or response.status_code != 200:
                 counts["lost"] += 1
                 continue
-            said = wire.unpack_answer(response.content)[0]["probabilities"]
-            counts["wrong"] += not (said.shape == wanted[rows].shape and np.allclose(said, wanted[rows], atol=1e-4))
+            answers = wire.unpack_answer(response.content)[0]["probabilities"]
+            counts["wrong"] += not (
+                answers.shape == wanted[rows].shape and np.allclose(answers, wanted[rows], atol=1e-4)
+            )
             counts["requests"] += 1
             counts["images"] += len(rows)
 

@@ -18,8 +18,8 @@ def main(spec: dict[str, Any]) -> None:
     pool = np.load(spec["pool"])
     how = {name: spec[name] for name in ("batch", "concurrency", "timeout", "attempts") if name in spec}
     with Service(spec["url"], Path(spec["ledger"]), key=spec["key"], **how) as service:
-        said = service.logits(pool)
-    np.save(spec["out"], said)
+        logits = service.logits(pool)
+    np.save(spec["out"], logits)
 
 
 if __name__ == "__main__":

@@ -131,11 +131,11 @@ def torch_jobs(
             if name in ("student from labels", "teacher"):
                 return hard
             if name == "student, teacher cached":
-                said = answers[rows]
+                theirs = answers[rows]
             else:
                 with torch.no_grad():
-                    said = teacher(x)
-            soft = F.kl_div(F.log_softmax(logits / 7, 1), F.softmax(said / 7, 1), reduction="batchmean")
+                    theirs = teacher(x)
+            soft = F.kl_div(F.log_softmax(logits / 7, 1), F.softmax(theirs / 7, 1), reduction="batchmean")
             return 0.8 * 49 * soft + 0.2 * hard
 
         def work() -> None:

@@ -137,8 +137,8 @@ def main(config: Config, workdir: Path) -> None:
     tempered = {t: slopes.at_temperature(model, t) for t in dict.fromkeys((1.0, *config.temperatures))}
 
     def taught(done: Done, teacher: str, t: float) -> Given:
-        said = predict(study, tempered[t], done.weights(teacher), study.train)
-        return Given(study.train.with_column("teacher_logits", said))
+        logits = predict(study, tempered[t], done.weights(teacher), study.train)
+        return Given(study.train.with_column("teacher_logits", logits))
 
     def labels(name: str, t: float) -> Arm:
         recipe, lineage = supervised(tempered[t]), Lineage("labels", facts={"temperature": t})

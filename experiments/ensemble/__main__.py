@@ -168,8 +168,8 @@ def main(config: Config, workdir: Path) -> None:
     truth, even = study.test.labels(), jnp.full((len(study.test), count), 1 / count)
 
     def mean(done: Done) -> np.ndarray:
-        said = jnp.moveaxis(jnp.asarray(teachers.answers(done, study.test)), 1, 0)
-        return done.once("mean", lambda: np.asarray(pools.mean_probability(said, even)))
+        logits = jnp.moveaxis(jnp.asarray(teachers.answers(done, study.test)), 1, 0)
+        return done.once("mean", lambda: np.asarray(pools.mean_probability(logits, even)))
 
     def score(name: str) -> Row:
         def of(done: Done) -> Scores:

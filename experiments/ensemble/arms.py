@@ -99,9 +99,9 @@ def parse_ways(text: str, against: str, *, experts: Sequence[Expert], classes: i
     """All arms by the names in the table, each called once on shapes alone, so that all is checked now."""
     typed = (*spec.summands(against, flag="against"), *(spec.summands(text, flag="arms") if text else ()))
     ways = {str(one): parse_way(one) for one in typed}
-    said, labels = jnp.zeros((len(experts), 2, classes)), jnp.zeros(2, jnp.int32)
+    logits, labels = jnp.zeros((len(experts), 2, classes)), jnp.zeros(2, jnp.int32)
     for way in ways.values():
-        jax.eval_shape(lambda v, z, y, way=way: way.ensemble(v, student=z, labels=y), said, said[0], labels)
+        jax.eval_shape(lambda v, z, y, way=way: way.ensemble(v, student=z, labels=y), logits, logits[0], labels)
     for expert in experts if any(way.features for way in ways.values()) else ():
         confidence.classifier(_shapes(expert.model))
     return ways

@@ -86,8 +86,8 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
         raise BadInput("--attack and --label_smoothing are for --members=teachers; students learn from clean images.")
     if config.own_labels and not config.labels:
         raise BadInput("--own_labels: with --labels=0 all have all labels; accepted: --labels=N with it.")
-    said = distillation.taught_by(config)
-    if said.first:
+    chosen = distillation.taught_by(config)
+    if chosen.first:
         raise BadInput(f"--method={config.method} has two stages; accepted in sweeps: methods of one, or a --loss.")
     moments = study.train if config.standardize else None
     student, described = networks.named(config.student, study.shape, flag="student", train=moments)
@@ -110,7 +110,7 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
         for own in {tuple((n, x) for n, x in p.items() if n in typed and not n.endswith(".weight")) for p in points}:
             if own:
                 filled = spec.fill(plan.expression, dict(own))
-                planned(config, study, student, teacher, steps, said=said._replace(expression=filled))
+                planned(config, study, student, teacher, steps, chosen=chosen._replace(expression=filled))
 
     def prepare(workdir: Path) -> Prepared:
         answers = given[0] if given else _teacher(config, study, workdir, teacher)

@@ -34,9 +34,9 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Accuracy and NLL of every member, each `[M]`, from logits `[M, N, K]`; NaN both where some are not numbers."""
     top = logits.max(-1, keepdims=True)
     norm = np.log(np.exp(logits - top).sum(-1, dtype=np.float64)) + top[..., 0]
-    said = np.take_along_axis(logits, labels[None, :, None], axis=2)[..., 0]
+    own = np.take_along_axis(logits, labels[None, :, None], axis=2)[..., 0]
     well = np.array([not fault(one) for one in logits])
-    found = {"accuracy": np.mean(logits.argmax(-1) == labels, axis=1), "nll": np.mean(norm - said, axis=1)}
+    found = {"accuracy": np.mean(logits.argmax(-1) == labels, axis=1), "nll": np.mean(norm - own, axis=1)}
     return {name: np.where(well, values, np.nan) for name, values in found.items()}
 
 

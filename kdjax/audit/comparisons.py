@@ -246,13 +246,13 @@ def worst_case(standing: Mapping[str, np.ndarray], *, claim: float | None) -> Fi
     each = {n: share(s) for n, s in standing.items()}
     count = len(standing[name])
     verdict = grade(single - left, POINT)
-    said = f"the best single attack ({name}) {percent(single)}, {percent(single - left)} higher (flag above 1 point)"
+    text = f"the best single attack ({name}) {percent(single)}, {percent(single - left)} higher (flag above 1 point)"
     if claim is not None:
         verdict = worst(verdict, FAIL if left < claim - margin(count) else PASS)
-        said += f"; claimed {percent(claim)} (fail where the claim is above by more than {percent(margin(count))})"
+        text += f"; claimed {percent(claim)} (fail where the claim is above by more than {percent(margin(count))})"
     return Finding(
         "E17", "worst case per example", verdict,
-        f"over {len(standing)} attacks a() is {percent(left)}; {said}",
+        f"over {len(standing)} attacks a() is {percent(left)}; {text}",
         remedy(verdict, "Report the worst case per example, not the lowest mean of one attack."),
         {"worst_case": left, "best_single": single, "excess": single - left}, {"accuracy": each},
     )  # fmt: skip

@@ -55,14 +55,14 @@ def determinism(
     """
     found = apart(first, second)
     verdict = FLAG if randomised(first, second) else PASS
-    said = ""
+    note = ""
     if plain is not None and averaged is not None:
         found |= {"pgd": float(np.mean(plain)), "pgd_eot": float(np.mean(averaged))}
-        said = f"; a(PGD) {percent(found['pgd'])}, a(PGD on the mean of {EOT_DRAWS} slopes) {percent(found['pgd_eot'])}"
+        note = f"; a(PGD) {percent(found['pgd'])}, a(PGD on the mean of {EOT_DRAWS} slopes) {percent(found['pgd_eot'])}"
     return Finding(
         "E11", "deterministic", verdict,
         f"two forward passes differ by at most {found['largest_difference']:.2g}, {found['relative']:.2g} of the "
-        f"logits' deviation (flag above 1e-4), and in {percent(found['changed'])} of the decisions (flag: any){said}",
+        f"logits' deviation (flag above 1e-4), and in {percent(found['changed'])} of the decisions (flag: any){note}",
         remedy(verdict, "A randomised defence: judge it by its mean answer, and by attacks on the expectation "
                        "(oracles.eot); the number above is part of the worst case."),
         found,
@@ -111,10 +111,10 @@ def threat_is_recorded(threat: Threat, **more: Any) -> Finding:
     record = asdict(threat)
     missing = [name for name, value in record.items() if value == "" or value is None]
     verdict = FLAG if missing else PASS
-    said = ", ".join(f"{name} {value}" for name, value in record.items() if name not in missing)
+    note = ", ".join(f"{name} {value}" for name, value in record.items() if name not in missing)
     return Finding(
         "E22", "threat model on record", verdict,
-        f"{said}; missing: {', '.join(missing) or 'nothing'} (flag: any); hash {threat.fingerprint(**more)}",
+        f"{note}; missing: {', '.join(missing) or 'nothing'} (flag: any); hash {threat.fingerprint(**more)}",
         remedy(verdict, "Say how the attacks were fitted to this defence, or why that is not needed (adaptive)."),
         {"missing": float(len(missing))},
     )  # fmt: skip

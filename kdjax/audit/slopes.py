@@ -65,14 +65,14 @@ def logit_gap(logits: np.ndarray, *, rescaled: tuple[float, float] | None = None
     gap = order[:, -1] - order[:, -2]
     middle = float(np.median(gap))
     verdict = grade(middle, 17.0, 104.0)
-    said, numbers = "", {}
+    note, numbers = "", {}
     if rescaled is not None:
-        said = f"; a(PGD) {percent(rescaled[0])}, on logits of unit deviation {percent(rescaled[1])}"
+        note = f"; a(PGD) {percent(rescaled[0])}, on logits of unit deviation {percent(rescaled[1])}"
         numbers = {"pgd": rescaled[0], "pgd_unit_deviation": rescaled[1]}
     return Finding(
         "E10", "logits are not saturated", verdict,
         f"the first logit leads the second by {middle:.1f} in the median (flag above 17, where 1 - p rounds to 0; fail "
-        f"above 104, where every other p does){said}",
+        f"above 104, where every other p does){note}",
         remedy(verdict, "Attack a margin, or logits divided by their deviation or by the training temperature."),
         {"gap": middle, "largest": float(gap.max()), **numbers}, {"gap": [float(g) for g in gap]},
     )  # fmt: skip

@@ -108,11 +108,11 @@ def _domain(call: Call, block: int) -> Domain:
         if not (chain and isinstance(chain[0], str)):
             raise call.error(f"read {call!r} without a name in quotes; accepted: {ACCEPTED}")
         name, chain = chain[0], chain[1:]
-    said = call.keywords
-    for key, value in said.items():
+    keywords = call.keywords
+    for key, value in keywords.items():
         if key not in ("classes", "train", "test"):
             raise call.error(f"read {key}={value!r}; accepted: {ACCEPTED}{nearest(key, ('classes', 'train', 'test'))}")
-    own = tuple(said[key] for key in ("train", "test") if key in said)
+    own = tuple(keywords[key] for key in ("train", "test") if key in keywords)
     if len(own) == 1 or not all(isinstance(split, str) for split in own):
         raise call.error(f"read {call!r}; accepted: both train and test, each in quotes, or neither")
     try:
@@ -124,7 +124,7 @@ def _domain(call: Call, block: int) -> Domain:
             splits.parse(split)
     except BadInput as error:
         raise (error if "column" in str(error) else call.error(str(error))) from None
-    classes = _classes(call, said["classes"]) if "classes" in said else None
+    classes = _classes(call, keywords["classes"]) if "classes" in keywords else None
     return Domain(str(call), name, classes, chain, block, own or None)
 
 

@@ -242,9 +242,9 @@ def confidence_aware_features(
     Raises: BadInput: shapes that do not fit.
 
     >>> ones, right = jnp.ones((2, 1, 3)), jnp.exp(-jnp.array([0.1, 1.1]))  # CE = 0.1 and 1.1: weights .73, .27
-    >>> said = jnp.log(jnp.stack([right, 1 - right], 1))[:, None]
+    >>> student = jnp.log(jnp.stack([right, 1 - right], 1))[:, None]
     >>> teacher = jnp.array([1.0, 3.0])[:, None, None] * ones  # squared differences 0 and 4
-    >>> confidence_aware_features(ones, teacher, logits=said, labels=jnp.array([0])).round(5)
+    >>> confidence_aware_features(ones, teacher, logits=student, labels=jnp.array([0])).round(5)
     Array([1.07577], dtype=float32)
 
     Reference: Zhang, Chen, Wang, "Confidence-Aware Multi-Teacher Knowledge Distillation", ICASSP 2022, equations 5 to

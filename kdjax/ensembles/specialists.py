@@ -166,12 +166,12 @@ def committee(
     if not subsets:
         return Unified(log_g, jnp.zeros_like(log_g[:, 0]))
     own = jnp.asarray(_members(subsets, classes))
-    said = [jax.nn.log_softmax(clean(s, None)) for s in specialists]
+    answers = [jax.nn.log_softmax(clean(s, None)) for s in specialists]
     # [M, B, K]: what specialist m says of each class; of those outside its own, of their sum.
     log_m = jnp.stack(
         [
             jnp.broadcast_to(s[:, -1:], log_g.shape).at[:, np.array(subset)].set(s[:, :-1])
-            for s, subset in zip(said, subsets, strict=True)
+            for s, subset in zip(answers, subsets, strict=True)
         ]
     )
     active = own[:, jnp.argmax(log_g, axis=1)]

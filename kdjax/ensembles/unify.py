@@ -82,16 +82,16 @@ def cross_entropy(
 
         def update(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             step, u, gradient = carry
-            said = told(u)
+            predicted = told(u)
             # Scaled to a unit diagonal: probabilities span many decades. The ridge settles the flat direction.
-            scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(said * (1 - said), axis=0), 1e-30))
-            hessian = jnp.diag(jnp.sum(said, axis=0)) - said.T @ said
+            scale = jax.lax.rsqrt(jnp.maximum(jnp.sum(predicted * (1 - predicted), axis=0), 1e-30))
+            hessian = jnp.diag(jnp.sum(predicted, axis=0)) - predicted.T @ predicted
             scaled = scale[:, None] * hessian * scale[None, :] + 1e-6 * jnp.eye(len(u), dtype=u.dtype)
             move = -scale * jnp.linalg.solve(scaled, scale * gradient)
             reach = jnp.maximum(jnp.ptp(move), 1e-6)
             newton = u + move * jnp.log1p(reach) / reach
             # Where float32 cannot solve the system, a step of iterative scaling, which never makes the sum larger.
-            scaling = u + jnp.log(jnp.sum(p, 0)) - jnp.log(jnp.maximum(jnp.sum(said, 0), 1e-30))
+            scaling = u + jnp.log(jnp.sum(p, 0)) - jnp.log(jnp.maximum(jnp.sum(predicted, 0), 1e-30))
             u = jax.nn.log_softmax(jnp.where(jnp.all(jnp.isfinite(newton)), newton, scaling))
             return step + 1, u, slope(u)
 

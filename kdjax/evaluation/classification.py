@@ -29,10 +29,11 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     logits, labels = _pair(logits, labels)
     predicted = logits.argmax(-1)
     precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)  # pyright: ignore[reportArgumentType]
-    said = log_softmax(logits, axis=-1)[np.arange(len(labels)), labels]
-    if np.isneginf(said).any():
+    likelihood = log_softmax(logits, axis=-1)[np.arange(len(labels)), labels]
+    if np.isneginf(likelihood).any():
         raise BadInput(
-            f"logits rule out the label of {np.isneginf(said).sum()} examples, the first is row {said.argmin()}: the "
+            f"logits rule out the label of {np.isneginf(likelihood).sum()} examples, the first is row "
+            f"{likelihood.argmin()}: the "
             "negative log-likelihood is infinite; accepted: a finite logit at the label"
         )
     return {
@@ -40,7 +41,7 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         "precision": float(precision),
         "recall": float(recall),
         "f1": float(f1),
-        "nll": float(-np.mean(said)),
+        "nll": float(-np.mean(likelihood)),
         "ece": calibration_error(logits, labels),
         "errors": int(np.sum(predicted != labels)),
         "examples": len(labels),

@@ -175,7 +175,7 @@ def _climbed(
 
     def say(variables: PyTree, data: Mapping[str, Array], numbers: Any, image: Array) -> tuple[Array, Array]:
         mine = own(variables, image)
-        said = {STUDENT: mine}
+        logits = {STUDENT: mine}
 
         def answer(side: Side) -> Array:
             if side.view == CLEAN:
@@ -183,9 +183,9 @@ def _climbed(
             if side.view == FORETOLD:
                 change = jnp.sum((image - data["origin"]) * data[f"{side.network}/slope"], axis=range(1, image.ndim))
                 return data[side.network] + change[:, None] * data[f"{side.network}/label"]
-            if side.network not in said:
-                said[side.network] = ask(side.network, variables[side.network], image, mine)
-            return said[side.network]
+            if side.network not in logits:
+                logits[side.network] = ask(side.network, variables[side.network], image, mine)
+            return logits[side.network]
 
         total = jnp.zeros(())
         for term, own_numbers in zip(terms, numbers, strict=True):

@@ -72,16 +72,16 @@ def distill_with_features(
         mask = jnp.asarray(batch["mask"])
         variables = {"params": params[STUDENT], **state.model_state[STUDENT]}
         answered = student.apply(variables, jnp.asarray(batch["inputs"]), train=True, key=key, mask=mask)
-        said = jax.lax.stop_gradient(teacher(state.frozen, batch))
+        answers = jax.lax.stop_gradient(teacher(state.frozen, batch))
 
         def student_said(*_: Any, **__: Any) -> tuple[Outputs, PyTree]:
             return answered  # once for both terms
 
         once = Model(student.init, student_said)
-        plain = distill(once, Teacher(lambda frozen, batch: said, teacher.views), loss, ensemble=ensemble)
+        plain = distill(once, Teacher(lambda frozen, batch: answers, teacher.views), loss, ensemble=ensemble)
         losses, aux = plain(params, state, batch, key)
         held = {"params": params[CONNECTORS], **state.model_state[CONNECTORS]}
-        compared, moved = pairs(held, answered[0], said, train=True, mask=mask)
+        compared, moved = pairs(held, answered[0], answers, train=True, mask=mask)
         mine: list[Any] = [compared[name][0] for name in names]
         theirs: list[Any] = [compared[name][1] for name in names]
         term = confidence_aware_features(

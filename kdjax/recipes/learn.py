@@ -119,9 +119,9 @@ def learn(
         temperatures, fitted = temperatures_of(terms, state, batch)
 
         def pooled(name: str, variables: PyTree, image: Array, student: Array) -> tuple[Outputs, Array | None]:
-            said = teachers[name](variables, {**batch, "inputs": image})
+            outputs = teachers[name](variables, {**batch, "inputs": image})
             at = temperature(state) if temperature else 1.0
-            return _pooled(said, ensemble if name == TEACHER else None, student, batch, at)
+            return _pooled(outputs, ensemble if name == TEACHER else None, student, batch, at)
 
         if attacked is not None and moved_inputs:
             ask = lambda *asked: pooled(*asked)[0].logits  # noqa: E731
@@ -142,13 +142,13 @@ def learn(
         for name, view in asked:
             if name != STUDENT:
                 beside = own.get(view, own[shown[0]]).logits
-                said, vote = pooled(name, variables_of[name], inputs[view], beside)
-                theirs[name, view] = jax.lax.stop_gradient(said), vote
+                outputs, vote = pooled(name, variables_of[name], inputs[view], beside)
+                theirs[name, view] = jax.lax.stop_gradient(outputs), vote
 
         def answer(side: Side) -> Array:
-            said = own if side.network == STUDENT else {v: theirs[n, v][0] for n, v in theirs if n == side.network}
-            logits = said[side.view].logits
-            return logits - said[side.minus].logits if side.minus else logits
+            outputs = own if side.network == STUDENT else {v: theirs[n, v][0] for n, v in theirs if n == side.network}
+            logits = outputs[side.view].logits
+            return logits - outputs[side.minus].logits if side.minus else logits
 
         first = own[shown[0]].logits
         metrics: Metrics = {"accuracy": (correct(first, label), known(label))}
@@ -246,19 +246,19 @@ def _check_side(name: str, side: Side, teachers: Mapping[str, Teacher]) -> None:
 
 
 def _pooled(
-    said: Outputs, ensemble: Ensemble | None, student: Array, batch: Batch, temperature: Any
+    outputs: Outputs, ensemble: Ensemble | None, student: Array, batch: Batch, temperature: Any
 ) -> tuple[Outputs, Array | None]:
     """One answer of whoever was asked, and the weight of each example where there was a vote."""
-    if said.logits.ndim != (2 if ensemble is None else 3):
+    if outputs.logits.ndim != (2 if ensemble is None else 3):
         raise BadInput(
-            f"the teacher's logits have shape {said.logits.shape}: accepted are one teacher's [B, K] without an "
+            f"the teacher's logits have shape {outputs.logits.shape}: accepted are one teacher's [B, K] without an "
             "ensemble, or several teachers' [T, B, K] with one"
         )
     if ensemble is None:
-        return said, None
-    teachers, rows, _ = said.logits.shape
+        return outputs, None
+    teachers, rows, _ = outputs.logits.shape
     answer = ensemble(
-        said.logits,
+        outputs.logits,
         student=student,
         labels=jnp.asarray(batch["label"]),
         domain=jnp.asarray(batch["domain"]) if "domain" in batch else None,
@@ -267,7 +267,7 @@ def _pooled(
     answer = jax.lax.stop_gradient(answer)
     logits, weight = answer if isinstance(answer, Vote) else (answer, None)
     # Of several teachers run as one, a layer has an axis of teachers; of others, each layer is one teacher's.
-    layers = {n: x.mean(0) if x.shape[:2] == (teachers, rows) else x for n, x in said.features.items()}
+    layers = {n: x.mean(0) if x.shape[:2] == (teachers, rows) else x for n, x in outputs.features.items()}
     return Outputs(logits, layers), weight
 
 

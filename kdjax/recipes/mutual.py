@@ -51,8 +51,8 @@ def alike(model: Model, peers: int) -> Cohort:
             outputs, model_state = model.apply(v, image, train=train, key=k, mask=mask)
             return outputs.logits, model_state
 
-        said, model_state = jax.vmap(one, in_axes=(0, None if keys is None else 0))(variables, keys)
-        return _together(said), model_state
+        answers, model_state = jax.vmap(one, in_axes=(0, None if keys is None else 0))(variables, keys)
+        return _together(answers), model_state
 
     return Cohort(Model(init, apply), lambda variables, p: jax.tree.map(lambda x: x[p], variables))
 
@@ -83,12 +83,12 @@ def mixed(models: Mapping[str, Model]) -> Cohort:
         variables: PyTree, image: Array, *, train: bool, key: Array | None, mask: Array | None = None
     ) -> tuple[Outputs, PyTree]:
         keys = [None] * len(names) if key is None else list(jax.random.split(key, len(names)))
-        said = [
+        answers = [
             models[n].apply(own(variables, p), image, train=train, key=k, mask=mask)
             for p, (n, k) in enumerate(zip(names, keys, strict=True))
         ]
-        model_state = _by_collection({n: state for n, (_, state) in zip(names, said, strict=True)})
-        return _together(jnp.stack([outputs.logits for outputs, _ in said])), model_state
+        model_state = _by_collection({n: state for n, (_, state) in zip(names, answers, strict=True)})
+        return _together(jnp.stack([outputs.logits for outputs, _ in answers])), model_state
 
     return Cohort(Model(init, apply), own)
 
@@ -122,27 +122,29 @@ def mutual(cohort: Model, *, augment: Augment | None = None) -> LossFn:
         mask = jnp.asarray(batch["mask"])
         variables = {"params": params[STUDENT], **state.model_state[STUDENT]}
         outputs, model_state = cohort.apply(variables, jnp.asarray(batch["inputs"]), train=True, key=key, mask=mask)
-        said, label = jnp.moveaxis(outputs.features["peers"], 1, 0), jnp.asarray(batch["label"])
+        answers, label = jnp.moveaxis(outputs.features["peers"], 1, 0), jnp.asarray(batch["label"])
         follow = partial(response.kl, temperature=need(state, "temperature"), where=mask > 0)
         # [P, P, B]: what peer p pays for not saying what peer r says; nothing for r = p.
-        pairs = jax.vmap(lambda p: jax.vmap(lambda r: follow(p, r))(jax.lax.stop_gradient(said)))(said)
-        mimicry = pairs.sum(1) / (len(said) - 1)
-        hard = jax.vmap(lambda z: response.cross_entropy(z, label))(said)
+        pairs = jax.vmap(lambda p: jax.vmap(lambda r: follow(p, r))(jax.lax.stop_gradient(answers)))(answers)
+        mimicry = pairs.sum(1) / (len(answers) - 1)
+        hard = jax.vmap(lambda z: response.cross_entropy(z, label))(answers)
         metrics: Metrics = {
             "cross_entropy": (hard.mean(0), known(label)),
             "mimicry": mimicry.mean(0),
             "accuracy": (correct(outputs.logits, label), known(label)),
-            "agreement": jax.vmap(lambda z: agreement(z, outputs.logits))(said).mean(0),
+            "agreement": jax.vmap(lambda z: agreement(z, outputs.logits))(answers).mean(0),
         }
         return jnp.sum(hard + need(state, "weight") * mimicry, axis=0), Aux({STUDENT: model_state}, metrics)
 
     return loss_fn
 
 
-def _together(said: Array) -> Outputs:
+def _together(answers: Array) -> Outputs:
     """The peers' answers `[P, B, K]` as the cohort's."""
-    peers, batch, _ = said.shape
-    return Outputs(mean_probability(said, jnp.full((batch, peers), 1 / peers)), {"peers": jnp.moveaxis(said, 0, 1)})
+    peers, batch, _ = answers.shape
+    return Outputs(
+        mean_probability(answers, jnp.full((batch, peers), 1 / peers)), {"peers": jnp.moveaxis(answers, 0, 1)}
+    )
 
 
 def _by_collection(states: Mapping[str, PyTree]) -> PyTree:

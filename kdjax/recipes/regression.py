@@ -69,8 +69,8 @@ def distill(student: Model, teacher: Teacher, loss: Loss, *, needs_targets: bool
         has_target = known(jnp.asarray(batch["label"]))
         asked = has_target if needs_targets else jnp.ones_like(has_target)
         # The one place where the gradient stops.
-        said = jax.lax.stop_gradient(teacher(state.frozen, batch).logits)
-        soft = loss(answers, said, targets=targets, where=asked)
+        theirs = jax.lax.stop_gradient(teacher(state.frozen, batch).logits)
+        soft = loss(answers, theirs, targets=targets, where=asked)
         hard = regression.mse(answers, targets, where=has_target)
         metrics: Metrics = {"distillation": (soft, asked), "mse": (hard, has_target)}
         return alpha * soft + (1 - alpha) * hard, Aux(model_state, metrics)

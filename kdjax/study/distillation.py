@@ -99,17 +99,17 @@ def planned(
     *,
     second: bool = False,
     others: Mapping[str, Model] = MappingProxyType({}),
-    said: Method | None = None,
+    chosen: Method | None = None,
 ) -> Lesson:
-    """What the student learns, as the flags say, or `said`; refused here if it cannot be, or if a flag does nothing."""
-    said = said or taught_by(config)
-    if missing := [name for name in dict(said.others) if name not in others]:
+    """What the student learns, as the flags say, or `chosen`; refused if it cannot be, or if a flag does nothing."""
+    chosen = chosen or taught_by(config)
+    if missing := [name for name in dict(chosen.others) if name not in others]:
         raise BadInput(
             f"--method={config.method}: no teacher called {missing[0]}; accepted: in distill, its workdir in quotes, "
             f"NAME({missing[0]}='runs/{missing[0]}')."
         )
     plan = lesson(
-        said.expression,
+        chosen.expression,
         student,
         teacher,
         steps=steps,
@@ -117,11 +117,13 @@ def planned(
         examples=len(study.train),
         batch_size=config.batch_size,
         augment=views.from_flag(config.augment, study.shape).from_teacher,
-        attacked=said.attack,
+        attacked=chosen.attack,
         others=others,
     )
     if second and not plan.weighs(*stages.AFTER_LAYERS):
-        raise BadInput(f"--loss={said.expression}: nothing is left for the second stage; accepted: answers or labels.")
+        raise BadInput(
+            f"--loss={chosen.expression}: nothing is left for the second stage; accepted: answers or labels."
+        )
     if plan.live and (config.answers_dir or config.answers_top_k):
         raise BadInput(
             "--answers_dir and --answers_top_k keep answers to images as they are stored; accepted: losses on answers "

@@ -135,8 +135,8 @@ def teacher_of(config: Any, study: Study, *, flag: str = "teacher") -> tuple[Mod
     try:
         model, description = named(text, study.shape, flag=flag, train=moments)
     except BadInput as error:
-        said = str(error)
-        raise (error if said.startswith("--") else BadInput(f"--{flag}={text}: no folder, and {said}")) from None
+        message = str(error)
+        raise (error if message.startswith("--") else BadInput(f"--{flag}={text}: no folder, and {message}")) from None
     return model, [], description
 
 

@@ -106,8 +106,8 @@ class Student:
         def given(done: Done) -> Given:
             images = self.images[done.seed]
             images = labelled(images) if only_labelled else images
-            said = answers(done, images) if answers else done.answers(teachers[0], images)
-            return Given(images.with_column("teacher_logits", said))
+            logits = answers(done, images) if answers else done.answers(teachers[0], images)
+            return Given(images.with_column("teacher_logits", logits))
 
         rates = {name: getattr(config, name) for name in ("learning_rate", "temperature", "alpha")}
         source = seen(config.labels, "" if only_labelled else ", all images")

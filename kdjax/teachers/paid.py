@@ -128,10 +128,10 @@ class Paid:
                 (request.id, len(request.asked), time.time(), request.body, asked),
             )
 
-    def settle(self, request: Request, said: Sequence[bytes], price: float) -> None:
+    def settle(self, request: Request, answers: Sequence[bytes], price: float) -> None:
         """Write down answers and what they cost, whole or not at all."""
         with self._whole() as db:
-            rows = [(*asked, one) for asked, one in zip(request.asked, said, strict=True)]
+            rows = [(*asked, one) for asked, one in zip(request.asked, answers, strict=True)]
             db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", rows)
             self._answered(db, request.id, price)
 

@@ -181,8 +181,8 @@ class Service:
         if not asked:
             return np.zeros((0, self.num_classes), np.float32)
         rows = np.dtype([(name, kind, tuple(shape)) for name, kind, shape in self.paid.fact("columns")])
-        said = [self.paid.find(*one) for one in asked]
-        found = np.frombuffer(b"".join(one for one in said if one is not None), rows)
+        kept = [self.paid.find(*one) for one in asked]
+        found = np.frombuffer(b"".join(one for one in kept if one is not None), rows)
         return self._read({name: found[name] for name in rows.names or ()}, len(asked), self.num_classes)
 
     def _send(self, requests: Iterable[Request]) -> None:

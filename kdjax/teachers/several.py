@@ -60,13 +60,15 @@ def together(applies: Mapping[str, ApplyFn]) -> Teacher:
             has = sorted(frozen) if isinstance(frozen, Mapping) else type(frozen).__name__
             raise BadInput(f"frozen has {has}: accepted are the variables of {sorted(applies)}, by name")
         image = jnp.asarray(batch["inputs"])
-        said = {name: apply(frozen[name], image, train=False, key=None)[0] for name, apply in applies.items()}
-        shapes = {name: outputs.logits.shape for name, outputs in said.items()}
+        answers = {name: apply(frozen[name], image, train=False, key=None)[0] for name, apply in applies.items()}
+        shapes = {name: outputs.logits.shape for name, outputs in answers.items()}
         if len(set(shapes.values())) > 1:
             raise BadInput(f"teachers answer {shapes}: accepted are teachers for the same classes")
         features: dict[str, Array] = {
-            f"{name}/{feature}": value for name, outputs in said.items() for feature, value in outputs.features.items()
+            f"{name}/{feature}": value
+            for name, outputs in answers.items()
+            for feature, value in outputs.features.items()
         }
-        return Outputs(jnp.stack([outputs.logits for outputs in said.values()]), features)
+        return Outputs(jnp.stack([outputs.logits for outputs in answers.values()]), features)
 
     return Teacher(ask)

@@ -42,8 +42,8 @@ def cached_top_k(num_classes: int) -> Teacher:
     return Teacher(ask, views=(CLEAN,))
 
 
-def _teachers_first(said: Array) -> Array:
-    return jnp.moveaxis(said, 1, 0) if said.ndim == 3 else said
+def _teachers_first(logits: Array) -> Array:
+    return jnp.moveaxis(logits, 1, 0) if logits.ndim == 3 else logits
 
 
 def cached_with_features(names: Sequence[str]) -> Teacher:
@@ -54,7 +54,7 @@ def cached_with_features(names: Sequence[str]) -> Teacher:
     answers = cached()
 
     def ask(frozen: PyTree, batch: Batch) -> Outputs:
-        said = answers(frozen, batch)
-        return said._replace(features={f"{n}/embedding": jnp.asarray(batch[f"{n}/embedding"]) for n in names})
+        outputs = answers(frozen, batch)
+        return outputs._replace(features={f"{n}/embedding": jnp.asarray(batch[f"{n}/embedding"]) for n in names})
 
     return Teacher(ask, views=(CLEAN,))

@@ -107,15 +107,15 @@ class Desk:
         images = unpack(body, media, offer.image_shape, offer.most)
         count = len(images)
         with self.accounts.hold(account, count):
-            said = self._ask(images)
-            if not np.isfinite(said).all():
+            logits = self._ask(images)
+            if not np.isfinite(logits).all():
                 raise Refused(422, "no_number", "the network's answer to an image is not a number; nothing is charged.")
             price = count * offer.price
             facts = {
                 "request": request, "model": offer.model, "policy": offer.policy, "images": str(count),
                 "price": repr(price),
             }  # fmt: skip
-            sent = pack_answer(self._policy.answer(said, images, self.ledger.secret), facts)
+            sent = pack_answer(self._policy.answer(logits, images, self.ledger.secret), facts)
             self.ledger.add(
                 Entry(account.name, request, count, offer.policy, offer.model, price, len(body), digest, sent)
             )

@@ -42,8 +42,8 @@ def policy(text: str | Call, *, flag: str = "policy") -> Policy:
     Raises:
         BadInput: an unknown name, or a setting that does not fit.
 
-    >>> said = policy("hard").answer(np.array([[0.0, 2.0]]), np.zeros((1, 1)), b"")
-    >>> said["classes"].tolist()
+    >>> answer = policy("hard").answer(np.array([[0.0, 2.0]]), np.zeros((1, 1)), b"")
+    >>> answer["classes"].tolist()
     [1]
     """
     call = spec.call(text, flag=flag)
@@ -57,7 +57,7 @@ def policy(text: str | Call, *, flag: str = "policy") -> Policy:
 def soft() -> Policy:
     """All probabilities, `probabilities [N, K]` float32."""
     return Policy(
-        lambda said, images, secret: {"probabilities": softmax(said, axis=-1).astype(np.float32)},
+        lambda logits, images, secret: {"probabilities": softmax(logits, axis=-1).astype(np.float32)},
         lambda columns, n, k: _logarithm(_probabilities(columns, n, k, slack=1e-3), SMALLEST),
     )
 
@@ -71,7 +71,7 @@ def logits() -> Policy:
             raise BadInput("the service answers logits with NaN or infinity; accepted: finite numbers.")
         return found.astype(np.float32)
 
-    return Policy(lambda said, images, secret: {"logits": said.astype(np.float32)}, read)
+    return Policy(lambda logits, images, secret: {"logits": logits.astype(np.float32)}, read)
 
 
 def top_k(k: int = 1) -> Policy:
@@ -82,9 +82,9 @@ def top_k(k: int = 1) -> Policy:
     if k < 1:
         raise BadInput(f"k={k}; accepted: 1 or more.")
 
-    def answer(said: np.ndarray, images: np.ndarray, secret: bytes) -> Columns:
-        classes = np.argsort(-said, axis=-1, kind="stable")[:, :k]
-        values = np.take_along_axis(softmax(said, axis=-1), classes, axis=-1)
+    def answer(logits: np.ndarray, images: np.ndarray, secret: bytes) -> Columns:
+        classes = np.argsort(-logits, axis=-1, kind="stable")[:, :k]
+        values = np.take_along_axis(softmax(logits, axis=-1), classes, axis=-1)
         return {"probabilities": values.astype(np.float32), "classes": classes.astype(np.int32)}
 
     def read(columns: Columns, n: int, number: int) -> np.ndarray:
@@ -114,7 +114,7 @@ def hard() -> Policy:
         _in_range(classes, k)
         return _logarithm(np.eye(k, dtype=np.float32)[classes], SMALLEST)
 
-    return Policy(lambda said, images, secret: {"classes": said.argmax(-1).astype(np.int32)}, read)
+    return Policy(lambda logits, images, secret: {"classes": logits.argmax(-1).astype(np.int32)}, read)
 
 
 def rounded(decimals: int = 2) -> Policy:
@@ -128,7 +128,9 @@ def rounded(decimals: int = 2) -> Policy:
         return _logarithm(_probabilities(columns, n, k, slack=1e-3 + k * step / 2), step / 4)
 
     return Policy(
-        lambda said, images, secret: {"probabilities": np.round(softmax(said, axis=-1), decimals).astype(np.float32)},
+        lambda logits, images, secret: {
+            "probabilities": np.round(softmax(logits, axis=-1), decimals).astype(np.float32)
+        },
         read,
     )
 
@@ -138,8 +140,8 @@ def smoothed(share: float = 0.1) -> Policy:
     if not 0 < share < 1:
         raise BadInput(f"share={share}; accepted: above 0, below 1.")
 
-    def answer(said: np.ndarray, images: np.ndarray, secret: bytes) -> Columns:
-        spread = (1 - share) * softmax(said, axis=-1) + share / said.shape[-1]
+    def answer(logits: np.ndarray, images: np.ndarray, secret: bytes) -> Columns:
+        spread = (1 - share) * softmax(logits, axis=-1) + share / logits.shape[-1]
         return {"probabilities": spread.astype(np.float32)}
 
     return Policy(answer, soft().read)
@@ -154,9 +156,9 @@ def noisy(scale: float = 0.5) -> Policy:
     if not scale > 0:
         raise BadInput(f"scale={scale}; accepted: above 0.")
 
-    def answer(said: np.ndarray, images: np.ndarray, secret: bytes) -> Columns:
-        drawn = np.stack([_noise(image, secret, said.shape[-1]) for image in images])
-        return soft().answer(said + scale * drawn, images, secret)
+    def answer(logits: np.ndarray, images: np.ndarray, secret: bytes) -> Columns:
+        drawn = np.stack([_noise(image, secret, logits.shape[-1]) for image in images])
+        return soft().answer(logits + scale * drawn, images, secret)
 
     return Policy(answer, soft().read)
 
@@ -194,8 +196,8 @@ def _summing(found: np.ndarray, slack: float, low: float = 1.0) -> None:
 
 
 def _logarithm(found: np.ndarray, smallest: float, *, normalize: bool = True) -> np.ndarray:
-    said = np.log(np.maximum(found.astype(np.float64), smallest))
-    return (log_softmax(said, axis=-1) if normalize else said).astype(np.float32)
+    logits = np.log(np.maximum(found.astype(np.float64), smallest))
+    return (log_softmax(logits, axis=-1) if normalize else logits).astype(np.float32)
 
 
 POLICIES = Family(
