@@ -37,6 +37,7 @@ PARTS = {
         "quickstart",
         "experiments",
         "distillation",
+        "which",
         "networks",
         "attacks",
         "library",

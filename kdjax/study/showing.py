@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from scipy.special import softmax
 
-from kdjax.data.source import Examples
+from kdjax.data.source import Examples, unit_interval
 from kdjax.models.create import parameter_count
 from kdjax.study import page
 from kdjax.types import Model, PyTree
@@ -39,7 +39,7 @@ def shown(networks: Mapping[str, Shown], test: Examples) -> str:
     networks = {name: one for name, one in networks.items() if parameter_count(one.weights["params"])}
     if not networks:
         return ""  # a service's, which is paid for each answer
-    label, latencies = test.labels(), _latencies(networks, test[np.arange(1)]["inputs"])
+    label, latencies = test.labels(), _latencies(networks, unit_interval(test[np.arange(1)]["inputs"]))
     rows = []
     for name, one in networks.items():
         count = parameter_count(one.weights["params"])
@@ -78,7 +78,7 @@ def soft_labels(networks: Mapping[str, Shown], test: Examples) -> str:
     _, first = np.unique(label, return_index=True)
     rest = np.setdiff1d(np.arange(len(label)), first)
     chosen = np.concatenate([np.sort(first), rest])[:IMAGES]
-    image = test[chosen]["inputs"]
+    image = unit_interval(test[chosen]["inputs"])
     pictured = image.ndim == 4 and image.shape[-1] in (1, 3)
     rows = []
     for number, at in enumerate(chosen):

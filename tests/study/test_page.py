@@ -3,6 +3,7 @@
 import html.parser
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -71,6 +72,19 @@ def test_soft_labels_show_one_image_of_each_class_first():
     words = [text for tag, text in found.texts if tag == "td"]
     assert words[::2][:3] == ["1", "0", "2"]
     assert words[1] == "a 2 (88 %), a little like a 0 (6 %) and a 1 (6 %)"
+
+
+def test_pixels_in_255ths_are_shown_and_timed_as_their_shares():
+    model = create("mlp", num_classes=3, image_shape=(2, 2, 1), hidden=(2,))
+    params, state = model.init(jax.random.key(0))
+    image, label = np.arange(24, dtype=np.uint8).reshape(6, 2, 2, 1) * 10, np.array([0, 1, 2, 0, 1, 2])
+    one = {"student": showing.Shown(model, {"params": params, **state}, np.eye(3)[label])}
+    pages = [
+        Reader(showing.shown(one, Source({"inputs": x, "label": label}, num_classes=3, name="tiny")))
+        for x in (image, np.float32(image / 255))
+    ]
+    assert len(pages[0].pictures) == 6
+    assert pages[0].pictures == pages[1].pictures
 
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "| a |\n|---|\n| <b>x</b> |"])
