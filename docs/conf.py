@@ -43,6 +43,7 @@ PARTS = {
         "library",
         "coming_from",
     ),
+    "To see it": ("notebooks/why_the_student_lost", "notebooks/two_faces"),
     "To trust it": ("results/README", "results/earlier", "benchmarks"),
     "To change it": ("architecture", "_made/contributing", "_made/changelog", "_made/reference/index"),
 }
@@ -111,6 +112,10 @@ def literal(app: Any, what: str, name: str, value: Any, options: Any, lines: lis
     """Docstrings are plain text with code in backticks: in the rest, no character marks anything up."""
     spans = re.split(r"(`[^`]*`|^ *(?:>>>|\.\.\.).*$)", "\n".join(lines), flags=re.MULTILINE)
     spans[::2] = [re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", span) for span in spans[::2]]
+    spans[1::2] = [f"`{span}`" if span.startswith("`") else span for span in spans[1::2]]
+    for number in range(2, len(spans), 2):
+        if spans[number][:1].isalnum():  # `ShapeDtypeStruct`s
+            spans[number] = "\\ " + spans[number]
     lines[:] = "".join(spans).split("\n")
 
 

@@ -34,8 +34,8 @@ from kdjax.types import (
 )
 
 Pairs = Callable[..., tuple[dict[str, tuple[Any, Any, dict[str, Any]]], PyTree]]
-"""`(connectors' variables, student's outputs, teacher's outputs, train=..., mask=...) -> ({name: (student, teacher,
-keywords)}, the connectors' new state)`: what is compared, once connectors have made it comparable."""
+"""From the connectors' variables and both outputs, with `train=` and `mask=`, to what is compared, once connectors have
+made it comparable, `{name: (student, teacher, keywords)}`, and the connectors' new state."""
 
 CONNECTORS = "connectors"
 """What the network of all connectors is called in the train state."""
