@@ -110,9 +110,14 @@ def read(app: Any, page: str, content: list[str]) -> None:
 
 def literal(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Docstrings are plain text with code in backticks: in the rest, no character marks anything up."""
-    spans = re.split(r"(`[^`]*`|^ *(?:>>>|\.\.\.).*$)", "\n".join(lines), flags=re.MULTILINE)
+    block = r"(?<=\n\n) {4}(?! *>>>).*(?:\n {4}.*)*"
+    spans = re.split(rf"({block}|`[^`]*`|^ *(?:>>>|\.\.\.).*$)", "\n".join(lines), flags=re.MULTILINE)
     spans[::2] = [re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", span) for span in spans[::2]]
-    spans[1::2] = [f"`{span}`" if span.startswith("`") else span for span in spans[1::2]]
+    for number in range(1, len(spans), 2):
+        if spans[number].startswith("`"):
+            spans[number] = f"`{spans[number]}`"
+        elif spans[number].startswith("    ") and not spans[number].lstrip().startswith((">>>", "...")):
+            spans[number] = "::\n\n" + spans[number]  # code, not a quotation
     for number in range(2, len(spans), 2):
         if spans[number][:1].isalnum():  # `ShapeDtypeStruct`s
             spans[number] = "\\ " + spans[number]
