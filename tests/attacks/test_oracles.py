@@ -85,9 +85,12 @@ def test_random_directions_point_along_the_gradient(make, smooth, image, label, 
 def test_the_chunk_changes_no_result(make, victim, image, label, keys):
     objective, point = objectives.margin(victim, jnp.asarray(label[:3])), jnp.asarray(image[:3])
     whole = ask(make(None), objective, keys, point)
+    # Programs of other shapes round the objective otherwise, by a few units of its last place over 2h.
+    rounding = 4 * np.spacing(np.abs(objective(point)[0]).max().astype(np.float32)) / 2e-4
+    assert rounding < 0.05
     for chunk in (1, 7):
         parts = ask(make(chunk), objective, keys, point)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-2), whole, parts)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=rounding), whole, parts)
 
 
 def test_chunked_memory_is_smaller(victim, image, label, keys):
