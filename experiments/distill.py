@@ -78,6 +78,7 @@ def main(config: Config, workdir: Path) -> None:
     others, others_weights = networks.further(taught_by(config).others, study)
     of = partial(planned, config, study, student, teacher, others=others)
     plan = of(steps * (hinted or config.epochs))
+    plan.refuse_sets("--loss" if config.loss else "--method")
     second = of(steps * config.epochs, second=True) if hinted else plan
     hints = stages.hints_alone(plan) if hinted else {}
     if config.copy_layers:

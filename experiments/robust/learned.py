@@ -98,6 +98,7 @@ def taught(name: str, one: Method, student: Model, teacher: Model, *, steps: int
         one.expression, student, teacher, steps=steps, batch_size=batch_size, attacked=one.attack, others=others,
         flag=name,
     )  # fmt: skip
+    plan.refuse_sets(name)
     return Taught(one, plan, training=name == CONTROLS[1])
 
 

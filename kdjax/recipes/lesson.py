@@ -84,6 +84,18 @@ class Lesson:
         """Whether the teacher must run in every step."""
         return self.compares_layers or self.augmented or self.attacked
 
+    def refuse_sets(self, what: str) -> None:
+        """Refuse a set, for who trains one network.
+
+        Raises:
+            BadInput: naming `what` was typed, and the number that is a set.
+        """
+        if self.sets:
+            place, typed = next(iter(self.sets.items()))
+            raise BadInput(
+                f"{what}: {place} is {typed}, a set; accepted: a number or a schedule. experiments.sweep trains a set."
+            )
+
     def weighs(self, *kinds: str) -> bool:
         """Whether a weight of these kinds is ever other than 0."""
         weights = [place for place, kind in self.kinds.items() if kind in kinds]

@@ -112,6 +112,8 @@ def arms(
                 raise
             unfit[name] = str(error)
             continue
+        for plan in plans:
+            plan.refuse_sets(f"--methods={config.methods}")
         stages = zip(plans, lengths, strict=True)
         found[name] = Arm(one, tuple(Stage(plan, plan.taught_by(live(teacher.apply)), n) for plan, n in stages))
     return found, unfit

@@ -97,10 +97,18 @@ def words(shares: Sequence[float] | np.ndarray) -> str:
     'a 1 (95 %), a little like a 3 (3 %) and a 0 (2 %)'
     >>> words([0.0, 1.0])
     'a 1 (100 %)'
+    >>> words([0.001] * 8 + [0.002] + [0.001] * 991)
+    'an 8 (0 %)'
     """
     order = np.argsort(-np.asarray(shares), kind="stable")
-    told = [f"a {k} ({100 * shares[k]:.0f} %)" for k in order[:3] if shares[k] >= 0.005]
+    likely = [k for k in order[:3] if k == order[0] or shares[k] >= 0.005]
+    told = [f"{_article(int(k))} {k} ({100 * shares[k]:.0f} %)" for k in likely]
     return told[0] + (", a little like " + " and ".join(told[1:]) if told[1:] else "")
+
+
+def _article(number: int) -> str:
+    """As it is spoken: an 8, an 11, an 18, an 80."""
+    return "an" if str(number).startswith("8") or number in (11, 18) else "a"
 
 
 def _latencies(networks: Mapping[str, Shown], image: np.ndarray) -> dict[str, float]:

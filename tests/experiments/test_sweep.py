@@ -236,3 +236,18 @@ def test_mistakes_end_with_one_clear_error_before_training(flags, message, tmp_p
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("experiment", "flag", "words"),
+    [
+        ("distill", "--loss=grid(1, 2)*labels", "--loss: labels.weight is grid(1, 2), a set"),
+        ("distill", "--method=kd(temperature=log(1, 8))", "--method: response.kl.temperature is log(1, 8), a set"),
+        ("methods", "--methods=kd(temperature=grid(1, 2))", "response.kl.temperature is grid(1, 2), a set"),
+        ("robust", "--methods=pgd_at, kd(temperature=grid(1, 2))", "response.kl.temperature is grid(1, 2), a set"),
+    ],
+)
+def test_a_set_is_refused_where_one_network_is_trained(experiment, flag, words, tmp_path):
+    done = call(experiment, "--smoke", flag, f"--workdir={tmp_path}")
+    assert done.returncode == 2
+    assert words in done.stderr

@@ -37,12 +37,12 @@ def make(key, model=MODEL):
     return create_state(model, unit_rate(optax.sgd(1.0)), key, hparams={"learning_rate": 0.1})
 
 
-def by_hand(model, state, rows, epsilon):
+def by_hand(model, state, rows, epsilon, direction=jnp.sign):
     def loss(image):
         logits = model.apply(variables(state), image, train=False, key=None)[0].logits
         return jnp.sum(-jax.nn.log_softmax(logits)[jnp.arange(8), rows["label"]])
 
-    return jnp.clip(rows["inputs"] + epsilon * jnp.sign(jax.grad(loss)(rows["inputs"])), 0, 1)
+    return jnp.clip(rows["inputs"] + epsilon * direction(jax.grad(loss)(rows["inputs"])), 0, 1)
 
 
 def same(a, b):
@@ -77,10 +77,21 @@ def test_the_attacked_model_is_in_evaluation_mode_and_the_trained_one_is_not(key
     np.testing.assert_allclose(seen[-1][1][:6], expected, atol=1e-6)
 
 
-def test_no_gradient_passes_through_the_attack(key, rows):
-    state, recipe = make(key), supervised(MODEL, attack=FGSM)
+def to_length_one(slope):
+    return slope / jnp.sqrt(jnp.sum(slope**2, axis=(1, 2, 3), keepdims=True))
+
+
+# The sign of a slope has no slope of its own, and would hide what passes through it; the length has one.
+@pytest.mark.parametrize(
+    ("attack", "epsilon", "direction"),
+    [(FGSM, 0.1, jnp.sign), (named.pgd(0.5, steps=1, norm="l2"), 0.5, to_length_one)],
+    ids=["sign", "length"],
+)
+def test_no_gradient_passes_through_the_attack(attack, epsilon, direction, key, rows):
+    state, recipe = make(key), supervised(MODEL, attack=attack)
     found = jax.grad(lambda p: recipe(p, state, rows, key)[0].sum())(state.params)
-    image = jnp.where(jnp.arange(8)[:, None, None, None] < 6, by_hand(MODEL, state, rows, 0.1), rows["inputs"])
+    attacked = by_hand(MODEL, state, rows, epsilon, direction)
+    image = jnp.where(jnp.arange(8)[:, None, None, None] < 6, attacked, rows["inputs"])
     clean = supervised(MODEL)
     expected = jax.grad(lambda p: clean(p, state, {**rows, "inputs": image}, key)[0].sum())(state.params)
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
