@@ -55,6 +55,11 @@ def fit(
     """
     if (tx is None) != isinstance(loss_fn, Sequence):
         raise BadInput(f"tx={tx}: accepted is an optimizer with a loss function, and none with updates")
+    for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
+        if value < 1:
+            raise BadInput(f"{name}={value}; accepted: 1 or more")
+    if "inputs" not in source.arrays:
+        raise BadInput(f"source has no inputs; it has {', '.join(source.arrays)}; accepted: inputs and label")
     if source.arrays["inputs"].ndim == 4:
         validate(source)
     updates = tuple(loss_fn) if isinstance(loss_fn, Sequence) else updates_of(tx or optax.identity(), loss_fn)

@@ -64,6 +64,8 @@ def test_one_import_loads_no_folder():
         ({"hparams": {"temperatur": 2.0}}, "hparams has temperatur: accepted are .*learning_rate"),
         ({"hparams": {"learning_rate": 1e-3}}, "the optimizer its own rate"),
         ({"batch_size": 10**6}, "batch_size=1000000; accepted"),
+        ({"batch_size": 0}, "batch_size=0; accepted: 1 or more"),
+        ({"epochs": 0}, "epochs=0; accepted: 1 or more"),
     ],
 )
 def test_what_fit_refuses(given, words):
