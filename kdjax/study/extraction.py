@@ -31,6 +31,7 @@ from kdjax.spec import Family
 from kdjax.study import networks, service
 from kdjax.study.compare import Arm, Done, Given, Lineage
 from kdjax.study.data import Study, overlap
+from kdjax.study.methods import slug
 from kdjax.study.train import predict
 from kdjax.teachers import queries
 from kdjax.teachers.queries import Chosen, Known, Surrogate
@@ -331,13 +332,3 @@ def _slope(apply: ApplyFn) -> Callable[..., jax.Array]:
 
     slope = jax.grad(total)
     return jax.jit(lambda weights, images, classes: slope(images, weights, classes))
-
-
-def slug(name: str) -> str:
-    """A folder's name.
-
-    >>> slug("random(pool=own, answers=top_k(3)), 100 queries")
-    'random-pool-own-answers-top_k-3-100-queries'
-    """
-    words = "".join(c if c.isalnum() or c in "_." else " " for c in name).split()
-    return "-".join(words)

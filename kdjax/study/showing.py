@@ -18,7 +18,7 @@ from kdjax.types import Model, PyTree
 
 CLASSES = 30
 """The most whose confusions fit a page."""
-IMAGES, CALLS, TEMPERATURE = 10, 30, 4.0
+IMAGES, NETWORKS, CALLS, TEMPERATURE = 10, 8, 30, 4.0
 
 
 class Shown(NamedTuple):
@@ -49,6 +49,7 @@ def shown(networks: Mapping[str, Shown], test: Examples) -> str:
     html += page.grid(("", "parameters", "bytes", "milliseconds for one image"), rows)
     if not np.issubdtype(label.dtype, np.integer):
         return html
+    networks = dict(list(networks.items())[:NETWORKS])  # more than a reader compares, and than fit beside each other
     classes = {one.logits.shape[-1] for one in networks.values()}
     if len(classes) == 1 and (count := classes.pop()) <= CLASSES:
         html += "<h2>Confusions</h2><p>Rows are labels, columns answers; test images in a hundred of each label.</p>"

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import log_softmax, softmax
 
+from kdjax.data.source import unit_interval
 from kdjax.spec import Family
 from kdjax.types import BadInput
 
@@ -165,7 +166,7 @@ def jacobian(known: Known, count: int, rng: np.random.Generator, *, step: float 
     if not step > 0:
         raise BadInput(f"jacobian: step={step}; accepted: above 0, in pixel units.")
     seeds = reservoir(len(known.images), count, rng)
-    image = _unit(known.images[seeds])
+    image = unit_interval(known.images[seeds])
     slope = known.surrogate.slope(image, known.answers[seeds].argmax(-1))
     moved = np.clip(image + np.float32(step) * np.sign(slope), 0, 1)
     return Chosen(_stored(moved, known.pool.dtype), np.full(count, -1))
@@ -219,10 +220,6 @@ def _left(known: Known, count: int) -> Int[np.ndarray, " left"]:
 
 def _from_pool(known: Known, rows: np.ndarray) -> Chosen:
     return Chosen(known.pool[rows], rows)
-
-
-def _unit(image: np.ndarray) -> np.ndarray:
-    return image * np.float32(1 / 255) if image.dtype == np.uint8 else image
 
 
 def _stored(image: np.ndarray, dtype: np.dtype) -> np.ndarray:
