@@ -1,13 +1,10 @@
 """What a network is worth: clean, under attacks, class by class; what its teacher says of the attacked images; cost."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from scipy.special import log_softmax
 
@@ -20,6 +17,7 @@ from kdjax.files import append_line, to_json
 from kdjax.study import compare
 from kdjax.study.attacks import Named, answers
 from kdjax.study.compare import Arm, Done, Row, Scores
+from kdjax.study.showing import milliseconds, size
 from kdjax.teachers.answers import checksum
 from kdjax.types import Attack, Model, PyTree
 
@@ -92,8 +90,8 @@ def row(arm: Arm, teacher: Arm, by: Attackers, workdir: Path) -> Row:
         own, file, test = done.trained[arm.name], workdir / "scores.jsonl", done.study.test
 
         def last() -> Scores:
-            clean = by_class(done.test(arm.name), test.labels())
-            return {"by class": clean, **cost(model, own.weights, by.image), **robust(own.weights)}
+            clean, spent = by_class(done.test(arm.name), test.labels()), milliseconds(model, own.weights, by.image[:1])
+            return {"by class": clean, "bytes": size(own.weights), "ms an image": spent, **robust(own.weights)}
 
         def robust(weights: PyTree) -> Scores:
             return by.scores(white_box(model, weights), asked)
@@ -114,18 +112,6 @@ def row(arm: Arm, teacher: Arm, by: Attackers, workdir: Path) -> Row:
 def accuracy(logits: np.ndarray, label: np.ndarray) -> float:
     """The share of right answers."""
     return float((decided(logits) == label).mean())
-
-
-def cost(model: Model, weights: PyTree, image: np.ndarray, *, calls: int = 50) -> Scores:
-    """Bytes of the variables, and milliseconds from one image to its logits: the median of many calls."""
-    ask = jax.jit(lambda weights, image: model.apply(weights, image, train=False, key=None)[0].logits)
-    one, seconds = jax.device_put((weights, image[:1])), []
-    for _ in range(calls + 1):
-        begun = time.perf_counter()
-        ask(*one).block_until_ready()
-        seconds.append(time.perf_counter() - begun)
-    size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(weights))
-    return {"bytes": size, "ms an image": 1e3 * median(seconds[1:])}
 
 
 def once(file: Path, key: str, make: Callable[[], Scores]) -> Scores:

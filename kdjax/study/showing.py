@@ -43,8 +43,7 @@ def shown(networks: Mapping[str, Shown], test: Examples) -> str:
     rows = []
     for name, one in networks.items():
         count = parameter_count(one.weights["params"])
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(one.weights))
-        rows.append((escape(name), f"{count:,}", f"{size:,}", f"{latencies[name]:.2f}"))
+        rows.append((escape(name), f"{count:,}", f"{size(one.weights):,}", f"{latencies[name]:.2f}"))
     html = "<h2>Networks of the first seed</h2>"
     html += page.grid(("", "parameters", "bytes", "milliseconds for one image"), rows)
     if not np.issubdtype(label.dtype, np.integer):
@@ -112,21 +111,28 @@ def _article(number: int) -> str:
     return "an" if str(number).startswith("8") or number in (11, 18) else "a"
 
 
+def milliseconds(model: Model, weights: PyTree, image: np.ndarray) -> float:
+    """From one image, `[1, ...]` in [0, 1], to its logits, compiled: the median of many calls."""
+    call = jax.jit(lambda weights, x: model.apply(weights, x, train=False, key=None)[0].logits)
+    held, seconds = jax.device_put((weights, image)), []
+    for _ in range(CALLS + 1):  # the first one compiles
+        begun = time.perf_counter()
+        call(*held).block_until_ready()
+        seconds.append(time.perf_counter() - begun)
+    return 1000 * median(seconds[1:])
+
+
+def size(weights: PyTree) -> int:
+    """Bytes of a network's variables."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(weights))
+
+
 def _latencies(networks: Mapping[str, Shown], image: np.ndarray) -> dict[str, float]:
-    """Milliseconds of one image's answer, compiled: networks of one kind are timed once."""
+    """By name; networks of one kind are timed once."""
     timed: dict[Callable[..., Any], float] = {}
     for one in networks.values():
-        if one.model.apply in timed:
-            continue
-        apply = one.model.apply
-        call = jax.jit(lambda weights, x, apply=apply: apply(weights, x, train=False, key=None)[0].logits)
-        x, seconds = jax.numpy.asarray(image), []
-        call(one.weights, x).block_until_ready()
-        for _ in range(CALLS):
-            begun = time.perf_counter()
-            call(one.weights, x).block_until_ready()
-            seconds.append(time.perf_counter() - begun)
-        timed[apply] = 1000 * median(seconds)
+        if one.model.apply not in timed:
+            timed[one.model.apply] = milliseconds(one.model, one.weights, image)
     return {name: timed[one.model.apply] for name, one in networks.items()}
 
 
