@@ -1,8 +1,8 @@
 """A training step of a CIFAR ResNet on a CPU, clean or adversarial, kdjax beside eager PyTorch, in one run.
 
     python -m experiments.benchmarks.convolutions   # needs the benchmarks extra
-    python -m experiments.benchmarks.convolutions --network=resnet8 --adversarial
-    python -m experiments.benchmarks.convolutions --network=fast_cnn --adversarial
+    python -m experiments.benchmarks.convolutions --network=resnet8 --adversarial --workdir=runs/adversarial-resnet8
+    python -m experiments.benchmarks.convolutions --network=fast_cnn --adversarial --workdir=runs/adversarial-fast-cnn
 
 Cost: about 1 minute on two cores, which must be otherwise idle: PyTorch's threads wait for each other, and other work
 slows them several times more than kdjax's. Result: docs/benchmarks.md.
