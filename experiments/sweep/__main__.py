@@ -137,7 +137,10 @@ def plan_members(
             f"nothing is swept of {lesson.role}; accepted: a set where a number stands, such as grid(1, 2, 4)."
         )
     axes = space.axes(lesson.sets)
-    points = [{name: float(x) for name, x in p.items()} for p in spec.points(lesson.sets, sample=config.sample)]
+    try:
+        points = [{name: float(x) for name, x in p.items()} for p in spec.points(lesson.sets, sample=config.sample)]
+    except BadInput as error:
+        raise BadInput(f"--{error}") from None
     lesson.check(points)
     draws = [{"draw": float(seed)} if config.own_labels else {} for seed in range(config.seeds)]
     members = [

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +56,15 @@ def _evaluating(apply: ApplyFn) -> Callable[..., Array]:
 
 
 def white_box(model: Model | ApplyFn, variables: PyTree) -> Victim:
-    """A model, or its `apply`, with its weights, in evaluation mode: logits and gradients."""
+    """A model, or its `apply`, with its weights, in evaluation mode: logits and gradients.
+
+    Raises:
+        BadInput: variables that are no network's.
+    """
     apply = model.apply if isinstance(model, Model) else model
+    if variables is None or (isinstance(model, Model) and "params" not in variables):
+        found = sorted(variables) if isinstance(variables, Mapping) else repr(variables)
+        raise BadInput(f"variables has {found}; accepted: one network's, {{'params': ...}}, as fit returns by name")
     return Victim(variables, _evaluating(apply), white_box=True)
 
 

@@ -1,9 +1,9 @@
-"""What robust methods are made of: attacks that climb a loss, a paper's form and its code's, weights that sum to 1."""
+"""What robust methods are made of: attacks that climb a loss, a paper's form and its code's, and schedules."""
 
 from typing import Literal
 
 from kdjax.methods.formulas import Number, attacked, gaussian, labels, pgd, response
-from kdjax.spec import Call, Formula
+from kdjax.spec import Call
 from kdjax.spec import steps as piecewise
 from kdjax.types import BadInput
 
@@ -33,31 +33,6 @@ def is_release(form: Form) -> bool:
 def divergence(form: Form) -> Call:
     """KL summed over classes, or its mean over them, which much code takes."""
     return response.mean_kl if is_release(form) else response.kl
-
-
-def mixed(alpha: Number, first: Call, second: Call) -> Formula:
-    """alpha first + (1 - alpha) second, without what has no weight.
-
-    Raises:
-        BadInput: no plain number from 0 to 1.
-    """
-    if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
-        raise BadInput(f"alpha={alpha!r}: 1 - alpha weighs the rest; accepted: a number from 0 to 1, or a --loss")
-    if alpha in (0, 1):
-        return 1.0 * (first if alpha else second)
-    return alpha * first + round(1 - alpha, 12) * second
-
-
-def rest(*weights: float) -> float:
-    """What is left of 1.
-
-    Raises:
-        BadInput: nothing is.
-    """
-    left = round(1 - sum(weights), 12)
-    if not (min(weights) >= 0 and left >= 0):
-        raise BadInput(f"weights {weights} leave {left} to the labels; accepted: from 0 up, 1 together at most")
-    return left
 
 
 def trusted(power: Number, begin: float) -> Number:

@@ -1,9 +1,11 @@
 """What a method is, and the methods by the name that a flag gives: `crd`, `review(weight=5)`, `adaad + igdm`."""
 
+from dataclasses import replace
+
 from kdjax import spec
 from kdjax.methods import distillation, robust, robust_distillation, two_teachers
 from kdjax.methods.formulas import Method as Method
-from kdjax.spec import Call, Family, Formula
+from kdjax.spec import Call, Family, Formula, Weighted
 from kdjax.types import BadInput
 
 
@@ -36,7 +38,7 @@ def method(text: str | Call | Formula, *, flag: str = "method") -> Method:
     0.5*response.kl(temperature=4.0) + 0.5*labels
     """
     named = spec.formula(text, flag=flag)
-    parts = [(weight, METHODS.resolve(call)()) for weight, call in named.terms]
+    parts = [(weight, _made(call)) for weight, call in named.terms]
     if len(parts) == 1 and parts[0][0] == 1:
         return parts[0][1]
     attacks = list(dict.fromkeys(one.attack for _, one in parts if one.attack))
@@ -45,3 +47,15 @@ def method(text: str | Call | Formula, *, flag: str = "method") -> Method:
     whole = Formula(tuple(term for weight, one in parts for term in (weight * one.expression).terms))
     others = tuple(dict.fromkeys(other for _, one in parts for other in one.others))
     return Method(whole, attack=attacks[0] if attacks else None, others=others)
+
+
+def _made(call: Call) -> Method:
+    """The method that a call names; what is wrong with a part of it is shown where the call was read."""
+    make = METHODS.resolve(call)
+    try:
+        one = make()
+    except BadInput as error:
+        raise call.error(f"{call.name}: {error}") from None
+    here = lambda part: replace(part, place=call.place)  # noqa: E731
+    terms = tuple(Weighted(weight, here(part)) for weight, part in one.expression.terms)
+    return one._replace(expression=Formula(terms), attack=one.attack and here(one.attack))

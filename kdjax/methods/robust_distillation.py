@@ -13,7 +13,7 @@ images eleven times a step: that is not repeated here.
 over classes that `torch.nn.KLDivLoss()` takes, a tenth of the sum on ten classes, and so a tenth of the learning rate.
 """
 
-from kdjax.methods.climbing import EPSILON, Form, climb, divergence, falling, is_release, mixed, on_labels, trusted
+from kdjax.methods.climbing import EPSILON, Form, climb, divergence, falling, is_release, on_labels, trusted
 from kdjax.methods.formulas import (
     Method,
     Number,
@@ -31,11 +31,12 @@ from kdjax.methods.formulas import (
     teacher,
     unsureness,
 )
+from kdjax.methods.shares import mixed
 from kdjax.spec import linear
 
 
 def ard(
-    alpha: float = 1.0,
+    alpha: Number = 1.0,
     temperature: Number = 30.0,
     epsilon: Number = EPSILON,
     steps: int = 10,
@@ -84,7 +85,7 @@ def iad_i(
 
 
 def rslad(
-    alpha: float = 5 / 6,
+    alpha: Number = 5 / 6,
     epsilon: Number = EPSILON,
     steps: int = 10,
     step_size: Number | None = None,
@@ -106,7 +107,7 @@ def rslad(
 
 
 def adaad(
-    alpha: float = 1.0,
+    alpha: Number = 1.0,
     epsilon: Number = EPSILON,
     steps: int = 10,
     step_size: Number | None = None,
@@ -155,7 +156,7 @@ def adaiad(
 
 
 def absld(
-    alpha: float = 5 / 6,
+    alpha: Number = 5 / 6,
     rate: Number | None = None,
     epsilon: Number = EPSILON,
     steps: int = 10,

@@ -4,7 +4,7 @@ The words are those of `robust_distillation`, and so are `epsilon`, `steps`, `st
 folder of the run that trained N, where a command looks for it.
 """
 
-from kdjax.methods.climbing import EPSILON, Form, climb, divergence, falling, is_release, on_labels, rest, trusted
+from kdjax.methods.climbing import EPSILON, Form, climb, divergence, falling, is_release, on_labels, trusted
 from kdjax.methods.formulas import (
     Method,
     Number,
@@ -19,6 +19,7 @@ from kdjax.methods.formulas import (
     teacher,
 )
 from kdjax.methods.formulas import natural as naturally
+from kdjax.methods.shares import rest
 
 
 def iad_ii(

@@ -270,6 +270,12 @@ BAD = {
     "momentum for adam": (["--optimizer=adam(momentum=0.9)"], "optimizer, column 1: momentum=0.9"),
     "a warm-up longer than the run": (["--schedule=warmup(2)"], "read share=2 of warmup; accepted: a fraction"),
     "a rate that climbs above itself": (["--schedule=linear(0, 2)"], "schedule=linear(0, 2) runs from 0 to 2"),
+    "a factor above 1": (["--schedule=3"], "--schedule=3: schedule=constant(3) runs from 3 to 3; accepted: a factor"),
+    "a set where a number stands": (
+        ["--learning_rate=log(1e-4, 1e-2)"], "=log(1e-4, 1e-2): 'log(1e-4, 1e-2)' is no number; accepted: a"
+    ),
+    "an attacked view without an attack": (["--loss=response.kl(student=attacked)"], "no attack makes such a view"),
+    "an attack at which no term looks": (["--loss=response.kl, pgd(0.1)"], "no term looks at the images of pgd(0.1)"),
     "a set in a schedule": (["--schedule=linear(grid(0.5, 1), 0)"], "--schedule=linear(grid(0.5, 1), 0): a set"),
     "a set of schedules": (["--schedule=grid(0.1, 1)"], "--schedule=grid(0.1, 1): a set"),
     "an odd width": (["--student=mlp(20, x)"], "student, column 1: read hidden=(20, x); accepted: whole numbers"),
