@@ -237,7 +237,9 @@ def test_layers_of_several_teachers_are_averaged_where_shapes_agree():
     _, again = train_step(made.taught_by(apart), TX)(state, BATCH)
     np.testing.assert_allclose(means(again)["loss"], means(metrics)["loss"], rtol=1e-4)
     mixed, frozen = together({"a": MLP_TEACHER.apply, "b": MLP.apply}), {"a": weights[0], "b": variables_of(MLP)}
-    shapes = r"hidden2, whose shapes are \{'a/hidden2': \(8, 6\), 'b/hidden2': \(8, 4\)\}; accepted: .*: embedding, logits"
+    shapes = (
+        r"hidden2, whose shapes are \{'a/hidden2': \(8, 6\), 'b/hidden2': \(8, 4\)\}; accepted: .*: embedding, logits"
+    )
     with pytest.raises(BadInput, match=rf"{re.escape(HINT)} looks at the teacher's {shapes}"):
         train_step(made.taught_by(mixed), TX)(state.replace(frozen=frozen), BATCH)
 
