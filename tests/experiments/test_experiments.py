@@ -22,7 +22,7 @@ from kdjax.training.program import chooses_scan
 from kdjax.types import BadInput
 from tests.experiments.processes import call, smoke, start
 from tests.experiments.scripts import ROOT, SCRIPTS
-from tests.experiments.studies import TRAINING
+from tests.experiments.studies import TRAINING, tells_of_its_networks
 from tests.study.studies import study_of
 
 LEFT = {"config.json", "results.json", "table.md", "provenance.json", "log.txt"}
@@ -41,6 +41,15 @@ def test_every_experiment_runs_and_leaves_what_it_promises(name, tmp_path):
         assert list(tmp_path.glob("tensorboard/**/events*"))
         assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
         assert any(role.startswith("teacher") for role in json.loads((tmp_path / "results.json").read_text()))
+    results = json.loads((tmp_path / "results.json").read_text())
+    if not name.startswith("benchmarks."):
+        tells_of_its_networks(results)
+    if name in ("attack", "zoo2017"):
+        # What its own run says of the network is said again.
+        network = results["arms"]["network"]
+        assert (network["loss"], network["chosen_on"], network["start"]) == ("labels", "none", "fresh")
+        assert network["facts"]["from"] == str(tmp_path / "network")
+        assert "test, first" in network["facts"]["attacked"]
     # A file gets plain lines: no carriage returns of a progress bar.
     assert "\r" not in done.stderr
 
