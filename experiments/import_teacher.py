@@ -78,8 +78,8 @@ def main(config: Config, workdir: Path) -> None:
     with Checkpointer(workdir / "checkpoints" / "teacher" / "seed-0") as checkpointer:
         checkpointer.save(state.replace(params={STUDENT: weights["params"]}, model_state={STUDENT: own}))
     known = {"run": "teacher", "split": config.train_split}
-    told = lineage.told({"teacher": lineage.trained_elsewhere(known, config.weights)}, {"teacher": ["teacher"]})
-    report.save_results(workdir, {"teacher": [scores], **told}, report.table({"teacher": [scores]}, COLUMNS))
+    lineages = lineage.lineages({"teacher": lineage.trained_elsewhere(known, config.weights)}, {"teacher": ["teacher"]})
+    report.save_results(workdir, {"teacher": [scores], **lineages}, report.table({"teacher": [scores]}, COLUMNS))
 
 
 def normalisation(config: Config, channels: int) -> dict[str, tuple[float, ...]]:

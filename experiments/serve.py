@@ -78,7 +78,7 @@ def main(config: Config, workdir: Path) -> None:
     lines = ["| client | policy | requests | images | price | bytes in | bytes out |", "|---" * 7 + "|"]
     lines += [f"| {' | '.join(f'{x:g}' if isinstance(x, float) else str(x) for x in total)} |" for total in totals]
     arms = {"network": lineage.trained_elsewhere(network.lineage, path, role=config.role, seed=config.seed)}
-    results = {"clients": [total._asdict() for total in totals], **lineage.told(arms, {"clients": arms})}
+    results = {"clients": [total._asdict() for total in totals], **lineage.lineages(arms, {"clients": arms})}
     report.save_results(workdir, results, "\n".join(lines))
     if stop:
         raise Interrupted(f"{stop.name}; what was answered is kept, and the same command goes on", stop.number)

@@ -108,8 +108,8 @@ def main(config: Config, workdir: Path) -> None:
         print(name, {k: v for k, v in results[name][0].items() if k != "L2 of each"}, flush=True)
     images = f"{network.learned['dataset']} test, first {config.examples} that it classifies well"
     arms = {"network": lineage.trained_elsewhere(network.lineage, path, attacked=images)}
-    told = lineage.told(arms, dict.fromkeys(results, arms))
-    report.save_results(workdir, {**results, **told}, report.table(results, COLUMNS))
+    lineages = lineage.lineages(arms, dict.fromkeys(results, arms))
+    report.save_results(workdir, {**results, **lineages}, report.table(results, COLUMNS))
 
 
 def compared(found: Attacked, reference: Attacked, seconds: float) -> dict[str, Any]:

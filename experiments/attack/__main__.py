@@ -157,8 +157,10 @@ def main(config: Config, workdir: Path) -> None:
         text += f"\nThe service answered {paid['images']} images, {counted} of them to attacks' queries."
     images = f"{name} {config.split}, first {len(label)}"
     arms = {"network": lineage.trained_elsewhere(under.lineage, path, role=config.role, attacked=images)}
-    told = lineage.told(arms, dict.fromkeys(rows, arms))
-    report.save_results(workdir, {**rows, **({"service": {**paid, "counted": counted}} if paid else {}), **told}, text)
+    lineages = lineage.lineages(arms, dict.fromkeys(rows, arms))
+    report.save_results(
+        workdir, {**rows, **({"service": {**paid, "counted": counted}} if paid else {}), **lineages}, text
+    )
 
 
 def save(

@@ -122,7 +122,7 @@ def main(config: Config, workdir: Path) -> None:
         text += "\n\nThe service answered {1:,} images in {0:,} requests, at a price of {2:g}.".format(
             *asked.paid.totals()
         )
-    report.save_results(workdir, {**results, **lineage.told(arms, dict.fromkeys(results, arms))}, text)
+    report.save_results(workdir, {**results, **lineage.lineages(arms, dict.fromkeys(results, arms))}, text)
 
 
 def parse_attack(config: Config, shape: tuple[int, int, int]) -> Any:

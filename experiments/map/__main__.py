@@ -36,7 +36,7 @@ from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.study import command, compare, report
 from kdjax.study.data import Common, Data, open_study
-from kdjax.study.lineage import Lineage, Pair, as_data, told
+from kdjax.study.lineage import Lineage, Pair, as_data, lineages
 from kdjax.teachers.stored import cached
 from kdjax.training import optimizers
 from kdjax.training.population import Plan, Population
@@ -219,7 +219,7 @@ def main(config: Config, workdir: Path) -> None:
     }
     how = {"split": config.train_split, "epochs": list(config.epochs), "seeds": list(range(config.seeds))}
     arms |= {name: as_data(own, run=name, **how) for name, own in both.items()}
-    results = {"cells": cells, **told(arms, {"cells": both}, [Pair("distilled", "alone")])}
+    results = {"cells": cells, **lineages(arms, {"cells": both}, [Pair("distilled", "alone")])}
     report.save_results(workdir, results, gains.table(cells))
 
 

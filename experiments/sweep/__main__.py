@@ -125,8 +125,8 @@ def main(config: Config, workdir: Path) -> None:
     role = lesson.role.removesuffix("s")
     arm = described(Arm(role, lesson.model, taught.loss_fn, lesson.epochs, lesson.fixed, lesson.lineage), study)
     arms = {**lesson.teacher, role: {**arm, "swept": {axis.name: axis.values for axis in axes}}}
-    told = lineage.told(arms, {name: (role,) for name in ("points", "members")})
-    report.save_results(workdir, {"points": found, "members": rows, **told}, text)
+    lineages = lineage.lineages(arms, {name: (role,) for name in ("points", "members")})
+    report.save_results(workdir, {"points": found, "members": rows, **lineages}, text)
 
 
 def plan_members(

@@ -122,7 +122,7 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
         if config.own_labels:
             draws = [hide_labels(study.train, config.labels, seed).labels() for seed in range(config.seeds)]
             source = source.with_column("labels", np.stack(draws, 1))
-        recipe = plan.taught_by(answering.spoken(outputs, teacher, study.train.num_classes))
+        recipe = plan.taught_by(answering.teacher_of_step(outputs, teacher, study.train.num_classes))
 
         def loss_fn(params: Any, state: TrainState, batch: Any, key: Any) -> Any:
             if config.own_labels:

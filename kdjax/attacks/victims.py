@@ -109,7 +109,7 @@ def black_box(ask: Callable[[np.ndarray], np.ndarray], *, num_classes: int, prob
 
 
 _raised: dict[str, BaseException] = {}
-"""What black boxes raised inside compiled programs and nobody has met yet, by the number in XLA's message."""
+"""What black boxes raised inside compiled programs and nobody has caught yet, by the number in XLA's message."""
 _numbers = itertools.count()
 
 
@@ -124,7 +124,7 @@ def _remembered(answer: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
         except BaseException as error:
             name = f"black box failure {next(_numbers)}:"
             _raised[name] = error
-            for old in list(_raised)[:-8]:  # what nobody met, outside `own_exceptions`, is not kept for ever
+            for old in list(_raised)[:-8]:  # what nobody caught, outside `own_exceptions`, is not kept for ever
                 del _raised[old]
             raise _Failure(f"{name} {type(error).__name__}: {error}") from error
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.attacks.victims import look_like_probabilities
+from kdjax.audit.attacking import AttackResult
 from kdjax.audit.comparisons import percent, remedy
 from kdjax.audit.finding import FAIL, FLAG, PASS, Finding, grade
-from kdjax.audit.strike import Strike
 from kdjax.audit.subject import Subject, Threat
 
 EOT_DRAWS = 10
@@ -82,7 +82,7 @@ def answers_are_logits(answers: np.ndarray) -> Finding:
     )  # fmt: skip
 
 
-def attacks_are_valid(strikes: Mapping[str, Strike], *, epsilon: float, labels_known: bool = True) -> Finding:
+def attacks_are_valid(strikes: Mapping[str, AttackResult], *, epsilon: float, labels_known: bool = True) -> Finding:
     """E19: every image lies in the ball and in the box, and what counts as broken is broken when asked again.
 
     The second question puts the examples in reverse order, so that a network in training mode, whose batch statistics

@@ -203,7 +203,7 @@ def unite(
 ) -> Union:
     """Load all domains and join them.
 
-    Images meet at one size, then at one number of channels, and only then are transformed: blur and noise mean the
+    Images get one size, then one number of channels, and only then are transformed: blur and noise mean the
     same pixels everywhere. What a transform draws is a function of the split's text and the example's place in it.
 
     Args:

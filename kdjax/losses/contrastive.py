@@ -383,7 +383,7 @@ def remember_queue(
         examples: of the data set, or None.
         dims: width of the embeddings, a whole number.
         slots: of the queue, a whole number from the batch size up; None is 16,384, or half of `examples` where that is
-            less, so that few examples meet their own embedding of the epoch before.
+            less, so that few examples are compared with their own embedding of the epoch before.
         temperature: as for `queue`.
 
     Raises: BadInput: a number that is not whole or out of range.

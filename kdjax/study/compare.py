@@ -21,7 +21,7 @@ from kdjax.study import figures, report, showing
 from kdjax.study.data import Study
 from kdjax.study.lineage import Lineage as Lineage
 from kdjax.study.lineage import Pair as Pair
-from kdjax.study.lineage import as_data, told
+from kdjax.study.lineage import as_data, lineages
 from kdjax.study.train import Programs, best_of, predict, train
 from kdjax.training.state import variables
 from kdjax.types import BadInput, LossFn, Model, Networks, PyTree, TrainState
@@ -323,6 +323,6 @@ def draw(study: Study, workdir: Path, results: Results, *, title: str) -> None:
 def save(workdir: Path, compared: Compared, pairs: Sequence[Pair], text: str, more: Mapping[str, Any]) -> None:
     """results.json: rows, differences as the experiment names them, and what was trained and subtracted; table.md."""
     differences = dict.fromkeys(pairs) | subtracted(compared.results, pairs)
-    lineage = told(compared.lineage["arms"], compared.lineage["rows"], differences)
+    lineage = lineages(compared.lineage["arms"], compared.lineage["rows"], differences)
     results = {**compared.results, **more, **lineage}
     report.save_results(workdir, results, text, compared.networks)

@@ -63,7 +63,7 @@ def trained_elsewhere(found: Mapping[str, Any], path: str, **facts: Any) -> dict
     return {**whole, "facts": {**whole["facts"], "from": path, **facts}}
 
 
-def told(
+def lineages(
     arms: Mapping[str, Mapping[str, Any]],
     rows: Mapping[str, Iterable[str]],
     pairs: Mapping[Pair, Mapping[str, float] | None] | Sequence[Pair] = (),

@@ -131,7 +131,7 @@ def test_any_pool_takes_embedded_answers():
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        (((4, 4),), r"expected 2 of \[batch, classes\]"),
+        (((4, 4),), r"accepted: 2 of \[batch, classes\]"),
         (((4, 4), (3, 3)), "one batch"),
         (((4, 4), (4, 4)), r"teacher 1 have shape \(4, 4\); accepted: \[batch, 3\]"),
     ],
