@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from kdjax import spec
-from kdjax.methods import METHODS, Method, method
+from kdjax.methods import METHODS, Method, bound, method
 from kdjax.recipes.lesson import Lesson, lesson
 from kdjax.spec import Call, Formula
 from kdjax.teachers.live import Teacher
@@ -78,9 +78,7 @@ def named(text: str, epsilon: Any, *, flag: str = "methods") -> dict[str, Method
 
 def _at(call: Call, epsilon: Any) -> Call:
     """The same with the radius, where it takes one and has none."""
-    if call.name not in METHODS.names():
-        METHODS.resolve(call)  # which refuses it by name
-    if "epsilon" not in METHODS.parameters(call) or "epsilon" in METHODS.bind(call):
+    if "epsilon" in bound(call) or METHODS.find(call)().attack is None:
         return call
     return replace(call, kwargs=(*call.kwargs, ("epsilon", epsilon)))
 

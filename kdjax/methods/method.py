@@ -1,9 +1,12 @@
 """What a method is, and the methods by the name that a flag gives: `crd`, `review(weight=5)`, `adaad + igdm`."""
 
+import inspect
 from dataclasses import replace
+from typing import Any
 
 from kdjax import spec
 from kdjax.methods import distillation, robust, robust_distillation, two_teachers
+from kdjax.methods.climbing import at, strength
 from kdjax.methods.formulas import Method as Method
 from kdjax.spec import Call, Family, Formula, Weighted
 from kdjax.types import BadInput
@@ -49,11 +52,21 @@ def method(text: str | Call | Formula, *, flag: str = "method") -> Method:
     return Method(whole, attack=attacks[0] if attacks else None, others=others)
 
 
+def bound(call: Call) -> dict[str, Any]:
+    """The arguments of a method's call, those of its attack's strength among them.
+
+    Raises:
+        BadInput: a name or a keyword that there is not.
+    """
+    return METHODS.bind(call, beside=strength if call.name in ROBUST.functions else None)
+
+
 def _made(call: Call) -> Method:
     """The method that a call names; what is wrong with a part of it is shown where the call was read."""
-    make = METHODS.resolve(call)
+    own = bound(call)
+    typed = {key: own.pop(key) for key in inspect.signature(strength).parameters if key in own}
     try:
-        one = make()
+        one = at(METHODS.find(call)(**own), typed)
     except BadInput as error:
         raise call.error(f"{call.name}: {error}") from None
     here = lambda part: replace(part, place=call.place)  # noqa: E731
