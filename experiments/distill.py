@@ -91,7 +91,7 @@ def main(config: Config, workdir: Path) -> None:
 
     rate = {"learning_rate": config.learning_rate}
     outputs = replace(config, teacher_outputs="live") if plan.live else config
-    spoken = answering.spoken(outputs, teacher, study.train.num_classes)
+    teacher_of_step = answering.teacher_of_step(outputs, teacher, study.train.num_classes)
 
     def number(seed: int) -> int:
         return seed % len(given) if given else seed
@@ -137,12 +137,12 @@ def main(config: Config, workdir: Path) -> None:
     ]
     if hinted:
         first = lineage._replace(start="")
-        arms.append(Arm("hints", plan.model, plan.taught_by(spoken), hinted, {**rate, **hints}, first, taught))
+        arms.append(Arm("hints", plan.model, plan.taught_by(teacher_of_step), hinted, {**rate, **hints}, first, taught))
     arms.append(
         Arm(
             DISTILLED,
             second.model,
-            second.taught_by(spoken),
+            second.taught_by(teacher_of_step),
             config.epochs,
             {**rate, **(stages.answers_alone(second) if hinted else plan.hparams)},
             lineage,

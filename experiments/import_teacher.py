@@ -26,7 +26,7 @@ from kdjax.config import field
 from kdjax.evaluation.classification import classification
 from kdjax.models.import_torch import READABLE, from_torch, to_torch
 from kdjax.models.state_dict import moments, read
-from kdjax.study import command, networks, report, train
+from kdjax.study import command, lineage, networks, report, train
 from kdjax.study.data import Data, open_study
 from kdjax.training import optimizers
 from kdjax.training.checkpoint import Checkpointer
@@ -77,7 +77,9 @@ def main(config: Config, workdir: Path) -> None:
     own = {name: tree for name, tree in weights.items() if name != "params"}
     with Checkpointer(workdir / "checkpoints" / "teacher" / "seed-0") as checkpointer:
         checkpointer.save(state.replace(params={STUDENT: weights["params"]}, model_state={STUDENT: own}))
-    report.save_results(workdir, {"teacher": [scores]}, report.table({"teacher": [scores]}, COLUMNS))
+    known = {"run": "teacher", "split": config.train_split}
+    lineages = lineage.lineages({"teacher": lineage.trained_elsewhere(known, config.weights)}, {"teacher": ["teacher"]})
+    report.save_results(workdir, {"teacher": [scores], **lineages}, report.table({"teacher": [scores]}, COLUMNS))
 
 
 def normalisation(config: Config, channels: int) -> dict[str, tuple[float, ...]]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdjax.config import field
-from kdjax.study import command, networks, report
+from kdjax.study import command, lineage, networks, report
 from kdjax.study.supervised import small_network
 from kdjax.training.stop import Interrupted
 from kdjax.types import BadInput
@@ -54,7 +54,8 @@ def main(config: Config, workdir: Path) -> None:
     except ImportError as error:
         raise BadInput(f"{error}; accepted once installed: pip install 'kdjax[service]'.") from None
     offered = policy.policy(config.policy)
-    network = networks.load_network(config.model or small_network(workdir), flag="model", role=config.role)
+    path = config.model or small_network(workdir)
+    network = networks.load_network(path, flag="model", role=config.role)
     if config.seed >= len(network.weights):
         raise BadInput(f"--seed={config.seed}: accepted are 0 to {len(network.weights) - 1}, the run's seeds.")
     books = ledger.Ledger(workdir / "ledger.sqlite")
@@ -76,7 +77,9 @@ def main(config: Config, workdir: Path) -> None:
         books.close()
     lines = ["| client | policy | requests | images | price | bytes in | bytes out |", "|---" * 7 + "|"]
     lines += [f"| {' | '.join(f'{x:g}' if isinstance(x, float) else str(x) for x in total)} |" for total in totals]
-    report.save_results(workdir, {"clients": [total._asdict() for total in totals]}, "\n".join(lines))
+    arms = {"network": lineage.trained_elsewhere(network.lineage, path, role=config.role, seed=config.seed)}
+    results = {"clients": [total._asdict() for total in totals], **lineage.lineages(arms, {"clients": arms})}
+    report.save_results(workdir, results, "\n".join(lines))
     if stop:
         raise Interrupted(f"{stop.name}; what was answered is kept, and the same command goes on", stop.number)
 

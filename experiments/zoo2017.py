@@ -26,7 +26,7 @@ from kdjax.attacks.victims import queries_only, white_box
 from kdjax.config import field
 from kdjax.data.load import load
 from kdjax.evaluation.answers import decided
-from kdjax.study import attacks, command, networks, report
+from kdjax.study import attacks, command, lineage, networks, report
 from kdjax.study.supervised import small_network
 from kdjax.types import Attack, BadInput
 
@@ -106,7 +106,10 @@ def main(config: Config, workdir: Path) -> None:
             reference[targeted] = found
         results[name] = [compared(found, reference[targeted], seconds)]
         print(name, {k: v for k, v in results[name][0].items() if k != "L2 of each"}, flush=True)
-    report.save_results(workdir, results, report.table(results, COLUMNS))
+    images = f"{network.learned['dataset']} test, first {config.examples} that it classifies well"
+    arms = {"network": lineage.trained_elsewhere(network.lineage, path, attacked=images)}
+    lineages = lineage.lineages(arms, dict.fromkeys(results, arms))
+    report.save_results(workdir, {**results, **lineages}, report.table(results, COLUMNS))
 
 
 def compared(found: Attacked, reference: Attacked, seconds: float) -> dict[str, Any]:

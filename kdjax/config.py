@@ -119,9 +119,13 @@ def quotient(text: str) -> float:
     0.2
     """
     over, slash, under = text.partition("/")
-    if slash and float(under) == 0:
+    try:
+        numbers = float(over), float(under) if slash else 1.0
+    except ValueError:
+        raise ValueError(f"{text!r} is no number; accepted: a number, or a division such as 8/255") from None
+    if not numbers[1]:
         raise ValueError(f"{text!r} is a division by zero")
-    return float(over) / float(under) if slash else float(over)
+    return numbers[0] / numbers[1]
 
 
 def _number(name: str, text: str, kind: type, low: float | int | None, high: float | int | None) -> Any:

@@ -49,8 +49,9 @@ def fit(
         `{network: {"params": ..., **model_state}}`; one network is called `student`.
 
     Raises:
-        BadInput: images that are neither bytes nor in [0, 1]; a batch larger than the data; an optimizer missing, or
-            given twice; hyper-parameters that nothing reads.
+        BadInput: what is no model, no source or no optimizer; images that are neither bytes nor in [0, 1]; a batch
+            larger than the data; an optimizer missing, or given twice; hyper-parameters that nothing reads, or for
+            which a lesson has a set.
         Diverged: a number became NaN or infinite.
     """
     if (tx is None) != isinstance(loss_fn, Sequence):
@@ -58,6 +59,8 @@ def fit(
     for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
         if value < 1:
             raise BadInput(f"{name}={value}; accepted: 1 or more")
+    if not isinstance(source, Source):
+        raise BadInput(f"source is a {type(source).__name__}; accepted: a Source, as data.load makes them")
     if "inputs" not in source.arrays:
         raise BadInput(f"source has no inputs; it has {', '.join(source.arrays)}; accepted: inputs and label")
     if source.arrays["inputs"].ndim == 4:
@@ -66,6 +69,12 @@ def fit(
     own = {name: value for u in updates for name, value in getattr(u.loss_fn, "hparams", {}).items()}
     if unknown := (hparams or {}).keys() - own.keys() - {"learning_rate"}:
         raise BadInput(f"hparams has {min(unknown)}: accepted are {', '.join([*own, 'learning_rate'])}")
+    sets = {name: one for u in updates for name, one in getattr(u.loss_fn, "sets", {}).items()}
+    if swept := [f"{name}={one}" for name, one in sets.items() if name not in (hparams or {})]:
+        raise BadInput(
+            f"{', '.join(swept)}, where one network is trained; accepted: a number or a schedule there, or in hparams. "
+            "experiments.sweep trains a network for each number of a set."
+        )
     mesh = parallel.data_mesh()
     state = create_state(model, updates, jax.random.key(seed), hparams={**own, **(hparams or {})}, frozen=frozen)
     scan = chooses_scan("auto", state.params, mesh)

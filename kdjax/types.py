@@ -163,10 +163,14 @@ LossFn = Callable[[PyTree, TrainState, Batch, Array], tuple[Array, Aux]]
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """A `LossFn` that says which hyper-parameters it reads, and what they are where nobody says otherwise."""
+    """A `LossFn` that says which hyper-parameters it reads, and what they are where nobody says otherwise.
+
+    `sets`: those for which the expression has a set of numbers (`kdjax.spec`), of which a run trains one.
+    """
 
     function: LossFn
     hparams: Mapping[str, float]
+    sets: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
         return self.function(params, state, batch, key)

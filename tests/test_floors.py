@@ -4,6 +4,7 @@ Each test reads every file and lists all that it finds wrong.
 """
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -188,6 +189,14 @@ def code_lines(tree: ast.Module) -> int:
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 lines -= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
     return len(lines)
+
+
+def test_words_are_the_fields():
+    """Words at which a reader from the field stopped, and that have a name there."""
+    wrong = re.compile(
+        r"\b(heed\w*|staff|entered|strikes?|struck|spoken for|met)\b|\bclass (Said|Taught)\b", re.IGNORECASE
+    )
+    assert {shown(f): found[0] for f in FILES if (found := wrong.search(f.read_text()))} == {}
 
 
 def test_files_are_small_and_say_what_they_are():

@@ -1,9 +1,11 @@
 """The library from a notebook: one import, ten lines."""
 
+import functools
 import pkgutil
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -61,6 +63,10 @@ def test_one_import_loads_no_folder():
     ("given", "words"),
     [
         ({"tx": None}, "tx=None: accepted is an optimizer"),
+        ({"tx": 3}, "tx=3; accepted: an Optax transformation, such as optax.adam"),
+        ({"tx": ["adam"]}, r"tx=\['adam'\]; accepted: an Optax transformation, .*, or updates"),
+        ({"model": "mlp"}, "model is a str; accepted: a Model, or Networks, such as a lesson's model"),
+        ({"source": {}}, "source is a dict; accepted: a Source, as data.load makes them"),
         ({"hparams": {"temperatur": 2.0}}, "hparams has temperatur: accepted are .*learning_rate"),
         ({"hparams": {"learning_rate": 1e-3}}, "the optimizer its own rate"),
         ({"batch_size": 10**6}, "batch_size=1000000; accepted"),
@@ -71,8 +77,31 @@ def test_one_import_loads_no_folder():
 def test_what_fit_refuses(given, words):
     train = kd.data.load("digits", "train[:100]")
     model = kd.models.create("mlp", hidden=(4,), like=train)
+    right = {"model": model, "loss_fn": kd.recipes.supervised(model), "source": train, "tx": optax.adam(1e-3)}
     with pytest.raises(BadInput, match=words):
-        kd.fit(model, kd.recipes.supervised(model), train, **{"tx": optax.adam(1e-3), "epochs": 1, **given})
+        kd.fit(**{**right, "epochs": 1, **given})
+
+
+def test_a_set_is_not_trained_at_one_of_its_numbers_in_silence():
+    train = kd.data.load("digits", "train[:100]")
+    model = kd.models.create("mlp", hidden=(4,), like=train)
+    lesson = kd.lesson("grid(1, 2)*labels + response.kl(temperature=linear(grid(4, 8), 1))", model, model, steps=2)
+    fit = functools.partial(kd.fit, lesson.model, lesson.loss_fn, train, tx=optax.adam(1e-3), epochs=1)
+    said = r"labels.weight=grid\(1, 2\), .*temperature.start=grid\(4, 8\), where one .* is trained; accepted: a number"
+    with pytest.raises(BadInput, match=said):
+        fit()
+    frozen = {"student": dict(params=model.init(jax.random.key(0))[0])}
+    numbers = {"labels.weight": 2.0, "response.kl.temperature.start": 4.0}
+    with pytest.raises(BadInput, match=r"^response.kl.temperature.start=grid\(4, 8\), where one"):
+        fit(frozen=frozen, hparams={"labels.weight": 2.0})
+    assert fit(frozen=frozen, hparams=numbers).keys() == {"student"}
+
+
+def test_what_is_no_networks_variables_is_not_attacked(learned):
+    _, student, _, networks, *_ = learned
+    for variables, said in ((None, "None"), (networks, r"\['connectors', 'student'\]")):
+        with pytest.raises(BadInput, match=rf"variables has {said}; accepted: one network's, .*'params'"):
+            kd.attacks.white_box(student, variables)
 
 
 def test_floats_are_right_in_0_to_1_and_refused_in_255ths():

@@ -48,7 +48,7 @@ from kdjax.config import field
 from kdjax.data import npz
 from kdjax.data.checks import require_labels
 from kdjax.data.load import load
-from kdjax.study import command, networks, report, service
+from kdjax.study import command, lineage, networks, report, service
 from kdjax.study.attacks import Named, Scores, first, several, table
 from kdjax.study.provenance import provenance
 from kdjax.study.supervised import small_network
@@ -155,7 +155,12 @@ def main(config: Config, workdir: Path) -> None:
     text = table(rows, COLUMNS, SHARES) + "\n" + LEGEND
     if (paid := under.paid) is not None:
         text += f"\nThe service answered {paid['images']} images, {counted} of them to attacks' queries."
-    report.save_results(workdir, {**rows, **({"service": {**paid, "counted": counted}} if paid else {})}, text)
+    images = f"{name} {config.split}, first {len(label)}"
+    arms = {"network": lineage.trained_elsewhere(under.lineage, path, role=config.role, attacked=images)}
+    lineages = lineage.lineages(arms, dict.fromkeys(rows, arms))
+    report.save_results(
+        workdir, {**rows, **({"service": {**paid, "counted": counted}} if paid else {}), **lineages}, text
+    )
 
 
 def save(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 
 
 class Victims(NamedTuple):
-    """Victims by seed, what model.json says of them, the data set that they learned from, and their service if any."""
+    """Victims by seed, what their run says of them, the data set that they learned from, and their service if any."""
 
     by_seed: list[Victim]
     description: Mapping[str, Any]
     learned: Mapping[str, Any]
     service: "Service | None" = None
+    lineage: Mapping[str, Any] = MappingProxyType({})
 
     def logits(self, victim: Victim, image: np.ndarray) -> np.ndarray:
         """Answers that are looked at and no attack's: a service is not asked again what it has answered."""
@@ -44,7 +46,7 @@ def found(model: str, role: str, dataset: str, workdir: Path) -> Victims:
     if not service.is_service(model):
         network = networks.load_network(model, flag="model", role=role)
         each = [white_box(network.model.apply, weights) for weights in network.weights]
-        return Victims(each, network.description, network.learned)
+        return Victims(each, network.description, network.learned, lineage=network.lineage)
     if not dataset:
         raise BadInput(f"--model={model} does not say what it learned from; accepted: --dataset=NAME with it.")
     asked = service.connect(model, workdir, flag="model")

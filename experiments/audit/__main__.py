@@ -40,9 +40,8 @@ from kdjax.data.pipeline import take
 from kdjax.data.source import Examples
 from kdjax.models.create import create
 from kdjax.recipes.supervised import supervised
-from kdjax.study import attacks, command, networks, report, service, train
+from kdjax.study import attacks, command, compare, lineage, networks, report, service
 from kdjax.study.data import Common, open_study, overlap
-from kdjax.training.state import variables
 from kdjax.types import BadInput
 
 log = logging.getLogger("kdjax.audit")
@@ -94,9 +93,13 @@ def main(config: Config, workdir: Path) -> None:
         shape = {"num_classes": test.num_classes, "image_shape": test.image_shape()}
         networks.refuse_other_shapes(service.description(asked), config.model, shape, config.dataset, flag="model")
         victim = black_box(asked.ask, num_classes=asked.num_classes)
+        arms = {"network": lineage.trained_elsewhere({}, config.model)}
     else:
-        victim = given(config, test, config.model, "model") if config.model else trained(config, workdir)
-    twin = given(config, test, config.twin, "twin") if config.twin else None
+        victim, own = given(config, test, config.model, "model") if config.model else trained(config, workdir)
+        arms = {"network": own}
+    twin = None
+    if config.twin:
+        twin, arms["twin"] = given(config, test, config.twin, "twin")
     image, label = first(test, config.examples)
     require_labels(test.select(np.arange(len(label))), flag="test_split")
     threat = Threat(norm=config.norm, epsilon=config.epsilon, adaptive=config.adaptive)
@@ -113,12 +116,13 @@ def main(config: Config, workdir: Path) -> None:
     }  # fmt: skip
     page.page(findings, workdir / "audit.html", title="Robustness audit", facts=facts)
     results = {f.id: record(f) for f in findings}
+    arms["network"]["facts"]["attacked"] = facts["data"]
     text = page.markdown(findings)
     if asked is not None:
         text += "\n\nThe service answered {1:,} images in {0:,} requests, at a price of {2:g}.".format(
             *asked.paid.totals()
         )
-    report.save_results(workdir, results, text)
+    report.save_results(workdir, {**results, **lineage.lineages(arms, dict.fromkeys(results, arms))}, text)
 
 
 def parse_attack(config: Config, shape: tuple[int, int, int]) -> Any:
@@ -129,8 +133,8 @@ def parse_attack(config: Config, shape: tuple[int, int, int]) -> Any:
     return found.text, found.repeated(found.make(epsilon=config.epsilon, image_shape=shape)), found.objective
 
 
-def given(config: Config, test: Examples, path: str, flag: str) -> Victim:
-    """A network from the folder of the run that trained it."""
+def given(config: Config, test: Examples, path: str, flag: str) -> tuple[Victim, dict[str, Any]]:
+    """A network from the folder of the run that trained it, and where it comes from."""
     role = config.role if flag == "model" else config.twin_role
     network = networks.load_network(path, flag=flag, role=role)
     shape = {"num_classes": test.num_classes, "image_shape": test.image_shape()}
@@ -143,17 +147,18 @@ def given(config: Config, test: Examples, path: str, flag: str) -> Victim:
         )
     if config.model_seed >= len(network.weights):
         raise BadInput(f"--model_seed={config.model_seed}: --{flag}={path} has seeds 0 to {len(network.weights) - 1}.")
-    return white_box(network.model.apply, network.weights[config.model_seed])
+    own = lineage.trained_elsewhere(network.lineage, path, role=role, seed=config.model_seed)
+    return white_box(network.model.apply, network.weights[config.model_seed]), own
 
 
-def trained(config: Config, workdir: Path) -> Victim:
-    """A small network of the data set's own, without any defence."""
+def trained(config: Config, workdir: Path) -> tuple[Victim, dict[str, Any]]:
+    """A small network of the data set's own, without any defence, and where it comes from."""
     study = open_study(config, workdir)
     model = create("mlp", **study.shape, hidden=(64,))
-    hparams = {"learning_rate": 3e-3}
-    recipe = supervised(model)
-    state = train.train(study, workdir, "teacher/seed-0", model, recipe, seed=0, epochs=config.epochs, hparams=hparams)
-    return white_box(model.apply, variables(state))
+    rate, learned = {"learning_rate": 3e-3}, lineage.Lineage("labels")
+    arm = compare.Arm("teacher", model, supervised(model), config.epochs, rate, learned, once=True)
+    network = compare.Trainer(study, workdir).train(arm, compare.Done(study, 0))
+    return white_box(model.apply, network.weights), compare.described(arm, study)
 
 
 def first(source: Examples, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -36,6 +36,7 @@ from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
 from kdjax.study import command, compare, report
 from kdjax.study.data import Common, Data, open_study
+from kdjax.study.lineage import Lineage, Pair, as_data, lineages
 from kdjax.teachers.stored import cached
 from kdjax.training import optimizers
 from kdjax.training.population import Plan, Population
@@ -127,6 +128,7 @@ def main(config: Config, workdir: Path) -> None:
         raise BadInput(f"--dataset={config.dataset}: accepted are sets that fit in memory.")
     if not config.held_out < len(train):
         raise BadInput(f"--held_out={config.held_out}: accepted are 1 to {len(train) - 1}.")
+    chooses = f"the last {config.held_out} of {config.train_split}"
     kept, chosen_on = np.split(np.arange(len(train)), [len(train) - config.held_out])
     require_labels(train.select(chosen_on), flag="held_out")
     for count in filter(None, config.labels):  # refuses a wrong count before anything trains
@@ -135,20 +137,23 @@ def main(config: Config, workdir: Path) -> None:
     teacher = create("mlp", **study.shape, hidden=config.teacher_hidden, dropout=config.teacher_dropout)
     done = Done(workdir / "cells.jsonl")
 
-    trainer, learns = compare.Trainer(study, workdir), supervised(teacher)
+    trainer, learns, arms = compare.Trainer(study, workdir), supervised(teacher), dict[str, Any]()
 
     def answered(source: Source, role: str, seed: int) -> Source:
         """The source with the answers of a teacher of its own."""
-        rate, lineage = {"learning_rate": config.teacher_learning_rate}, compare.Lineage("labels", source=role)
+        images = "all labels" if source is train else f"all labels but those of {chooses}"
+        rate, learned = {"learning_rate": config.teacher_learning_rate}, Lineage("labels", source=images)
         arm = compare.Arm(
-            role, teacher, learns, config.teacher_epochs, rate, lineage, lambda done: compare.Given(source)
-        )
+            role, teacher, learns, config.teacher_epochs, rate, learned, lambda done: compare.Given(source),
+            once=source is not train,
+        )  # fmt: skip
+        arms[role] = compare.described(arm, study)
         done = compare.Done(study, seed)
         trainer.train(arm, done)
         return source.with_column("teacher_logits", done.answers(role, source))
 
     students = {width: create("mlp", **study.shape, hidden=(width,)) for width in config.widths}
-    arms = {
+    programs = {
         (width, name): Arm(config, study.mesh, student, loss_fn)
         for width, student in students.items()
         for name, loss_fn in (
@@ -174,7 +179,7 @@ def main(config: Config, workdir: Path) -> None:
                 key = {"phase": phase, "width": width, "arm": name, "labels": count, "seed": seed}
                 if done.has(key):
                     continue
-                found = arms[width, name].accuracies(data, against, members, seed=seed, places=len(source))
+                found = programs[width, name].accuracies(data, against, members, seed=seed, places=len(source))
                 done.add(
                     [
                         {**key, **m, "epochs": epoch, "accuracy": a}
@@ -203,13 +208,19 @@ def main(config: Config, workdir: Path) -> None:
     cells = gains.gains(done.cells, best, few_alpha=1.0, all_alpha=config.alpha, labels=config.labels)
     cells = sorted([*cells, *others], key=gains.order)
     figures.draw(cells, workdir / "map.png", dataset=config.dataset)
-    chosen_on = f"the last {config.held_out} of {config.train_split}"
-    lineage = {
-        "distilled": {"loss": "alpha*response.kl + (1-alpha)*labels", "teachers": ["teacher"], "chosen_on": chosen_on},
-        "alone": {"loss": "labels", "teachers": [], "chosen_on": chosen_on},
+    both = {
+        "distilled": Lineage(
+            "alpha*response.kl + (1-alpha)*labels",
+            ("teacher",),
+            "all images, labels in cells of all",
+            chosen_on=chooses,
+        ),
+        "alone": Lineage("labels", source="the labels of a cell", chosen_on=chooses),
     }
-    pairs = [{"first": "distilled", "minus": "alone", "score": "accuracy"}]
-    report.save_results(workdir, {"cells": cells, "arms": lineage, "pairs": pairs}, gains.table(cells))
+    how = {"split": config.train_split, "epochs": list(config.epochs), "seeds": list(range(config.seeds))}
+    arms |= {name: as_data(own, run=name, **how) for name, own in both.items()}
+    results = {"cells": cells, **lineages(arms, {"cells": both}, [Pair("distilled", "alone")])}
+    report.save_results(workdir, results, gains.table(cells))
 
 
 class Done:

@@ -99,9 +99,9 @@ def main(config: Config, workdir: Path) -> None:
     student, small = networks.named(config.student, study.shape, flag="student", train=moments)
     teacher, given, large = networks.teacher_of(config, study)
     by = against(config, scoring, study.test, "test_split")
-    learns, taught = lessons(config, study, student, teacher)
+    learns, trainings = lessons(config, study, student, teacher)
     for number, weights in enumerate(given):
-        refuse_strangers(config, study, teacher, weights, number)
+        refuse_guessing(config, study, teacher, weights, number)
     choose = None
     if choosing and study.validation is not None:
         choose = robustness(student, against(config, choosing, study.validation, "validation_split"))
@@ -110,10 +110,10 @@ def main(config: Config, workdir: Path) -> None:
     for role in ("teacher", "clean"):
         networks.save_model(workdir, role=role, **large)
     transfers = students.transfers(study, config)
-    trained = arms.arms(study, student, teacher, learns, taught, given, transfers, choose)
+    trained = arms.arms(study, student, teacher, learns, trainings, given, transfers, choose)
     adversarial = next(arm for arm in trained if arm.name == arms.TEACHER)
     rows = {arm.name: row(arm, adversarial, by, workdir) for arm in trained}
-    first, *others = taught
+    first, *others = trainings
     scores = (scoring[-1].text, "accuracy")
     pairs = [Pair(name, first, score) for name in (*others, arms.ALONE) for score in scores]
     found = compare.scored(study, workdir, trained, rows, pairs)
@@ -142,7 +142,7 @@ def against(config: Config, named: list[attacks.Named], images: Examples, flag: 
 
 def lessons(
     config: Config, study: Study, student: Model, teacher: Model
-) -> tuple[learned.Taught, Mapping[str, learned.Taught]]:
+) -> tuple[learned.Training, Mapping[str, learned.Training]]:
     """How the teacher learns, and how the student does by every method, checked on shapes."""
     radius: Any = spec.number(config.train_epsilon, flag="train_epsilon") if config.train_epsilon else config.epsilon
     if spec.sets(radius):
@@ -152,18 +152,18 @@ def lessons(
         optimizer_of(config, steps=steps * epochs)
     how = learned.named(config.teacher_method, radius, flag="teacher_method")
     own = {"steps": steps * config.teacher_epochs, "batch_size": config.batch_size}
-    learns = learned.taught(*next(iter(how.items())), teacher, teacher, **own)
+    learns = learned.training_of(*next(iter(how.items())), teacher, teacher, **own)
     if len(how) > 1 or learns.plan.asks:
         raise BadInput(f"--teacher_method={config.teacher_method}; accepted: one method that asks no teacher.")
     own["steps"] = steps * config.epochs
     named = learned.named(config.methods, radius, flag="methods")
-    taught = {name: learned.taught(name, one, student, teacher, **own) for name, one in named.items()}
-    if any(one.training for one in taught.values()):
+    trainings = {name: learned.training_of(name, one, student, teacher, **own) for name, one in named.items()}
+    if any(one.teacher_in_training_mode for one in trainings.values()):
         learned.refuse_same_in_training(teacher, study.shape)
-    return learns, taught
+    return learns, trainings
 
 
-def refuse_strangers(config: Config, study: Study, teacher: Model, weights: PyTree, number: int) -> None:
+def refuse_guessing(config: Config, study: Study, teacher: Model, weights: PyTree, number: int) -> None:
     """Refuse a given teacher that guesses: its classes stand in another order, or it expects other pixels."""
     some = study.train.select(np.arange(min(1000, len(study.train))))
     right = float((predict(study, teacher, weights, some).argmax(-1) == some.labels()).mean())

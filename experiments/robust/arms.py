@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments.robust.learned import Taught
+from experiments.robust.learned import Training
 from kdjax.data.source import Examples, labelled
 from kdjax.recipes.supervised import supervised
 from kdjax.study.compare import Arm, Done, Given, Lineage
@@ -21,8 +21,8 @@ def arms(
     study: Study,
     student: Model,
     teacher: Model,
-    learns: Taught,
-    taught: Mapping[str, Taught],
+    learns: Training,
+    trainings: Mapping[str, Training],
     given: Sequence[PyTree],
     transfers: Sequence[Examples],
     choose: Callable[[PyTree], float] | None,
@@ -33,7 +33,7 @@ def arms(
         study: data and flags.
         student, teacher: the networks.
         learns: how the teacher does.
-        taught: how the student does, by method.
+        trainings: how the student does, by method.
         given: the teacher's variables by seed, where it was trained elsewhere.
         transfers: the students' images by seed, with the labels that there are.
         choose: what finds a student's best epoch.
@@ -68,7 +68,7 @@ def arms(
             choose=choose,
         ),
     ]
-    for name, one in taught.items():
+    for name, one in trainings.items():
         who = tuple(ASKED[role] for role in one.plan.asks)
         source = seen(config.labels, "" if one.from_labelled else ", all images")
         found.append(
@@ -89,7 +89,7 @@ def arms(
     return found
 
 
-def _given(one: Taught, transfers: Sequence[Examples]) -> Callable[[Done], Given]:
+def _given(one: Training, transfers: Sequence[Examples]) -> Callable[[Done], Given]:
     """The images that the method can learn from, and the variables of the teachers that it asks."""
 
     def given(done: Done) -> Given:

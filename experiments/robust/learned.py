@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from kdjax import spec
-from kdjax.methods import METHODS, Method, method
+from kdjax.methods import METHODS, Method, bound, method
 from kdjax.recipes.lesson import Lesson, lesson
 from kdjax.spec import Call, Formula
 from kdjax.teachers.live import Teacher
@@ -22,17 +22,17 @@ CONTROLS = ("snippet", "snippet_training")
 TEACHER_KEY = "teacher_key"
 
 
-class Taught(NamedTuple):
-    """What one student learns: its method, the lesson, and whether the teacher answers in training mode."""
+class Training(NamedTuple):
+    """How one student is trained: its method, the lesson, and whether the teacher answers in training mode."""
 
     method: Method
     plan: Lesson
-    training: bool = False
+    teacher_in_training_mode: bool = False
 
     @property
     def recipe(self) -> LossFn:
         """The lesson's, with live teachers."""
-        if not self.training:
+        if not self.teacher_in_training_mode:
             return self.plan.loss_fn
         return with_key(self.plan.taught_by(in_training(self.plan.teacher)))
 
@@ -45,7 +45,7 @@ class Taught(NamedTuple):
     def facts(self) -> dict[str, Any]:
         """What tells it from others."""
         attack = self.method.attack
-        return {"attack": str(attack) if attack else "", "teacher in training mode": self.training}
+        return {"attack": str(attack) if attack else "", "teacher in training mode": self.teacher_in_training_mode}
 
 
 def named(text: str, epsilon: Any, *, flag: str = "methods") -> dict[str, Method]:
@@ -78,14 +78,12 @@ def named(text: str, epsilon: Any, *, flag: str = "methods") -> dict[str, Method
 
 def _at(call: Call, epsilon: Any) -> Call:
     """The same with the radius, where it takes one and has none."""
-    if call.name not in METHODS.names():
-        METHODS.resolve(call)  # which refuses it by name
-    if "epsilon" not in METHODS.parameters(call) or "epsilon" in METHODS.bind(call):
+    if "epsilon" in bound(call) or METHODS.find(call)().attack is None:
         return call
     return replace(call, kwargs=(*call.kwargs, ("epsilon", epsilon)))
 
 
-def taught(name: str, one: Method, student: Model, teacher: Model, *, steps: int, batch_size: int) -> Taught:
+def training_of(name: str, one: Method, student: Model, teacher: Model, *, steps: int, batch_size: int) -> Training:
     """What the student learns by one method, checked on shapes.
 
     Raises:
@@ -99,7 +97,7 @@ def taught(name: str, one: Method, student: Model, teacher: Model, *, steps: int
         flag=name,
     )  # fmt: skip
     plan.refuse_sets(name)
-    return Taught(one, plan, training=name == CONTROLS[1])
+    return Training(one, plan, name == CONTROLS[1])
 
 
 def refuse_same_in_training(teacher: Model, shape: Mapping[str, Any]) -> None:
@@ -138,4 +136,4 @@ def with_key(recipe: LossFn) -> LossFn:
     def keyed(params: PyTree, state: TrainState, batch: Batch, key: Array) -> tuple[Array, Aux]:
         return recipe(params, state, {**batch, TEACHER_KEY: jax.random.fold_in(key, 2)}, key)
 
-    return Recipe(keyed, recipe.hparams) if isinstance(recipe, Recipe) else keyed
+    return replace(recipe, function=keyed) if isinstance(recipe, Recipe) else keyed

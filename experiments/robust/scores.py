@@ -44,14 +44,14 @@ class Attackers(NamedTuple):
         found: Scores = {}
         for one, attack in zip(self.named, self.attacks, strict=True):
             image = self.attacked(one, attack, victim)
-            logits, said = answers(victim, image), answers(teacher, image)
-            fooled, log_p = decided(logits) != self.label, log_softmax(said.astype(np.float64), axis=-1)
+            logits, theirs = answers(victim, image), answers(teacher, image)
+            fooled, log_p = decided(logits) != self.label, log_softmax(theirs.astype(np.float64), axis=-1)
             scored = classification(logits, self.label)
             found[one.text] = scored["accuracy"]
             found |= {f"{one.text}: {name}": scored[name] for name in ("recall", "f1")}
             found[f"{one.text}: by class"] = by_class(logits, self.label)
             found[f"{one.text}: teacher's entropy"] = float(-(np.exp(log_p) * log_p).sum(-1).mean())
-            too = (decided(said) != self.label)[fooled]
+            too = (decided(theirs) != self.label)[fooled]
             found[f"{one.text}: fool teacher"] = float(too.mean()) if len(too) else None
         return found
 

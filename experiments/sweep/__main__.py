@@ -42,7 +42,7 @@ from experiments.sweep import figures, lessons, space
 from kdjax import spec
 from kdjax.config import field
 from kdjax.data import pipeline
-from kdjax.study import attacks, command, distillation, networks, report
+from kdjax.study import attacks, command, distillation, lineage, networks, report
 from kdjax.study.compare import Arm, described
 from kdjax.study.data import Study, open_study, optimizer_of
 from kdjax.training import population, stacked
@@ -124,8 +124,9 @@ def main(config: Config, workdir: Path) -> None:
     text = f"{space.table(found, names)}\n\n{seen(config)}"
     role = lesson.role.removesuffix("s")
     arm = described(Arm(role, lesson.model, taught.loss_fn, lesson.epochs, lesson.fixed, lesson.lineage), study)
-    arms = {role: {**arm, "swept": {axis.name: axis.values for axis in axes}}}
-    report.save_results(workdir, {"points": found, "members": rows, "arms": arms}, text)
+    arms = {**lesson.teacher, role: {**arm, "swept": {axis.name: axis.values for axis in axes}}}
+    lineages = lineage.lineages(arms, {name: (role,) for name in ("points", "members")})
+    report.save_results(workdir, {"points": found, "members": rows, **lineages}, text)
 
 
 def plan_members(
@@ -137,7 +138,10 @@ def plan_members(
             f"nothing is swept of {lesson.role}; accepted: a set where a number stands, such as grid(1, 2, 4)."
         )
     axes = space.axes(lesson.sets)
-    points = [{name: float(x) for name, x in p.items()} for p in spec.points(lesson.sets, sample=config.sample)]
+    try:
+        points = [{name: float(x) for name, x in p.items()} for p in spec.points(lesson.sets, sample=config.sample)]
+    except BadInput as error:
+        raise BadInput(f"--{error}") from None
     lesson.check(points)
     draws = [{"draw": float(seed)} if config.own_labels else {} for seed in range(config.seeds)]
     members = [

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -14,14 +15,12 @@ from kdjax.attacks.run import run as attack_all
 from kdjax.attacks.victims import white_box
 from kdjax.data.source import Examples, Source, hide_labels
 from kdjax.recipes.supervised import supervised
-from kdjax.study import attacks, distillation, networks, views
+from kdjax.study import attacks, compare, distillation, networks, views
 from kdjax.study import teacher as answering
-from kdjax.study import train as training
-from kdjax.study.compare import Lineage
 from kdjax.study.data import Study
 from kdjax.study.distillation import planned
+from kdjax.study.lineage import Lineage, trained_elsewhere
 from kdjax.study.students import seen
-from kdjax.training.state import variables
 from kdjax.types import ApplyFn, BadInput, LossFn, Model, Networks, PyTree, TrainState
 
 Point = Mapping[str, float]
@@ -43,7 +42,8 @@ class Lesson(NamedTuple):
     `role`: students or teachers; `described`: the network, as `create` takes it; `model`: what is trained, the network
     and perhaps connectors; `network`: the one that answers; `sets`: what is swept, by the place where it stands;
     `fixed`: all numbers, one of each set among them; `lineage`: where all of them come from; `check`: refuses points
-    that cannot be trained; `prepare`: `workdir -> Prepared`, which may train a teacher first.
+    that cannot be trained; `prepare`: `workdir -> Prepared`, which may train a teacher first; `teacher`: that one as
+    data, by its name.
     """
 
     role: str
@@ -56,6 +56,7 @@ class Lesson(NamedTuple):
     lineage: Lineage
     check: Callable[[Sequence[Point]], None]
     prepare: Callable[[Path], Prepared]
+    teacher: Mapping[str, Any] = MappingProxyType({})
 
 
 def swept(
@@ -113,14 +114,15 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
                 planned(config, study, student, teacher, steps, chosen=chosen._replace(expression=filled))
 
     def prepare(workdir: Path) -> Prepared:
-        answers = given[0] if given else _teacher(config, study, workdir, teacher)
+        arm = _teacher_arm(config, study, teacher)
+        answers = given[0] if given else compare.Trainer(study, workdir).train(arm, compare.Done(study, 0)).weights
         outputs = replace(config, teacher_outputs="live") if plan.live else config
         answered = answering.answered(outputs, study, teacher, answers, transfer, workdir, 0)
         source: Source = answered.source
         if config.own_labels:
             draws = [hide_labels(study.train, config.labels, seed).labels() for seed in range(config.seeds)]
             source = source.with_column("labels", np.stack(draws, 1))
-        recipe = plan.taught_by(answering.spoken(outputs, teacher, study.train.num_classes))
+        recipe = plan.taught_by(answering.teacher_of_step(outputs, teacher, study.train.num_classes))
 
         def loss_fn(params: Any, state: TrainState, batch: Any, key: Any) -> Any:
             if config.own_labels:
@@ -135,7 +137,14 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
         str(plan.expression), ("teacher",), seen(config.labels, ", all images"), chosen_on=CHOOSES,
         facts={"teacher": config.teacher if given else "trained here", "own labels": config.own_labels},
     )  # fmt: skip
-    return Lesson("students", described, plan.model, student, config.epochs, sets, fixed, lineage, check, prepare)
+    if given:
+        asked = trained_elsewhere({}, config.teacher)
+    else:
+        asked = compare.described(_teacher_arm(config, study, teacher), study)
+    return Lesson(
+        "students", described, plan.model, student, config.epochs, sets, fixed, lineage, check, prepare,
+        {"teacher": asked},
+    )  # fmt: skip
 
 
 def of_teachers(config: Any, study: Study, workdir: Path) -> Lesson:
@@ -195,8 +204,9 @@ def _resident(config: Any, source: Examples) -> Source:
     return source
 
 
-def _teacher(config: Any, study: Study, workdir: Path, teacher: Model) -> PyTree:
+def _teacher_arm(config: Any, study: Study, teacher: Model) -> compare.Arm:
+    """The teacher of all students, that of seed 0."""
     _, rate = swept(config.teacher_learning_rate, "teacher_learning_rate", RATE)
-    settings = {"seed": 0, "epochs": config.teacher_epochs, "hparams": {RATE: rate}}
     recipe = supervised(teacher, augment=views.from_flag(config.augment, study.shape).from_labels)
-    return variables(training.train(study, workdir, "teacher/seed-0", teacher, recipe, **settings))
+    lineage = Lineage("labels", facts={"augment": config.augment})
+    return compare.Arm("teacher", teacher, recipe, config.teacher_epochs, {RATE: rate}, lineage, once=True)

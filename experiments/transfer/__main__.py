@@ -27,8 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.transfer.attacks import Attacks, Plan, called
 from experiments.transfer.rows import audits, curves, transfers
-from experiments.transfer.strikes import Ground, Plan, called
 from experiments.transfer.tables import Points, at_equal_queries, by_attack, matrix, points
 from kdjax import spec
 from kdjax.attacks.catalogue import ATTACKS
@@ -126,7 +126,7 @@ def main(config: Config, workdir: Path) -> None:
             thief = Thief(study, model, victim, pools, config.budgets, loss[name])
             thieves[victim.name, name] = thief, thief.arms(ways[0], prefix=f"{name} of {victim.name}: ")
     image, label = first(study.test, max(config.examples, config.query_examples))
-    plan = Plan(Ground(image, label, config.norm), victims, thieves, made, queried, begun)
+    plan = Plan(Attacks(image, label, config.norm), victims, thieves, made, queried, begun)
     arms = [victim.arm(config, recipes[victim.name], attack=attack_of(config, victim)) for victim in victims]
     arms += [arm for _, of in thieves.values() for arm in of]
     rows = {victim.name: compare.tested(victim.name) for victim in victims}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.transfer.strikes import Curve, Plan, by_caps, called, joined, share, within_radius
+from experiments.transfer.attacks import Curve, Plan, by_caps, called, joined, share, within_radius
 from kdjax.audit.comparisons import transfer_is_weaker
 from kdjax.study.attacks import Named
 from kdjax.study.compare import Done, Row, Scores
@@ -24,7 +24,7 @@ def transfers(config: Any, plan: Plan) -> dict[str, Row]:
                 for epsilon in config.epsilons:
 
                     def of(done: Done, network=network, one=one, epsilon=epsilon, target=target) -> Scores:
-                        found = plan.ground.judged(done, target, network, one, epsilon)
+                        found = plan.attacks.judged(done, target, network, one, epsilon)
                         return {"transfer": found.conditional, "misclassified": found.unconditional}
 
                     rows[called(one, epsilon, maker, victim.name)] = Row(tuple({network[1], victim.name}), of)
@@ -56,14 +56,14 @@ def asking(
     target, most, epsilon = (victim.model, victim.name), config.query_examples, config.query_epsilon
 
     def of(done: Done) -> Curve:
-        right = plan.ground.right(done, *target)[:most]
+        right = plan.attacks.right(done, *target)[:most]
         begun, paid = None, 0
         if thief is not None:
-            begun = plan.ground.made_on(done, thief.model, start, plan.made[-1], epsilon)
+            begun = plan.attacks.made_on(done, thief.model, start, plan.made[-1], epsilon)
             paid = config.budgets[-1]
         found = []
         for one in several:
-            told = plan.ground.asks(done, target, one, epsilon, most, begun)
+            told = plan.attacks.asks(done, target, one, epsilon, most, begun)
             capped = one.has("epsilon")
             found.append(
                 by_caps(told, right, paid=paid) if capped else within_radius(told, right, epsilon, config.norm)
@@ -78,9 +78,9 @@ def bought(config: Any, plan: Plan, victim: Victim, thief: Thief, names: tuple[s
     target, most = (victim.model, victim.name), config.query_examples
 
     def of(done: Done) -> Curve:
-        right, points = plan.ground.right(done, *target)[:most], Curve(queries=[], success=[])
+        right, points = plan.attacks.right(done, *target)[:most], Curve(queries=[], success=[])
         for name, budget in zip(names, config.budgets, strict=True):
-            found = plan.ground.judged(done, target, (thief.model, name), plan.made[-1], config.query_epsilon)
+            found = plan.attacks.judged(done, target, (thief.model, name), plan.made[-1], config.query_epsilon)
             points["queries"].append(float(budget + right.sum()))
             points["success"].append(share(found.fooled[:most][right]))
         return points
@@ -97,7 +97,7 @@ def audits(config: Any, plan: Plan) -> dict[str, Row]:
 
         def of(done: Done, target=target, makers=makers) -> Scores:
             one, epsilon = plan.made[-1], config.query_epsilon
-            white, *black = (plan.ground.judged(done, target, maker, one, epsilon) for maker in (target, *makers))
+            white, *black = (plan.attacks.judged(done, target, maker, one, epsilon) for maker in (target, *makers))
             stands = [j.right & ~j.fooled for j in black]
             found = transfer_is_weaker(
                 white.right & ~white.fooled, np.logical_and.reduce(stands), twin="the network's own surrogates"

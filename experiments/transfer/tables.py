@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.transfer.strikes import Plan, called
+from experiments.transfer.attacks import Plan, called
 from kdjax.study import attacks, report
 from kdjax.study.compare import Results, Scores
 

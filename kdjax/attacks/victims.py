@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +56,15 @@ def _evaluating(apply: ApplyFn) -> Callable[..., Array]:
 
 
 def white_box(model: Model | ApplyFn, variables: PyTree) -> Victim:
-    """A model, or its `apply`, with its weights, in evaluation mode: logits and gradients."""
+    """A model, or its `apply`, with its weights, in evaluation mode: logits and gradients.
+
+    Raises:
+        BadInput: variables that are no network's.
+    """
     apply = model.apply if isinstance(model, Model) else model
+    if variables is None or (isinstance(model, Model) and "params" not in variables):
+        found = sorted(variables) if isinstance(variables, Mapping) else repr(variables)
+        raise BadInput(f"variables has {found}; accepted: one network's, {{'params': ...}}, as fit returns by name")
     return Victim(variables, _evaluating(apply), white_box=True)
 
 
@@ -102,7 +109,7 @@ def black_box(ask: Callable[[np.ndarray], np.ndarray], *, num_classes: int, prob
 
 
 _raised: dict[str, BaseException] = {}
-"""What black boxes raised inside compiled programs and nobody has met yet, by the number in XLA's message."""
+"""What black boxes raised inside compiled programs and nobody has caught yet, by the number in XLA's message."""
 _numbers = itertools.count()
 
 
@@ -117,7 +124,7 @@ def _remembered(answer: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
         except BaseException as error:
             name = f"black box failure {next(_numbers)}:"
             _raised[name] = error
-            for old in list(_raised)[:-8]:  # what nobody met, outside `own_exceptions`, is not kept for ever
+            for old in list(_raised)[:-8]:  # what nobody caught, outside `own_exceptions`, is not kept for ever
                 del _raised[old]
             raise _Failure(f"{name} {type(error).__name__}: {error}") from error
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from kdjax.attacks import boundary, named, objectives
 from kdjax.audit import comparisons, conduct
+from kdjax.audit.attacking import AttackResult, attack_examples, climb
 from kdjax.audit.finding import Finding, skipped
-from kdjax.audit.strike import Strike, climb, strike
 from kdjax.audit.subject import Sizes, Subject, scores
 
 BLIND = {
@@ -47,12 +47,12 @@ def audit_answers(subject: Subject, sizes: Sizes, *, claim: float | None = None)
     yield conduct.threat_is_recorded(threat, **asdict(sizes), seed=subject.seed, examples=len(subject.label))
     right = logits.argmax(-1) == subject.label
     norm, radius = subject.threat.norm, subject.threat.epsilon
-    done: dict[str, Strike] = {}
+    done: dict[str, AttackResult] = {}
     standing = {"nothing": right}
     if subject.twin is not None:
         image = climb(subject, objectives.margin, steps=sizes.steps, victim=subject.twin)[0].image
         fooled = scores(subject, subject.victim, image).argmax(-1) != subject.label
-        done["transfer"] = Strike(fooled, image, 0.0, 0.0, 0.0)
+        done["transfer"] = AttackResult(fooled, image, 0.0, 0.0, 0.0)
         standing["transfer, margin"] = right & ~fooled
     attacks = {
         "random": named.noise(radius, queries=min(sizes.draws, sizes.queries), norm=norm),
@@ -60,12 +60,12 @@ def audit_answers(subject: Subject, sizes: Sizes, *, claim: float | None = None)
     }
     for name, attack in attacks.items():
         left = comparisons.together(standing)
-        done[name] = strike(subject, attack, objectives.margin, where=left)
+        done[name] = attack_examples(subject, attack, objectives.margin, where=left)
         standing[name] = left & ~done[name].broken
     few = np.zeros(len(right), bool)
     few[np.flatnonzero(comparisons.together(standing))[: sizes.hard_examples]] = True
     hard = boundary.hop_skip_jump(iterations=sizes.hard_iterations)
-    done["HopSkipJump"] = found = strike(subject, hard, objectives.margin, where=few, limit=False)
+    done["HopSkipJump"] = found = attack_examples(subject, hard, objectives.margin, where=few, limit=False)
     away = (found.image - subject.image).reshape(len(right), -1)
     length = np.abs(away).max(-1) if norm == "linf" else np.linalg.norm(away, axis=-1)
     standing["HopSkipJump"] = right & ~(few & found.broken & (length <= radius))

@@ -15,8 +15,8 @@ from kdjax.attacks.combine import within
 from kdjax.attacks.victims import Victim
 from kdjax.audit import comparisons, conduct, slopes
 from kdjax.audit.answers import audit_answers
+from kdjax.audit.attacking import AttackResult, Goal, attack_examples, climb
 from kdjax.audit.finding import Finding
-from kdjax.audit.strike import Goal, Strike, climb, strike
 from kdjax.audit.subject import Sizes, Subject, as_logits, scores
 from kdjax.types import Attack
 
@@ -62,9 +62,9 @@ def audit(
     clean, count = float(right.mean()), len(right)
     chance = float(np.bincount(subject.label).max() / count)
     radius, norm = subject.threat.epsilon, subject.threat.norm
-    done: dict[str, Strike] = {}
+    done: dict[str, AttackResult] = {}
 
-    def standing(name: str, found: Strike) -> np.ndarray:
+    def standing(name: str, found: AttackResult) -> np.ndarray:
         done[name] = found
         return right & ~found.broken
 
@@ -118,7 +118,9 @@ def audit(
     # White against black.
     apgd = _attack("apgd", radius, norm, sizes.apgd_steps)
     goals = {"cross-entropy": ce, "margin": objectives.margin if logits.shape[-1] < 3 else objectives.dlr}
-    white = {f"APGD, {n}": standing(f"APGD, {n}", strike(subject, apgd, g, where=right)) for n, g in goals.items()}
+    white = {
+        f"APGD, {n}": standing(f"APGD, {n}", attack_examples(subject, apgd, g, where=right)) for n, g in goals.items()
+    }
     black: dict[str, np.ndarray] = {}
     if subject.twin is not None:
         goals = {"transfer": ce, "transfer, margin": objectives.margin}
@@ -130,7 +132,7 @@ def audit(
         left = np.logical_and.reduce([right, *white.values()])
         # Whom the white box broke, the black box need not break too.
         name = "Square on the rest"
-        black[name] = standing(name, strike(subject, square, objectives.margin, where=left))
+        black[name] = standing(name, attack_examples(subject, square, objectives.margin, where=left))
     else:
         black["HopSkipJump"] = right.copy()
         black["HopSkipJump"][np.flatnonzero(right)[: sizes.hard_examples]] = far > radius
@@ -143,7 +145,7 @@ def audit(
     looked[rows] = True
     if len(rows):
         few = replace(subject, image=subject.image[rows], label=subject.label[rows])
-        done["random"] = strike(few, _attack("random", radius, norm, sizes.draws), objectives.margin)
+        done["random"] = attack_examples(few, _attack("random", radius, norm, sizes.draws), objectives.margin)
         unharmed[rows] = ~done["random"].broken
     yield comparisons.random_finds_nothing(stood, looked, unharmed, draws=sizes.draws)
 
@@ -155,7 +157,7 @@ def audit(
         # With it, the worst case is no better than AutoAttack's.
         fab, left = _fab(radius, sizes.apgd_steps, sizes.targets), comparisons.together(strong)
         name = "FAB-T on the rest"
-        strong[name] = standing(name, strike(subject, fab, objectives.margin, where=left))
+        strong[name] = standing(name, attack_examples(subject, fab, objectives.margin, where=left))
     every = {"FGSM": single, "PGD": plain, **averaged, "PGD, long": long, "PGD, restarts": comparisons.together(
         {str(n): s for n, s in enumerate(starts_)}), **variants, **strong}  # fmt: skip
     yield comparisons.worst_case(every, claim=claim)
@@ -171,7 +173,7 @@ def audit(
     name, trained = "PGD, standing for the training attack", plain
     if training_attack is not None:
         name, attack, goal = training_attack
-        trained = standing(name, strike(subject, attack, goal, where=right))
+        trained = standing(name, attack_examples(subject, attack, goal, where=right))
     yield comparisons.training_attack_is_not_overfitted(trained, comparisons.together(strong), name=name)
     yield conduct.attacks_are_valid(done, epsilon=radius)
 
@@ -215,14 +217,14 @@ def hard_label(subject: Subject, right: np.ndarray, sizes: Sizes) -> tuple[np.nd
     attacks = (_attack("cw", 0.0, "l2", sizes.cw_steps), _attack("boundary", 0.0, "l2", sizes.hard_iterations))
     distance = []
     for attack in attacks:
-        found = strike(few, attack, objectives.margin, limit=False)
+        found = attack_examples(few, attack, objectives.margin, limit=False)
         far = np.linalg.norm((found.image - few.image).reshape(len(rows), -1), axis=-1)
         distance.append(np.where(found.broken, far, np.inf))
     return distance[0], distance[1], boundary.cost(sizes.hard_iterations, subject.image[0].size)
 
 
 def targeted(
-    subject: Subject, right: np.ndarray, logits: np.ndarray, sizes: Sizes, done: dict[str, Strike]
+    subject: Subject, right: np.ndarray, logits: np.ndarray, sizes: Sizes, done: dict[str, AttackResult]
 ) -> tuple[np.ndarray | None, int]:
     """Who stands targeted APGD, target by target, likeliest first; and how many targets that were."""
     classes = logits.shape[-1]
@@ -233,7 +235,7 @@ def targeted(
     left, count = right.copy(), min(sizes.targets, classes - 1)
     apgd = _attack("apgd", subject.threat.epsilon, subject.threat.norm, sizes.apgd_steps)
     for number in range(count):
-        found = strike(subject, apgd, objectives.dlr, where=left, target=order[:, number])
+        found = attack_examples(subject, apgd, objectives.dlr, where=left, target=order[:, number])
         done[f"APGD, target {number + 1}"] = found
         left = left & ~found.broken
     return left, count

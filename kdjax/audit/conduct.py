@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.attacks.victims import look_like_probabilities
+from kdjax.audit.attacking import AttackResult
 from kdjax.audit.comparisons import percent, remedy
 from kdjax.audit.finding import FAIL, FLAG, PASS, Finding, grade
-from kdjax.audit.strike import Strike
 from kdjax.audit.subject import Subject, Threat
 
 EOT_DRAWS = 10
@@ -82,21 +82,21 @@ def answers_are_logits(answers: np.ndarray) -> Finding:
     )  # fmt: skip
 
 
-def attacks_are_valid(strikes: Mapping[str, Strike], *, epsilon: float, labels_known: bool = True) -> Finding:
+def attacks_are_valid(results: Mapping[str, AttackResult], *, epsilon: float, labels_known: bool = True) -> Finding:
     """E19: every image lies in the ball and in the box, and what counts as broken is broken when asked again.
 
     The second question puts the examples in reverse order, so that a network in training mode, whose batch statistics
     make an answer hang on its neighbours, does not pass. Networks here are pure functions: nothing can be updated.
     """
-    excess = max(s.excess for s in strikes.values())
-    outside = max(s.outside for s in strikes.values())
-    name = max(strikes, key=lambda n: strikes[n].unconfirmed)
-    false = strikes[name].unconfirmed
+    excess = max(s.excess for s in results.values())
+    outside = max(s.outside for s in results.values())
+    name = max(results, key=lambda n: results[n].unconfirmed)
+    false = results[name].unconfirmed
     slack = 1e-6 + 1e-5 * epsilon  # a norm of float32 numbers
     verdict = FAIL if excess > slack or outside > 0 else grade(false, 0.0, 0.01)
     return Finding(
         "E19", "attacks are valid", verdict,
-        f"over {len(strikes)} attacks: at most {excess:.2g} outside the ball and {outside:.2g} outside the box "
+        f"over {len(results)} attacks: at most {excess:.2g} outside the ball and {outside:.2g} outside the box "
         f"(fail above "
         f"{slack:.1g} and 0); {percent(false)} of claimed successes not confirmed when asked again ({name}; flag: "
         f"any, fail "

@@ -11,9 +11,9 @@ from jaxtyping import Array
 from kdjax.attacks import objectives
 from kdjax.attacks.projections import lengths
 from kdjax.attacks.victims import Victim
+from kdjax.audit.attacking import Goal
 from kdjax.audit.comparisons import percent, remedy
 from kdjax.audit.finding import FAIL, FAR, FLAG, PASS, POINT, Finding, grade, skipped, worst
-from kdjax.audit.strike import Goal
 from kdjax.audit.subject import Subject, chunks
 from kdjax.types import Objective
 

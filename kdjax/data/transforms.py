@@ -1,4 +1,4 @@
-"""What makes one data set into another domain, and what lets domains meet: pure functions of images, on the host.
+"""What makes one data set into another domain, and what gives domains one shape: pure functions of images, on the host.
 
     transform(image, index, number) -> image
 

@@ -40,12 +40,12 @@ _NORM_FLOOR = 1e-6
 def check_answers(logits: Array, **others: tuple[Array, str]) -> None:
     """Refuse what does not fit answers `[teachers, batch, classes]`; others come with their axes, such as "BT"."""
     if logits.ndim != 3:
-        raise BadInput(f"logits has shape {logits.shape}: expected three axes, teachers, batch and classes")
+        raise BadInput(f"logits has shape {logits.shape}; accepted: three axes, teachers, batch and classes")
     sizes = dict(zip("TBK", logits.shape, strict=True))
     for name, (other, axes) in others.items():
         expected = tuple(sizes[axis] for axis in axes)
         if other.shape != expected:
-            raise BadInput(f"logits has shape {logits.shape} and {name} {other.shape}: expected {expected}")
+            raise BadInput(f"logits has shape {logits.shape} and {name} {other.shape}; accepted: {expected}")
 
 
 def _even(logits: Array) -> Array:
@@ -113,7 +113,7 @@ def fixed(
     if not isinstance(shares, Tracer):
         numbers = np.asarray(shares, np.float64)
         if not (numbers.shape == (len(logits),) and np.isfinite(numbers).all() and numbers.min() >= 0 < numbers.max()):
-            raise BadInput(f"shares={shares}: expected {len(logits)} numbers, none negative, at least one positive")
+            raise BadInput(f"shares={shares}; accepted: {len(logits)} numbers, none negative, at least one positive")
     wanted = jnp.asarray(shares, even.dtype)
     return jnp.broadcast_to((wanted / wanted.sum())[None, :], even.shape)
 
@@ -137,7 +137,7 @@ def given(
     """
     even = _even(logits)
     if domain is None:
-        raise BadInput("domain=None: given reads each example's weights there; expected domain [batch, teachers]")
+        raise BadInput("domain=None: given reads each example's weights there; accepted: domain [batch, teachers]")
     check_answers(logits, domain=(domain, "BT"))
     wanted = domain.astype(even.dtype)
     total = wanted.sum(1, keepdims=True)
@@ -166,7 +166,7 @@ def oracle(
     even = _even(logits)
     if domain is None or not jnp.issubdtype(domain.dtype, jnp.integer):
         has = "None" if domain is None else f"{domain.dtype} of shape {domain.shape}"
-        raise BadInput(f"domain={has}: oracle asks the teacher of each example's domain; expected integers [batch]")
+        raise BadInput(f"domain={has}: oracle asks the teacher of each example's domain; accepted: integers [batch]")
     check_answers(logits, domain=(domain, "B"))
     hot = jax.nn.one_hot(domain, len(logits), dtype=even.dtype)
     hot = jnp.where((domain < len(logits))[:, None], hot, jnp.nan)
@@ -280,7 +280,7 @@ def confidence_aware(
     """
     check_answers(logits)
     if labels is None:
-        raise BadInput("labels=None: confidence_aware weighs by them; expected labels [batch], -1 if not known")
+        raise BadInput("labels=None: confidence_aware weighs by them; accepted: labels [batch], -1 if not known")
     check_answers(logits, labels=(labels, "B"))
     target = jnp.maximum(labels, 0)
     cost = jax.vmap(lambda z: _logits.negative_log_likelihood(z, target, 0.0))(clean(logits, None))
@@ -328,7 +328,7 @@ def gradient_space(
     """
     check_answers(logits)
     if student is None:
-        raise BadInput("student=None: gradient_space looks at its gradients; expected logits [batch, classes]")
+        raise BadInput("student=None: gradient_space looks at its gradients; accepted: logits [batch, classes]")
     check_answers(logits, student=(student, "BK"))
     require_positive("temperature", temperature)
     teachers = len(logits)

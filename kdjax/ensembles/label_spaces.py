@@ -44,19 +44,19 @@ class LabelSpaces:
 
     def __post_init__(self) -> None:
         if not self.maps:
-            raise BadInput("maps=(): expected one map or more, one per teacher")
+            raise BadInput("maps=(); accepted: one map or more, one per teacher")
         for t, own in enumerate(self.maps):
             wrong = sorted({c for c in own if not 0 <= c < self.union})
             twice = sorted({c for c in own if own.count(c) > 1})
             if not own:
-                raise BadInput(f"maps[{t}]=(): expected the union's number of each of the teacher's classes")
+                raise BadInput(f"maps[{t}]=(); accepted: the union's number of each of the teacher's classes")
             if wrong:
-                raise BadInput(f"maps[{t}]={own}: {wrong} out of range; expected 0 to {self.union - 1}")
+                raise BadInput(f"maps[{t}]={own}: {wrong} out of range; accepted: 0 to {self.union - 1}")
             if twice:
-                raise BadInput(f"maps[{t}]={own}: {twice} more than once; expected each class at most once")
+                raise BadInput(f"maps[{t}]={own}: {twice} more than once; accepted: each class at most once")
         unknown = np.flatnonzero(~self.mask.any(0)).tolist()
         if unknown:
-            raise BadInput(f"union={self.union}: no teacher knows {unknown}; expected each class in some map")
+            raise BadInput(f"union={self.union}: no teacher knows {unknown}; accepted: each class in some map")
 
     @property
     def mask(self) -> Bool[np.ndarray, "teachers union"]:
@@ -129,7 +129,7 @@ def embed(logits: Float[Array, "batch classes"], spaces: LabelSpaces, teacher: i
     """
     own = spaces.maps[teacher]
     if logits.shape[1] != len(own):
-        raise BadInput(f"logits of teacher {teacher} have shape {logits.shape}: expected [batch, {len(own)}], its map")
+        raise BadInput(f"logits of teacher {teacher} have shape {logits.shape}; accepted: [batch, {len(own)}], its map")
     logits = clean(logits, None)
     return jnp.full((len(logits), spaces.union), ABSENT, logits.dtype).at[:, np.array(own)].set(logits)
 
@@ -147,7 +147,7 @@ def embed_all(answers: Sequence[Float[Array, "batch _"]], spaces: LabelSpaces) -
     """
     shapes = [a.shape for a in answers]
     if len(answers) != len(spaces.maps) or len({s[0] for s in shapes}) > 1:
-        raise BadInput(f"answers have shapes {shapes}: expected {len(spaces.maps)} of [batch, classes], one batch")
+        raise BadInput(f"answers have shapes {shapes}; accepted: {len(spaces.maps)} of [batch, classes], one batch")
     return jnp.stack([embed(a, spaces, t) for t, a in enumerate(answers)])
 
 

@@ -254,7 +254,7 @@ def confidence_aware_features(
     shapes = [[x.shape for x in side] for side in (student, teacher)]
     if shapes[0] != shapes[1] or [x[:1] for x in shapes[0]] != [logits.shape[1:2]] * len(logits):
         raise BadInput(
-            f"student has shapes {shapes[0]}, teacher {shapes[1]} and logits {logits.shape}: expected the same "
+            f"student has shapes {shapes[0]}, teacher {shapes[1]} and logits {logits.shape}; accepted: the same "
             "features, and teachers and batch as in logits"
         )
     weights = jax.lax.stop_gradient(gating.confidence_aware(logits, labels=labels))

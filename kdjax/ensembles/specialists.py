@@ -46,7 +46,7 @@ def confusable(
 
     classes = probabilities.shape[1]
     if not 1 <= clusters <= classes:
-        raise BadInput(f"clusters={clusters}: expected 1 to {classes}, the number of classes")
+        raise BadInput(f"clusters={clusters}; accepted: 1 to {classes}, the number of classes")
     covariance = np.cov(probabilities.astype(np.float64), rowvar=False)
     member = KMeans(clusters, n_init=10, random_state=seed).fit(covariance.T).labels_  # pyright: ignore[reportArgumentType]
     sets = [tuple(np.flatnonzero(member == c).tolist()) for c in range(clusters)]
@@ -86,7 +86,7 @@ def half_and_half(
     special, rest = np.flatnonzero(own), np.flatnonzero(~own)
     if not len(special) or not len(rest):
         raise BadInput(
-            f"subset={subset}: {len(special)} examples of its classes and {len(rest)} of others; expected some of both"
+            f"subset={subset}: {len(special)} examples of its classes and {len(rest)} of others; accepted: some of both"
         )
     drawn = np.random.default_rng(seed).choice(rest, len(special), replace=len(rest) < len(special))
     return np.sort(np.concatenate([special, drawn])), len(rest) / len(special)
@@ -161,7 +161,7 @@ def committee(
     shapes = [s.shape for s in specialists]
     expected = [(generalist.shape[0], len(s) + 1) for s in subsets]
     if shapes != expected:
-        raise BadInput(f"specialists have shapes {shapes}: expected {expected}, a dustbin beside each subset")
+        raise BadInput(f"specialists have shapes {shapes}; accepted: {expected}, a dustbin beside each subset")
     log_g = jax.nn.log_softmax(clean(generalist, None))
     if not subsets:
         return Unified(log_g, jnp.zeros_like(log_g[:, 0]))
@@ -206,6 +206,6 @@ def _members(subsets: Sequence[Subset], classes: int) -> np.ndarray:
         good = 0 < len(set(subset)) == len(subset) < classes and all(0 <= c < classes for c in subset)
         if not good:
             raise BadInput(
-                f"subset={subset}: expected one class or more but not all, each once and from 0 to {classes - 1}"
+                f"subset={subset}; accepted: one class or more but not all, each once and from 0 to {classes - 1}"
             )
     return np.stack([np.isin(np.arange(classes), subset) for subset in subsets])

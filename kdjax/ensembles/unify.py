@@ -222,7 +222,7 @@ def block_kl(
     ends = np.cumsum([0, *map(len, spaces.maps)])
     if student.shape[1:] != (spaces.union,) or teacher.shape[1:] != (ends[-1],):
         raise BadInput(
-            f"student has shape {student.shape} and teacher {teacher.shape}: expected [batch, {spaces.union}] and "
+            f"student has shape {student.shape} and teacher {teacher.shape}; accepted: [batch, {spaces.union}] and "
             f"[batch, {ends[-1]}]"
         )
     blocks = zip(spaces.maps, pairwise(ends), strict=True)

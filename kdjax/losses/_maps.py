@@ -18,8 +18,8 @@ def alike(student: Array, teacher: Array, where: Mask) -> tuple[Array, Array]:
     """Both sides of a loss that compares element by element, clean."""
     if student.shape != teacher.shape or student.ndim < 2:
         raise BadInput(
-            f"student has shape {student.shape} and teacher {teacher.shape}: "
-            "expected the same, two axes or more, the first is the batch"
+            f"student has shape {student.shape} and teacher {teacher.shape}; "
+            "accepted: the same, two axes or more, the first is the batch"
         )
     _check_mask(student, where)
     return clean(student, where), clean(teacher, where)
@@ -30,7 +30,7 @@ def positions(where: Mask = None, **maps: Array) -> tuple[Array, Array]:
     (first, a), (second, b) = maps.items()
     if a.ndim != b.ndim or a.ndim not in (3, 4) or len(a) != len(b) or (a.ndim == 3 and a.shape[1] != b.shape[1]):
         raise BadInput(
-            f"{first} has shape {a.shape} and {second} {b.shape}: expected [batch, height, width, channels] twice, or "
+            f"{first} has shape {a.shape} and {second} {b.shape}; accepted: [batch, height, width, channels] twice, or "
             "[batch, positions, channels] twice with as many positions, and one batch"
         )
     _check_mask(a, where)
@@ -44,7 +44,7 @@ def positions(where: Mask = None, **maps: Array) -> tuple[Array, Array]:
 def per_channel(name: str, value: Array, features: Array) -> Array:
     """A number per channel, in the features' rank and kind of float."""
     if value.shape != features.shape[-1:]:
-        raise BadInput(f"student has shape {features.shape} and {name} {value.shape}: expected {features.shape[-1:]}")
+        raise BadInput(f"student has shape {features.shape} and {name} {value.shape}; accepted: {features.shape[-1:]}")
     return value.astype(features.dtype).reshape((1,) * (features.ndim - 1) + value.shape)
 
 
@@ -99,4 +99,4 @@ def kept(x: Array, where: Mask) -> Bool[Array, " batch"]:
 
 def _check_mask(x: Array, where: Mask) -> None:
     if where is not None and where.shape != x.shape[:1]:
-        raise BadInput(f"student has shape {x.shape} and where {where.shape}: expected {x.shape[:1]}")
+        raise BadInput(f"student has shape {x.shape} and where {where.shape}; accepted: {x.shape[:1]}")

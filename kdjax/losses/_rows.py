@@ -24,9 +24,9 @@ def require(name: str, value: Any, accepted: str, fits: Callable[[float], bool])
     shape, kind = np.shape(value), value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
     if shape or not jnp.issubdtype(kind, np.number) or jnp.issubdtype(kind, np.complexfloating):
         what = f"{kind} of shape {shape}" if hasattr(value, "dtype") else repr(value)
-        raise BadInput(f"{name} is {what}: expected {accepted}")
+        raise BadInput(f"{name} is {what}; accepted: {accepted}")
     if not isinstance(value, Tracer) and not (math.isfinite(value) and fits(float(value))):
-        raise BadInput(f"{name}={value}: expected {accepted}")
+        raise BadInput(f"{name}={value}; accepted: {accepted}")
 
 
 def require_positive(name: str, value: Any) -> None:
@@ -42,7 +42,7 @@ def require_fraction(name: str, value: Any) -> None:
 def check_shapes(student: Array, *, labels: Array | None = None, where: Mask = None, **alike: Array) -> None:
     """Refuse, while tracing, what does not fit the student's `[batch, columns]`; the message names both shapes."""
     if student.ndim != 2:
-        raise BadInput(f"student has shape {student.shape}: expected two axes, the first is the batch")
+        raise BadInput(f"student has shape {student.shape}; accepted: two axes, the first is the batch")
     for name, other in {**alike, "labels": labels, "where": where}.items():
         expected = student.shape if name in alike else student.shape[:1]
         if other is None:
@@ -50,10 +50,12 @@ def check_shapes(student: Array, *, labels: Array | None = None, where: Mask = N
         try:
             chex.assert_shape(other, expected)
         except AssertionError:
-            message = f"student has shape {student.shape} and {name} {other.shape}: expected {expected}"
+            message = f"student has shape {student.shape} and {name} {other.shape}; accepted: {expected}"
             raise BadInput(message) from None
     if labels is not None and not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise BadInput(f"labels is {labels.dtype} of shape {labels.shape}: expected integers, the number of each class")
+        raise BadInput(
+            f"labels is {labels.dtype} of shape {labels.shape}; accepted: integers, the number of each class"
+        )
 
 
 def blank(x: Array, where: Mask) -> Array:

@@ -29,7 +29,7 @@ def unit(x: Array) -> Array:
 def check_width(student: Array, bank: Array, name: str) -> None:
     """Raises BadInput where a bank has another number of columns."""
     if student.shape[1] != bank.shape[1]:
-        raise BadInput(f"student has shape {student.shape} and {name} {bank.shape}: expected as many columns")
+        raise BadInput(f"student has shape {student.shape} and {name} {bank.shape}; accepted: as many columns")
 
 
 def check(student: Array, teacher: Array, banks: Banks, index: Array, where: Mask) -> None:
@@ -39,7 +39,7 @@ def check(student: Array, teacher: Array, banks: Banks, index: Array, where: Mas
     if banks[0].shape != banks[1].shape or index.shape != student.shape[:1]:
         raise BadInput(
             f"student has shape {student.shape}, index {index.shape}, the memory's sides {banks[0].shape} and "
-            f"{banks[1].shape}: expected one index per row, and equal sides"
+            f"{banks[1].shape}; accepted: one index per row, and equal sides"
         )
 
 
@@ -91,7 +91,7 @@ def both_scores(
     check(student, teacher, banks, index, where)
     if negatives.ndim != 2 or len(negatives) != len(student) or not negatives.shape[1]:
         raise BadInput(
-            f"student has shape {student.shape} and negatives {negatives.shape}: expected [batch, 1 or more]"
+            f"student has shape {student.shape} and negatives {negatives.shape}; accepted: [batch, 1 or more]"
         )
     index, negatives = blank(index, where), blank(negatives, where)
     whole = len(banks[0]) <= _PRODUCT_UP_TO * negatives.shape[1]

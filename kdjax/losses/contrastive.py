@@ -92,7 +92,7 @@ def init_memory(key: Array, examples: int, dims: int) -> Memory:
     """
     for name, value in (("examples", examples), ("dims", dims)):
         if value < 1:
-            raise BadInput(f"{name}={value}: expected at least 1")
+            raise BadInput(f"{name}={value}; accepted: at least 1")
     reach = math.sqrt(3 / dims)
     student, teacher = jax.random.uniform(key, (2, examples, dims), minval=-reach, maxval=reach)
     return Memory(student, teacher, jnp.zeros(()), jnp.zeros(()))
@@ -234,7 +234,7 @@ def class_blocks(labels: Integer[np.ndarray, " examples"]) -> Blocks:
     classes = np.where(labels < 0, own, labels)
     _, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
     if len(counts) < 2:
-        raise BadInput(f"labels of {len(labels)} examples in {len(counts)} class: expected two classes at least")
+        raise BadInput(f"labels of {len(labels)} examples in {len(counts)} class; accepted: two classes at least")
     columns = (np.argsort(classes, kind="stable"), (np.cumsum(counts) - counts)[inverse], counts[inverse])
     return Blocks(*(jnp.asarray(column, jnp.int32) for column in columns))
 
@@ -256,7 +256,7 @@ def draw_negatives(key: Array, index: Index, *, blocks: Blocks, count: int) -> N
     Raises: BadInput: `count` below 1.
     """
     if count < 1:
-        raise BadInput(f"count={count}: expected at least 1")
+        raise BadInput(f"count={count}; accepted: at least 1")
     first, size = blocks.first[index][:, None], blocks.size[index][:, None]
     place = jax.random.randint(key, (len(index), count), 0, len(blocks.order) - size)
     return blocks.order[jnp.where(place < first, place, place + size)]
@@ -270,7 +270,7 @@ def init_queue(slots: int, dims: int) -> Queue:
     """
     for name, value in (("slots", slots), ("dims", dims)):
         if value < 1:
-            raise BadInput(f"{name}={value}: expected at least 1")
+            raise BadInput(f"{name}={value}; accepted: at least 1")
     return Queue(jnp.zeros((slots, dims)), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
@@ -325,7 +325,7 @@ def push(queue: Queue, embeddings: Embeddings, *, where: Mask = None) -> Queue:
     _scores.check_width(embeddings, queue.keys, "the queue's keys")
     slots = len(queue.keys)
     if len(embeddings) > slots:
-        raise BadInput(f"{len(embeddings)} rows for a queue of {slots} slots: expected not more rows than slots")
+        raise BadInput(f"{len(embeddings)} rows for a queue of {slots} slots; accepted: not more rows than slots")
     keep = _maps.kept(embeddings, where).astype(jnp.int32)
     place = jnp.where(keep > 0, (queue.head + jnp.cumsum(keep) - 1) % slots, slots)  # beyond the end: dropped
     new = jax.lax.stop_gradient(_scores.unit(clean(embeddings, where))).astype(queue.keys.dtype)
@@ -354,7 +354,7 @@ def remember_crd(
     """
     if examples is None or examples < 2:
         raise BadInput(
-            f"examples={examples}: contrastive.crd has a bank of every example; expected their number, from 2"
+            f"examples={examples}: contrastive.crd has a bank of every example; accepted: their number, from 2"
         )
     negatives = min(16384, examples - 1) if negatives is None else negatives
     count = _whole("contrastive.crd: negatives", negatives, examples - 1)
@@ -383,7 +383,7 @@ def remember_queue(
         examples: of the data set, or None.
         dims: width of the embeddings, a whole number.
         slots: of the queue, a whole number from the batch size up; None is 16,384, or half of `examples` where that is
-            less, so that few examples meet their own embedding of the epoch before.
+            less, so that few examples are compared with their own embedding of the epoch before.
         temperature: as for `queue`.
 
     Raises: BadInput: a number that is not whole or out of range.
@@ -400,5 +400,7 @@ def remember_queue(
 
 def _whole(name: str, value: float | int, most: float | int = math.inf) -> int:
     if value != round(value) or not 1 <= value <= most:
-        raise BadInput(f"{name}={value:g}: expected a whole number from 1" + (f" to {most}" if most < math.inf else ""))
+        raise BadInput(
+            f"{name}={value:g}; accepted: a whole number from 1" + (f" to {most}" if most < math.inf else "")
+        )
     return int(value)

@@ -319,7 +319,9 @@ def ft_crd(student: Features, teacher: Features, *, where: Mask = None) -> PerEx
     """
     student, teacher = _maps.alike(student, teacher, where)
     if student.ndim < 3:
-        raise BadInput(f"student has shape {student.shape}: expected [batch, ..., channels], maps of one place or more")
+        raise BadInput(
+            f"student has shape {student.shape}; accepted: [batch, ..., channels], maps of one place or more"
+        )
     return blank(_factor_distance(*((x**2).mean(-1) for x in (student, teacher))), where)
 
 
@@ -350,7 +352,7 @@ def review(student: Features, teacher: Features, *, where: Mask = None) -> PerEx
     """
     student, teacher = _maps.alike(student, teacher, where)
     if student.ndim != 4:
-        raise BadInput(f"student has shape {student.shape}: expected [batch, height, width, channels]")
+        raise BadInput(f"student has shape {student.shape}; accepted: [batch, height, width, channels]")
     difference = student - teacher
     levels = [_maps.mean(difference**2)]
     for cells in (4, 2, 1):

@@ -99,7 +99,7 @@ def teacher_bounded(
     """
     require("margin", margin, "a number", math.isfinite)
     if targets is None:
-        raise BadInput("targets=None: teacher_bounded compares two errors; expected targets [batch, dims]")
+        raise BadInput("targets=None: teacher_bounded compares two errors; accepted: targets [batch, dims]")
     student, teacher = pair(student, teacher, where)
     check_shapes(student, targets=targets)
     targets = clean(targets, where)

@@ -38,8 +38,8 @@ def _rows(student: Array, teacher: Array, where: Mask) -> tuple[Array, Array, Bo
     """Both sides as clean `[batch, dims]`, which rows are kept, and how many, at least 1."""
     if student.ndim < 2 or teacher.ndim < 2 or len(student) != len(teacher):
         raise BadInput(
-            f"student has shape {student.shape} and teacher {teacher.shape}: "
-            "expected two axes or more on each side, the first is the batch"
+            f"student has shape {student.shape} and teacher {teacher.shape}; "
+            "accepted: two axes or more on each side, the first is the batch"
         )
     keep = _maps.kept(student, where)
     student, teacher = (clean(x, where).reshape(len(x), -1) for x in (student, teacher))
@@ -209,7 +209,7 @@ def cc_kernel(
     """
     require_positive("gamma", gamma)
     if order < 1 or order != int(order):
-        raise BadInput(f"order={order!r}: expected a whole number from 1 up")
+        raise BadInput(f"order={order!r}; accepted: a whole number from 1 up")
     student, teacher, _, count = _rows(student, teacher, where)
 
     def kernel(x: Array) -> Array:

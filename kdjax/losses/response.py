@@ -423,12 +423,12 @@ def dkd(
     Reference: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022.
     """
     if labels is None:
-        raise BadInput("labels=None: dkd sets the label's class apart; expected labels [batch], -1 if not known")
+        raise BadInput("labels=None: dkd sets the label's class apart; accepted: labels [batch], -1 if not known")
     check_shapes(student, labels=labels)
     for name, weight in (("alpha", alpha), ("beta", beta)):
         if jnp.shape(weight) not in ((), student.shape[:1]):
             raise BadInput(
-                f"student has shape {student.shape} and {name} {jnp.shape(weight)}: expected one number, or "
+                f"student has shape {student.shape} and {name} {jnp.shape(weight)}; accepted: one number, or "
                 f"{student.shape[:1]}"
             )
     log_q, log_p = _log_q_and_log_p(student, teacher, temperature, where)

@@ -29,8 +29,8 @@ class Fitted(NamedTuple):
         begin: `(terms, classes) -> memory`.
         now: `(memory, labels [B], visit) -> (temperatures [terms, B], memory)`, at the beginning of a step; `visit`
             says how many times the data set was seen whole, None where nobody knows.
-        learn: `(memory, said [terms, B, K], own [terms, B, K], labels [B], where [B]) -> memory`, at its end: of the
-            logits of teachers and student over all devices.
+        learn: `(memory, teachers [terms, B, K], student [terms, B, K], labels [B], where [B]) -> memory`, at its end:
+            of the logits of teachers and student over all devices.
     """
 
     begin: Callable[[int, int], Memory]
@@ -50,8 +50,8 @@ def entropy_balance(rate: Scalar = 0.001, least: Scalar = 1.0, most: Scalar = 10
     Raises: BadInput: numbers out of range, or fewer than two terms.
 
     >>> fitted = entropy_balance(rate=0.5)
-    >>> said = jnp.array([[[9.0, 0.0]], [[1.0, 0.0]]])  # the first is surer
-    >>> fitted.learn(fitted.begin(2, 2), said, said, jnp.array([0]), jnp.array([True]))["temperatures"]
+    >>> teachers = jnp.array([[[9.0, 0.0]], [[1.0, 0.0]]])  # the first is surer
+    >>> fitted.learn(fitted.begin(2, 2), teachers, teachers, jnp.array([0]), jnp.array([True]))["temperatures"]
     Array([1.5, 1. ], dtype=float32)
 
     Reference: the code released with Zhao, Wang, Wei, "Mitigating Accuracy-Robustness Trade-off via Balanced
@@ -67,9 +67,9 @@ def entropy_balance(rate: Scalar = 0.001, least: Scalar = 1.0, most: Scalar = 10
     def now(memory: Memory, labels: Array, visit: Array | None) -> tuple[Array, Memory]:
         return jnp.broadcast_to(memory["temperatures"][:, None], (len(memory["temperatures"]), len(labels))), memory
 
-    def learn(memory: Memory, said: Array, own: Array, labels: Array, where: Array) -> Memory:
+    def learn(memory: Memory, teachers: Array, student: Array, labels: Array, where: Array) -> Memory:
         old = memory["temperatures"]
-        log_p = jax.nn.log_softmax(jnp.where(where[None, :, None], said, 0) / old[:, None, None])
+        log_p = jax.nn.log_softmax(jnp.where(where[None, :, None], teachers, 0) / old[:, None, None])
         each = jax.vmap(_logits.expectation)(log_p, -log_p)
         entropy = jnp.sum(jnp.where(where[None], each, 0), axis=1) / jnp.maximum(jnp.sum(where), 1)
         others = (entropy.sum() - entropy) / (len(entropy) - 1)
@@ -118,10 +118,12 @@ def class_risk(rate: Scalar = 0.1, least: Scalar = 0.5, most: Scalar = 5.0, *, r
             each = jnp.broadcast_to(jnp.prod(each, axis=0, keepdims=True), each.shape)
         return each, kept | {"temperatures": table, "visit": jnp.maximum(memory["visit"], visit)}
 
-    def learn(memory: Memory, said: Array, own: Array, labels: Array, where: Array) -> Memory:
+    def learn(memory: Memory, teachers: Array, student: Array, labels: Array, where: Array) -> Memory:
         keep = where & (labels >= 0)
-        of_class = jax.nn.one_hot(labels, own.shape[-1]) * keep[:, None]
-        each = jax.vmap(cross_entropy, (0, None))(jnp.where(keep[None, :, None], own, 0), jnp.where(keep, labels, 0))
+        of_class = jax.nn.one_hot(labels, student.shape[-1]) * keep[:, None]
+        each = jax.vmap(cross_entropy, (0, None))(
+            jnp.where(keep[None, :, None], student, 0), jnp.where(keep, labels, 0)
+        )
         return memory | {
             "count": memory["count"] + of_class.sum(0, keepdims=True),
             "loss": memory["loss"] + jnp.where(keep[None], each, 0) @ of_class,

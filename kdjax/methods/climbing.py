@@ -1,14 +1,18 @@
-"""What robust methods are made of: attacks that climb a loss, a paper's form and its code's, weights that sum to 1."""
+"""What robust methods are made of: attacks that climb a loss, a paper's form and its code's, and schedules."""
 
-from typing import Literal
+import inspect
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from kdjax.methods.formulas import Number, attacked, gaussian, labels, pgd, response
-from kdjax.spec import Call, Formula
+from kdjax.attacks.catalogue import ATTACKS
+from kdjax.methods.formulas import Method, Number, attacked, gaussian, labels, pgd, response
+from kdjax.spec import Call
 from kdjax.spec import steps as piecewise
 from kdjax.types import BadInput
 
 EPSILON = 8 / 255
 """The radius, where nothing is said."""
+STEPS = 10
 
 Form = Literal["paper", "release"]
 
@@ -16,11 +20,36 @@ on_labels = labels(student=attacked)
 """Cross-entropy of attacked images."""
 
 
-def climb(objective: Call, epsilon: Number, steps: int, step_size: Number | None, *, uniform: bool = False) -> Call:
-    """PGD that makes an objective large; steps of 2.5 epsilon / steps, 2/255 of 8/255 in ten, where none is given."""
+def climb(objective: Call, *, uniform: bool = False) -> Call:
+    """PGD that makes an objective large, at the strength where nothing is said."""
     begin = {"random_start": True} if uniform else {"start": gaussian(0.001)}
-    length = {} if step_size is None else {"step_size": step_size}
-    return pgd(epsilon=epsilon, steps=steps, objective=objective, **begin, **length)
+    return pgd(epsilon=EPSILON, steps=STEPS, objective=objective, **begin)
+
+
+def strength(epsilon: Number = EPSILON, steps: int = STEPS, step_size: Number | None = None) -> None:
+    """What can be typed for the attack of every method: `rslad(epsilon=0.1, steps=20)`.
+
+    Args:
+        epsilon: the radius, in pixel units.
+        steps: how many.
+        step_size: of each; 2.5 epsilon / steps where none is given, 2/255 of 8/255 in ten.
+    """
+
+
+def at(one: Method, settings: Mapping[str, Any]) -> Method:
+    """The same method under an attack of another strength.
+
+    Raises:
+        BadInput: a method that attacks no image, or a setting that its attack does not have.
+    """
+    if not settings:
+        return one
+    taken = ATTACKS.parameters(one.attack).keys() if one.attack else ()
+    if unknown := [key for key in settings if key not in taken]:
+        accepted = ", ".join(key for key in inspect.signature(strength).parameters if key in taken) or "none"
+        raise BadInput(f"read {unknown[0]}={settings[unknown[0]]!r}; accepted of its attack: {accepted}")
+    typed = {key: value for key, value in settings.items() if value is not None}
+    return one._replace(attack=one.attack and Call(one.attack.name)(**{**one.attack.keywords, **typed}))
 
 
 def is_release(form: Form) -> bool:
@@ -33,31 +62,6 @@ def is_release(form: Form) -> bool:
 def divergence(form: Form) -> Call:
     """KL summed over classes, or its mean over them, which much code takes."""
     return response.mean_kl if is_release(form) else response.kl
-
-
-def mixed(alpha: Number, first: Call, second: Call) -> Formula:
-    """alpha first + (1 - alpha) second, without what has no weight.
-
-    Raises:
-        BadInput: no plain number from 0 to 1.
-    """
-    if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
-        raise BadInput(f"alpha={alpha!r}: 1 - alpha weighs the rest; accepted: a number from 0 to 1, or a --loss")
-    if alpha in (0, 1):
-        return 1.0 * (first if alpha else second)
-    return alpha * first + round(1 - alpha, 12) * second
-
-
-def rest(*weights: float) -> float:
-    """What is left of 1.
-
-    Raises:
-        BadInput: nothing is.
-    """
-    left = round(1 - sum(weights), 12)
-    if not (min(weights) >= 0 and left >= 0):
-        raise BadInput(f"weights {weights} leave {left} to the labels; accepted: from 0 up, 1 together at most")
-    return left
 
 
 def trusted(power: Number, begin: float) -> Number:

@@ -21,22 +21,11 @@ from kdjax.methods.formulas import (
     response,
     stages,
 )  # fmt: skip
+from kdjax.methods.shares import complement
 from kdjax.spec import warmup
-from kdjax.types import BadInput
 
 _WARM = 20 / 240
 """The released recipes' warm-up, 20 of 240 epochs."""
-
-
-def _rest(alpha: Number) -> float:
-    """1 - alpha, as it is written.
-
-    Raises:
-        BadInput: no plain number.
-    """
-    if not isinstance(alpha, int | float):
-        raise BadInput(f"alpha={alpha!r}: 1 - alpha weighs the labels; accepted: a number, or a loss of two weights")
-    return round(1 - alpha, 12)
 
 
 def kd(alpha: Number = 0.9, temperature: Number = 4.0) -> Method:
@@ -45,7 +34,7 @@ def kd(alpha: Number = 0.9, temperature: Number = 4.0) -> Method:
     Reference: Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, NIPS 2014 Deep Learning Workshop;
     weights of the CIFAR-100 protocol.
     """
-    return Method(alpha * response.kl(temperature=temperature) + _rest(alpha) * labels)
+    return Method(alpha * response.kl(temperature=temperature) + complement(alpha) * labels)
 
 
 def patient(temperature: Number = 1.0) -> Method:
@@ -61,7 +50,7 @@ def soft_labels(alpha: Number = 0.9, temperature: Number = 4.0) -> Method:
 
     Reference: Hinton, Vinyals, Dean, 2014, section 2.
     """
-    return Method(alpha * response.soft_cross_entropy(temperature=temperature) + _rest(alpha) * labels)
+    return Method(alpha * response.soft_cross_entropy(temperature=temperature) + complement(alpha) * labels)
 
 
 def reverse_kl(alpha: Number = 0.9, temperature: Number = 4.0) -> Method:
@@ -69,7 +58,7 @@ def reverse_kl(alpha: Number = 0.9, temperature: Number = 4.0) -> Method:
 
     Reference: Gu, Dong, Wei, Huang, MiniLLM: Knowledge Distillation of Large Language Models, ICLR 2024, section 2.
     """
-    return Method(alpha * response.reverse_kl(temperature=temperature) + _rest(alpha) * labels)
+    return Method(alpha * response.reverse_kl(temperature=temperature) + complement(alpha) * labels)
 
 
 def jensen_shannon(alpha: Number = 0.9, temperature: Number = 4.0) -> Method:
@@ -77,7 +66,7 @@ def jensen_shannon(alpha: Number = 0.9, temperature: Number = 4.0) -> Method:
 
     Reference: Agarwal et al., On-Policy Distillation of Language Models, ICLR 2024, section 3.
     """
-    return Method(alpha * response.jensen_shannon(temperature=temperature) + _rest(alpha) * labels)
+    return Method(alpha * response.jensen_shannon(temperature=temperature) + complement(alpha) * labels)
 
 
 def logit_mse(alpha: Number = 0.9) -> Method:
@@ -85,7 +74,7 @@ def logit_mse(alpha: Number = 0.9) -> Method:
 
     Reference: Ba, Caruana, Do Deep Nets Really Need to be Deep?, NIPS 2014, equation 1.
     """
-    return Method(alpha * response.logit_mse + _rest(alpha) * labels)
+    return Method(alpha * response.logit_mse + complement(alpha) * labels)
 
 
 def centred_logit_mse(alpha: Number = 0.9) -> Method:
@@ -93,7 +82,7 @@ def centred_logit_mse(alpha: Number = 0.9) -> Method:
 
     Reference: Hinton, Vinyals, Dean, 2014, section 2.1.
     """
-    return Method(alpha * response.centred_logit_mse + _rest(alpha) * labels)
+    return Method(alpha * response.centred_logit_mse + complement(alpha) * labels)
 
 
 def hard_labels(alpha: Number = 0.5) -> Method:
@@ -102,7 +91,7 @@ def hard_labels(alpha: Number = 0.5) -> Method:
     Reference: Touvron et al., Training data-efficient image transformers and distillation through attention, ICML 2021,
     equation 3.
     """
-    return Method(alpha * response.hard_label + _rest(alpha) * labels)
+    return Method(alpha * response.hard_label + complement(alpha) * labels)
 
 
 def standardized_kd(weight: Number = 9.0, temperature: Number = 2.0) -> Method:

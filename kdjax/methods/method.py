@@ -1,9 +1,14 @@
 """What a method is, and the methods by the name that a flag gives: `crd`, `review(weight=5)`, `adaad + igdm`."""
 
+import inspect
+from dataclasses import replace
+from typing import Any
+
 from kdjax import spec
 from kdjax.methods import distillation, robust, robust_distillation, two_teachers
+from kdjax.methods.climbing import at, strength
 from kdjax.methods.formulas import Method as Method
-from kdjax.spec import Call, Family, Formula
+from kdjax.spec import Call, Family, Formula, Weighted
 from kdjax.types import BadInput
 
 
@@ -36,7 +41,7 @@ def method(text: str | Call | Formula, *, flag: str = "method") -> Method:
     0.5*response.kl(temperature=4.0) + 0.5*labels
     """
     named = spec.formula(text, flag=flag)
-    parts = [(weight, METHODS.resolve(call)()) for weight, call in named.terms]
+    parts = [(weight, _made(call)) for weight, call in named.terms]
     if len(parts) == 1 and parts[0][0] == 1:
         return parts[0][1]
     attacks = list(dict.fromkeys(one.attack for _, one in parts if one.attack))
@@ -45,3 +50,25 @@ def method(text: str | Call | Formula, *, flag: str = "method") -> Method:
     whole = Formula(tuple(term for weight, one in parts for term in (weight * one.expression).terms))
     others = tuple(dict.fromkeys(other for _, one in parts for other in one.others))
     return Method(whole, attack=attacks[0] if attacks else None, others=others)
+
+
+def bound(call: Call) -> dict[str, Any]:
+    """The arguments of a method's call, those of its attack's strength among them.
+
+    Raises:
+        BadInput: a name or a keyword that there is not.
+    """
+    return METHODS.bind(call, beside=strength if call.name in ROBUST.functions else None)
+
+
+def _made(call: Call) -> Method:
+    """The method that a call names; what is wrong with a part of it is shown where the call was read."""
+    own = bound(call)
+    typed = {key: own.pop(key) for key in inspect.signature(strength).parameters if key in own}
+    try:
+        one = at(METHODS.find(call)(**own), typed)
+    except BadInput as error:
+        raise call.error(f"{call.name}: {error}") from None
+    here = lambda part: replace(part, place=call.place)  # noqa: E731
+    terms = tuple(Weighted(weight, here(part)) for weight, part in one.expression.terms)
+    return one._replace(expression=Formula(terms), attack=one.attack and here(one.attack))

@@ -4,9 +4,8 @@ x is an image and x' what the attack makes of it; S is the network and p_S its s
 `response.kl(student=b, teacher=a)`. The weights are the papers', for CIFAR-10 at epsilon 8/255 where nothing else is
 said. They stand here and nowhere else.
 
-All take `epsilon`, `steps` and `step_size` of their attack: a radius in pixel units, a number of steps, and a step of
-2.5 epsilon / steps, 2/255 of 8/255 in ten, where none is given. It is made against the network in evaluation mode, as
-deployed.
+All can be typed with `epsilon`, `steps` and `step_size` of their attack (`climbing.strength`). It is made against the
+network in evaluation mode, as deployed.
 """
 
 from kdjax.methods.climbing import EPSILON, climb, on_labels
@@ -14,25 +13,24 @@ from kdjax.methods.formulas import Method, Number, attacked, clean, doubt, label
 from kdjax.methods.formulas import fgsm_rs as one_step
 
 
-def pgd_at(epsilon: Number = EPSILON, steps: int = 10, step_size: Number | None = None) -> Method:
+def pgd_at() -> Method:
     """CE(S(x'), y), x' of that same loss.
 
     Reference: Madry, Makelov, Schmidt, Tsipras, Vladu, Towards Deep Learning Models Resistant to Adversarial Attacks,
     ICLR 2018, equation 2.1.
     """
-    return Method(1.0 * on_labels, attack=climb(on_labels, epsilon, steps, step_size, uniform=True))
+    return Method(1.0 * on_labels, attack=climb(on_labels, uniform=True))
 
 
-def fgsm_rs(epsilon: Number = EPSILON, step_size: Number | None = None) -> Method:
+def fgsm_rs() -> Method:
     """CE(S(x'), y), x' of one step of 1.25 epsilon from a uniform start.
 
     Reference: Wong, Rice, Kolter, Fast is better than free: revisiting adversarial training, ICLR 2020, algorithm 3.
     """
-    length = {} if step_size is None else {"step_size": step_size}
-    return Method(1.0 * on_labels, attack=one_step(epsilon=epsilon, objective=on_labels, **length))
+    return Method(1.0 * on_labels, attack=one_step(epsilon=EPSILON, objective=on_labels))
 
 
-def trades(beta: Number = 6.0, epsilon: Number = EPSILON, steps: int = 10, step_size: Number | None = None) -> Method:
+def trades(beta: Number = 6.0) -> Method:
     """CE(S(x), y) + beta KL(p_S(x) || p_S(x')), with gradient on both sides; x' makes the same KL large.
 
     Args:
@@ -43,10 +41,10 @@ def trades(beta: Number = 6.0, epsilon: Number = EPSILON, steps: int = 10, step_
     """
     apart = response.kl(student=attacked, teacher=student(clean), temperature=1.0)
     both = response.kl(student=attacked, teacher=student(clean), temperature=1.0, stop=False)
-    return Method(1.0 * labels + beta * both, attack=climb(apart, epsilon, steps, step_size))
+    return Method(1.0 * labels + beta * both, attack=climb(apart))
 
 
-def mart(weight: Number = 5.0, epsilon: Number = EPSILON, steps: int = 10, step_size: Number | None = None) -> Method:
+def mart(weight: Number = 5.0) -> Method:
     """BCE(S(x'), y) + weight (1 - p_S(x)_y) KL(p_S(x) || p_S(x')), with gradient everywhere; x' makes CE(S(x'), y)
     large.
 
@@ -57,4 +55,4 @@ def mart(weight: Number = 5.0, epsilon: Number = EPSILON, steps: int = 10, step_
         student=attacked, teacher=student(clean), temperature=1.0, stop=False, times=doubt(student(clean))
     )
     hard = response.boosted_cross_entropy(student=attacked)
-    return Method(1.0 * hard + weight * apart, attack=climb(on_labels, epsilon, steps, step_size))
+    return Method(1.0 * hard + weight * apart, attack=climb(on_labels))

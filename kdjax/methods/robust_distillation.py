@@ -4,16 +4,15 @@ x is an image and x' what the attack makes of it; S is the student and T the tea
 temperature t where one is written; KL(a || b) is `response.kl(student=b, teacher=a)`, with its t^2. The weights are the
 papers', for CIFAR-10 at epsilon 8/255 where nothing else is said. They stand here and nowhere else.
 
-All take `epsilon`, `steps` and `step_size` of their attack: a radius in pixel units, a number of steps, and a step of
-2.5 epsilon / steps, 2/255 of 8/255 in ten, where none is given. It is made against the student in evaluation mode, as
-deployed. The code of ARD, IAD and AKD2 makes it in training mode, so that running averages of BatchNorm see attacked
-images eleven times a step: that is not repeated here.
+All but IGDM can be typed with `epsilon`, `steps` and `step_size` of their attack (`climbing.strength`). It is made
+against the student in evaluation mode, as deployed. The code of ARD, IAD and AKD2 makes it in training mode, so that
+running averages of BatchNorm see attacked images eleven times a step: that is not repeated here.
 
 `form="release"` is the released code where its loss is another than the paper's. `response.mean_kl` there is the mean
 over classes that `torch.nn.KLDivLoss()` takes, a tenth of the sum on ten classes, and so a tenth of the learning rate.
 """
 
-from kdjax.methods.climbing import EPSILON, Form, climb, divergence, falling, is_release, mixed, on_labels, trusted
+from kdjax.methods.climbing import Form, climb, divergence, falling, is_release, on_labels, trusted
 from kdjax.methods.formulas import (
     Method,
     Number,
@@ -31,15 +30,13 @@ from kdjax.methods.formulas import (
     teacher,
     unsureness,
 )
+from kdjax.methods.shares import mixed
 from kdjax.spec import linear
 
 
 def ard(
-    alpha: float = 1.0,
+    alpha: Number = 1.0,
     temperature: Number = 30.0,
-    epsilon: Number = EPSILON,
-    steps: int = 10,
-    step_size: Number | None = None,
     form: Form = "paper",
 ) -> Method:
     """alpha t^2 KL(p_T(x) || p_S(x')) + (1 - alpha) CE(S(x), y); x' makes CE(S(x'), y) large.
@@ -51,16 +48,13 @@ def ard(
     Reference: Goldblum, Fowl, Feizi, Goldstein, Adversarially Robust Distillation, AAAI 2020, equation 4.
     """
     taught = divergence(form)(student=attacked, teacher=clean, temperature=temperature)
-    return Method(mixed(alpha, taught, labels), attack=climb(on_labels, epsilon, steps, step_size, uniform=True))
+    return Method(mixed(alpha, taught, labels), attack=climb(on_labels, uniform=True))
 
 
 def iad_i(
     temperature: Number = 1.0,
     power: Number = 0.1,
     begin: float = 60 / 200,
-    epsilon: Number = EPSILON,
-    steps: int = 10,
-    step_size: Number | None = None,
     form: Form = "paper",
 ) -> Method:
     """w t^2 KL(p_T(x) || p_S(x')) + (1 - w) KL(p_S(x) || p_S(x')), w = p_T(x')_y^power; x' makes CE(S(x'), y) large.
@@ -80,14 +74,11 @@ def iad_i(
     taught = response.kl(student=attacked, teacher=clean, temperature=temperature, **weighed)
     wary = doubt(teacher(attacked), power=trust)
     own = response.kl(student=attacked, teacher=student(clean), temperature=1.0, times=wary, **through)
-    return Method(1.0 * taught + 1.0 * own, attack=climb(on_labels, epsilon, steps, step_size, uniform=True))
+    return Method(1.0 * taught + 1.0 * own, attack=climb(on_labels, uniform=True))
 
 
 def rslad(
-    alpha: float = 5 / 6,
-    epsilon: Number = EPSILON,
-    steps: int = 10,
-    step_size: Number | None = None,
+    alpha: Number = 5 / 6,
     form: Form = "paper",
 ) -> Method:
     """alpha KL(p_T(x) || p_S(x')) + (1 - alpha) KL(p_T(x) || p_S(x)), no labels; x' makes KL(p_T(x) || p_S(x')) large.
@@ -102,14 +93,11 @@ def rslad(
     apart = response.kl(student=attacked, teacher=clean, temperature=1.0)
     kl = divergence(form)
     taught = kl(student=attacked, teacher=clean, temperature=1.0), kl(temperature=1.0)
-    return Method(mixed(alpha, *taught), attack=climb(apart, epsilon, steps, step_size))
+    return Method(mixed(alpha, *taught), attack=climb(apart))
 
 
 def adaad(
-    alpha: float = 1.0,
-    epsilon: Number = EPSILON,
-    steps: int = 10,
-    step_size: Number | None = None,
+    alpha: Number = 1.0,
     form: Form = "paper",
 ) -> Method:
     """alpha KL(p_T(x') || p_S(x')) + (1 - alpha) KL(p_T(x) || p_S(x)); x' makes KL(p_T(x') || p_S(x')) large.
@@ -126,14 +114,11 @@ def adaad(
     apart = response.kl(student=attacked, teacher=attacked, temperature=1.0)
     kl = divergence(form)
     taught = kl(student=attacked, teacher=attacked, temperature=1.0), kl(temperature=1.0)
-    return Method(mixed(alpha, *taught), attack=climb(apart, epsilon, steps, step_size))
+    return Method(mixed(alpha, *taught), attack=climb(apart))
 
 
 def adaiad(
     power: Number = 0.1,
-    epsilon: Number = EPSILON,
-    steps: int = 10,
-    step_size: Number | None = None,
     form: Form = "paper",
 ) -> Method:
     """w KL(p_T(x') || p_S(x')) + (1 - w) KL(p_S(x) || p_S(x')), w = p_T(x')_y^power; x' as AdaAD's.
@@ -151,15 +136,12 @@ def adaiad(
         student=attacked, teacher=student(clean), temperature=1.0, times=doubt(teacher(attacked), power=power)
     )
     apart = response.kl(student=attacked, teacher=attacked, temperature=1.0)
-    return Method(1.0 * taught + 1.0 * own, attack=climb(apart, epsilon, steps, step_size))
+    return Method(1.0 * taught + 1.0 * own, attack=climb(apart))
 
 
 def absld(
-    alpha: float = 5 / 6,
+    alpha: Number = 5 / 6,
     rate: Number | None = None,
-    epsilon: Number = EPSILON,
-    steps: int = 10,
-    step_size: Number | None = None,
     form: Form = "paper",
 ) -> Method:
     """RSLAD with softer answers for classes that the student knows: alpha KL(q'(x) || p_S(x')) + (1 - alpha)
@@ -185,16 +167,13 @@ def absld(
     )
     # The attack takes the temperatures of the first term.
     apart = response.kl(student=attacked, teacher=clean, temperature=1.0, teacher_temperature=class_risk)
-    return Method(mixed(alpha, *taught), attack=climb(apart, epsilon, steps, step_size))
+    return Method(mixed(alpha, *taught), attack=climb(apart))
 
 
 def saad(
     scale: Number = 5.0,
     gradients: Number = 1.0,
     plain: float = 0.0,
-    epsilon: Number = EPSILON,
-    steps: int = 10,
-    step_size: Number | None = None,
 ) -> Method:
     """w [KL(p_T(x') || p_S(x')) + a (share of the run) IGDM] + b (1 - w_n) KL(p_T(x) || p_S(x)), w = s (H - min H).
 
@@ -218,7 +197,7 @@ def saad(
     if plain:
         terms += plain * response.kl(temperature=1.0, times=sureness(teacher(attacked)))
     far = response.kl(student=attacked, teacher=foretold, temperature=1.0)
-    return Method(terms, attack=climb(far, epsilon, steps, step_size))
+    return Method(terms, attack=climb(far))
 
 
 def igdm(weight: Number = 1.0) -> Method:

@@ -1,10 +1,10 @@
 """Learning from a robust teacher T and a naturally trained one, N, under attack.
 
-The words are those of `robust_distillation`, and so are `epsilon`, `steps`, `step_size` and `form`; `natural` is the
+The words are those of `robust_distillation`, and so are the strength of the attack and `form`; `natural` is the
 folder of the run that trained N, where a command looks for it.
 """
 
-from kdjax.methods.climbing import EPSILON, Form, climb, divergence, falling, is_release, on_labels, rest, trusted
+from kdjax.methods.climbing import Form, climb, divergence, falling, is_release, on_labels, trusted
 from kdjax.methods.formulas import (
     Method,
     Number,
@@ -19,6 +19,7 @@ from kdjax.methods.formulas import (
     teacher,
 )
 from kdjax.methods.formulas import natural as naturally
+from kdjax.methods.shares import rest
 
 
 def iad_ii(
@@ -27,9 +28,6 @@ def iad_ii(
     temperature: float = 1.0,
     power: Number = 0.1,
     begin: float = 40 / 200,
-    epsilon: Number = EPSILON,
-    steps: int = 10,
-    step_size: Number | None = None,
     form: Form = "paper",
     natural: str = "",
 ) -> Method:
@@ -56,7 +54,7 @@ def iad_ii(
     parts = robust * taught + robust * scale * own + plain * also
     return Method(
         rest(robust, plain) * on_labels + parts,
-        attack=climb(on_labels, epsilon, steps, step_size, uniform=True),
+        attack=climb(on_labels, uniform=True),
         others=(("natural", natural),),
     )
 
@@ -65,9 +63,6 @@ def akd2(
     robust: float = 0.5,
     plain: float = 0.25,
     temperature: Number = 1.0,
-    epsilon: Number = EPSILON,
-    steps: int = 10,
-    step_size: Number | None = None,
     natural: str = "",
 ) -> Method:
     """(1 - a1 - a2) CE(S(x'), y) + a1 t^2 KL(p_T(x') || p_S(x')) + a2 t^2 KL(p_N(x') || p_S(x')), N a naturally trained
@@ -84,16 +79,13 @@ def akd2(
     also = response.kl(student=attacked, teacher=naturally(attacked), temperature=temperature)
     return Method(
         rest(robust, plain) * on_labels + robust * taught + plain * also,
-        attack=climb(on_labels, epsilon, steps, step_size, uniform=True),
+        attack=climb(on_labels, uniform=True),
         others=(("natural", natural),),
     )
 
 
 def mtard(
     rate: Number | None = None,
-    epsilon: Number = EPSILON,
-    steps: int = 10,
-    step_size: Number | None = None,
     form: Form = "paper",
     natural: str = "",
 ) -> Method:
@@ -113,17 +105,12 @@ def mtard(
     kl, together = divergence(form), progress(rate=falling(0.025) if rate is None else rate)
     robust = kl(student=attacked, teacher=attacked, temperature=1.0, shared=together)
     plain = kl(teacher=naturally(clean), temperature=1.0, shared=together)
-    return Method(
-        1.0 * robust + 1.0 * plain, attack=climb(on_labels, epsilon, steps, step_size), others=(("natural", natural),)
-    )
+    return Method(1.0 * robust + 1.0 * plain, attack=climb(on_labels), others=(("natural", natural),))
 
 
 def b_mtard(
     rate: Number | None = None,
     temperature_rate: Number | None = None,
-    epsilon: Number = EPSILON,
-    steps: int = 10,
-    step_size: Number | None = None,
     form: Form = "paper",
     natural: str = "",
 ) -> Method:
@@ -145,6 +132,4 @@ def b_mtard(
     softened = entropy_balance(rate=falling(0.001) if temperature_rate is None else temperature_rate)
     robust = kl(student=attacked, teacher=attacked, temperature=1.0, shared=together, teacher_temperature=softened)
     plain = kl(teacher=naturally(clean), temperature=1.0, shared=together, teacher_temperature=softened)
-    return Method(
-        1.0 * robust + 1.0 * plain, attack=climb(on_labels, epsilon, steps, step_size), others=(("natural", natural),)
-    )
+    return Method(1.0 * robust + 1.0 * plain, attack=climb(on_labels), others=(("natural", natural),))

@@ -39,7 +39,7 @@ class Groups:
             SHARES.bind(value, given=("memory", "losses"))
         group = alike[0].group if alike else _group(value, self._weights)
         numbers = {key: self._number(x, f"{group}.{key}") for key, x in value.kwargs}
-        alike.append(Shared(group, saying(group, SHARES.functions[value.name]), all_of(numbers)))
+        alike.append(Shared(group, saying(group, SHARES.functions[value.name], value), all_of(numbers)))
         return alike[0], Call(call.name, call.args, tuple(own.items()), call.place)
 
     def softened(self, call: Call) -> tuple[Softened | None, Call]:
@@ -59,7 +59,7 @@ class Groups:
             group = _group(value, self._temperatures)
             kept = {key: x for key, x in value.kwargs if isinstance(x, bool)}
             numbers = all_of({key: self._number(x, f"{group}.{key}") for key, x in value.kwargs if key not in kept})
-            rule = saying(group, partial(TEMPERATURES.functions[value.name], **kept))
+            rule = saying(group, partial(TEMPERATURES.functions[value.name], **kept), value)
             alike.append(Softened(group, 0, rule, numbers))
         else:
             alike.append(alike[0]._replace(row=len(alike)))
@@ -93,13 +93,13 @@ def all_of(numbers: Mapping[str, Number]) -> Callable[[TrainState], dict[str, An
     return lambda state: {key: number(state) for key, number in numbers.items()}
 
 
-def saying(name: str, loss: Callable[..., Any]) -> Callable[..., Any]:
-    """A loss whose refusals say which it is."""
+def saying(name: str, loss: Callable[..., Any], call: Call) -> Callable[..., Any]:
+    """A loss whose refusals say which it is, and where it was read."""
 
     def called(*arrays: Any, **keywords: Any) -> Any:
         try:
             return loss(*arrays, **keywords)
         except BadInput as error:
-            raise BadInput(f"{name}: {error}") from None
+            raise call.error(f"{name}: {error}") from None
 
     return called

@@ -8,7 +8,7 @@ from kdjax.models.connect.connectors import numbered
 from kdjax.recipes import layer_maps
 from kdjax.recipes.comparisons import Comparison
 from kdjax.spec import Call, Family, Formula
-from kdjax.types import BadInput
+from kdjax.types import BadInput, nearest
 
 MAPS = Family(layer_maps, first=("student", "teacher"))
 STAGES, MIDDLE, FINAL = "stages", "middle", "final"
@@ -57,6 +57,13 @@ def layers_of(call: Call, row: Comparison, shown: Shown) -> Layers:
     if len(sides[0]) != len(sides[1]) or not fewest <= len(sides[0]) <= most:
         wanted = "one layer" if most == 1 else f"{fewest} layers" if most == fewest else "one layer or more, as many"
         raise call.error(f"{call.name} compares {wanted} on each side; read {len(sides[0])} and {len(sides[1])}")
+    for network, read, names in zip(("student", "teacher"), sides, shown, strict=True):
+        for name in read:
+            if name not in names:
+                near = nearest(name, names)
+                raise call.error(
+                    f"{call.name}: the {network} has no layer {name!r}; accepted: {', '.join(names)}{near}"
+                )
     return Layers((sides,))
 
 

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.ensembles.pools import Ensemble, Vote
+from kdjax.ensembles.pools import Ensemble
 from kdjax.recipes._batch import Augment, agreement, augmented, correct, known
 from kdjax.recipes.attacked import Attacked, attacked_images, check
 from kdjax.recipes.memory import over_devices, recall
+from kdjax.recipes.pooling import pooled, require_layers
 from kdjax.recipes.sharing import shared_out
 from kdjax.recipes.softening import fitted_after, temperatures_of
 from kdjax.recipes.terms import LABELS, TEACHER, Number, Side, Term, numbers_of, value_of
@@ -82,7 +83,7 @@ def learn(
         augment: applied to the images of each step, before the attack.
         ensemble: makes one answer of several teachers' `[T, B, K]`. It sees the labels, the student's logits and, where
             the batch has it, `domain`. Where it votes, terms on its answer are multiplied by the example's weight.
-            Layers of stacked teachers are averaged.
+            Layers that all teachers have in one shape are averaged.
         pairs: what terms on layers compare.
         temperature: at which the ensemble averages; None is 1.
         moves: the views whose pass moves running statistics, in this order; None is all that are shown.
@@ -118,13 +119,13 @@ def learn(
         rows = jnp.zeros(len(label), bool)
         temperatures, fitted = temperatures_of(terms, state, batch)
 
-        def pooled(name: str, variables: PyTree, image: Array, student: Array) -> tuple[Outputs, Array | None]:
+        def asked_of(name: str, variables: PyTree, image: Array, student: Array) -> tuple[Outputs, Array | None]:
             outputs = teachers[name](variables, {**batch, "inputs": image})
             at = temperature(state) if temperature else 1.0
-            return _pooled(outputs, ensemble if name == TEACHER else None, student, batch, at)
+            return pooled(outputs, ensemble if name == TEACHER else None, student, batch, at)
 
         if attacked is not None and moved_inputs:
-            ask = lambda *asked: pooled(*asked)[0].logits  # noqa: E731
+            ask = lambda *given: asked_of(*given)[0].logits  # noqa: E731
             inputs[ATTACKED], rows = attacked_images(
                 attacked, student, ask, variables_of, state, batch, key, temperatures
             )
@@ -142,7 +143,7 @@ def learn(
         for name, view in asked:
             if name != STUDENT:
                 beside = own.get(view, own[shown[0]]).logits
-                outputs, vote = pooled(name, variables_of[name], inputs[view], beside)
+                outputs, vote = asked_of(name, variables_of[name], inputs[view], beside)
                 theirs[name, view] = jax.lax.stop_gradient(outputs), vote
 
         def answer(side: Side) -> Array:
@@ -245,32 +246,6 @@ def _check_side(name: str, side: Side, teachers: Mapping[str, Teacher]) -> None:
             )
 
 
-def _pooled(
-    outputs: Outputs, ensemble: Ensemble | None, student: Array, batch: Batch, temperature: Any
-) -> tuple[Outputs, Array | None]:
-    """One answer of whoever was asked, and the weight of each example where there was a vote."""
-    if outputs.logits.ndim != (2 if ensemble is None else 3):
-        raise BadInput(
-            f"the teacher's logits have shape {outputs.logits.shape}: accepted are one teacher's [B, K] without an "
-            "ensemble, or several teachers' [T, B, K] with one"
-        )
-    if ensemble is None:
-        return outputs, None
-    teachers, rows, _ = outputs.logits.shape
-    answer = ensemble(
-        outputs.logits,
-        student=student,
-        labels=jnp.asarray(batch["label"]),
-        domain=jnp.asarray(batch["domain"]) if "domain" in batch else None,
-        temperature=temperature,
-    )
-    answer = jax.lax.stop_gradient(answer)
-    logits, weight = answer if isinstance(answer, Vote) else (answer, None)
-    # Of several teachers run as one, a layer has an axis of teachers; of others, each layer is one teacher's.
-    layers = {n: x.mean(0) if x.shape[:2] == (teachers, rows) else x for n, x in outputs.features.items()}
-    return Outputs(logits, layers), weight
-
-
 def _compare(
     terms: Sequence[Term],
     pairs: Pairs | None,
@@ -287,6 +262,7 @@ def _compare(
     if len(sides) > 1:
         raise BadInput(f"terms on layers look at the views {sorted(sides)}: accepted is one pair of views for all")
     mine, right = sides.pop()
+    require_layers(on_layers, theirs[TEACHER, right][0])
     variables = {"params": state.params[CONNECTORS], **state.model_state[CONNECTORS]}
     compared, moved = pairs(variables, own[mine], theirs[TEACHER, right][0], train=True, mask=mask)
     return compared, {CONNECTORS: {**state.model_state[CONNECTORS], **moved}}

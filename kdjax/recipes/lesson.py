@@ -20,7 +20,7 @@ from kdjax.recipes.attack_reading import read_attack
 from kdjax.recipes.attacked import Attacked
 from kdjax.recipes.layers import Shown
 from kdjax.recipes.learn import CONNECTORS, Frozen, learn
-from kdjax.recipes.reading import OF_FACTORS, OF_LABELS, OF_LAYERS, Reader
+from kdjax.recipes.reading import OF_FACTORS, OF_LABELS, OF_LAYERS, VIEWS, Reader
 from kdjax.recipes.terms import LABELS, TEACHER
 from kdjax.spec import Call, Formula, Schedule, Set, grid
 from kdjax.teachers.live import Teacher, live
@@ -189,9 +189,11 @@ def lesson(
         raise BadInput(
             "a network without input_shape: accepted are those of models.create, or `_replace(input_shape=)`"
         )
+    _refuse_other_inputs(shape, {TEACHER: teacher, **others})
     shown = Shown(*(layer_names(model) for model in (student, teacher)))
-    read = Reader(formula, shown, steps, examples, batch_size, taught, teachers=others)
-    numbers, sets = read.hparams, read.sets
+    views = VIEWS if attacked is not None else (CLEAN,)
+    read = Reader(formula, shown, steps, examples, batch_size, taught, teachers=others, views=views)
+    numbers, sets, typed = read.hparams, read.sets, attacked if isinstance(attacked, str | Call) else "the attack"
     if isinstance(attacked, str | Call):
         attack = read_attack(attacked, steps=steps, teachers=tuple(others))
         attacked, numbers, sets = attack.attacked, numbers | attack.hparams, sets | attack.sets
@@ -213,13 +215,19 @@ def lesson(
             pairs=connected.pairs if connected else None,
             temperature=read.temperature,
         )
-        return Recipe(function, numbers)
+        return Recipe(function, numbers, sets)
 
     memories = {name: one.init for name, one in read.memories.items()}
     memories |= read.groups.memories(answers_of(student).logits.shape[-1])
     looked_at = {view for t in read.terms for side in t.sides for view in side.views}
+    if attacked is not None and looked_at <= {CLEAN}:
+        accepted = "a term that does, such as response.kl(student=attacked), or no attack"
+        raise BadInput(f"{flag}={formula}: no term looks at the images of {typed}; accepted: {accepted}")
     asking = (*read.terms, *(attacked.terms if attacked else ()))
     asks = {side.network for t in asking for side in t.sides} - {STUDENT, LABELS}
+    if ensemble is None:
+        answering = {side.network for t in asking if not t.on_layers for side in t.sides} & asks
+        _refuse_other_classes(student, {n: one for n, one in {TEACHER: teacher, **others}.items() if n in answering})
     made = Lesson(
         formula,
         Networks(init, memories),
@@ -247,6 +255,21 @@ def lesson(
                 others=others, taught=taught, flag=flag,
             )  # fmt: skip
     return made
+
+
+def _refuse_other_inputs(shape: tuple[int, ...], teachers: Mapping[str, Model]) -> None:
+    for name, model in teachers.items():
+        if model.input_shape and model.input_shape != shape:
+            raise BadInput(f"{name} has input_shape={model.input_shape}; accepted: the student's, {shape}")
+
+
+def _refuse_other_classes(student: Model, teachers: Mapping[str, Model]) -> None:
+    classes = answers_of(student).logits.shape[-1]
+    for name, model in teachers.items():
+        if (own := answers_of(model).logits.shape[-1]) != classes:
+            raise BadInput(
+                f"{name} answers with {own} classes; accepted: as many as the student, {classes}, or losses on layers"
+            )
 
 
 def _bounds(one: Set) -> tuple[float | int, ...]:

@@ -95,8 +95,8 @@ def peer_aid(
             {"params": params[STUDENT], **moved}, jnp.asarray(batch["inputs"]), train=True,
             key=jax.random.fold_in(key, 2), mask=mask,
         )  # fmt: skip
-        said, peer_moved = peer.apply(theirs, image, train=True, key=jax.random.fold_in(key, 3), mask=mask)
-        s, p, where = mine.logits, said.logits, mask > 0
+        answered, peer_moved = peer.apply(theirs, image, train=True, key=jax.random.fold_in(key, 3), mask=mask)
+        s, p, where = mine.logits, answered.logits, mask > 0
         soft = {"temperature": need(state, "temperature"), "where": where}
         terms = {
             "labels": response.cross_entropy(s, label),

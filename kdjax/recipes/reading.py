@@ -30,6 +30,8 @@ LARGEST = 1e18
 
 VIEWS = (CLEAN, ATTACKED, MIRRORED)
 
+_WITH_ATTACK = f"{ATTACKED} and {MIRRORED} with an attack, such as pgd(8/255)"
+
 OF_LAYERS, OF_FACTORS, OF_ANSWERS, OF_LABELS = "layers", "factors", "answers", "labels"
 
 
@@ -90,7 +92,7 @@ class Reader:
         own_way: dict[str, Any] = {"times": times, "shared": shared, "softened": softened}
         weigh = self.number(weight, f"{place}.weight")
         if negative := [x for n, x in self.hparams.items() if n.startswith(f"{place}.weight") and x < 0]:
-            raise call.error(f"read the weight {negative[0]:g} of {call.name}; accepted: numbers from 0 up")
+            raise call.weight_error(f"read the weight {negative[0]:g} of {call.name}; accepted: numbers from 0 up")
         if call.name == LABELS or call.name in BY_LABELS.functions:
             self.kinds[f"{place}.weight"] = OF_LABELS
             plain = call.name == LABELS
@@ -166,7 +168,7 @@ class Reader:
     def _add(self, term: Term, call: Call) -> None:
         if term.name in [t.name for t in self.terms]:
             raise call.error(f"{term.name} is named twice; accepted is each once")
-        self.terms.append(term._replace(loss=saying(term.name, term.loss)))
+        self.terms.append(term._replace(loss=saying(term.name, term.loss, call)))
 
     def _sides(self, call: Call) -> tuple[Call, tuple[Side, Side], bool]:
         """The call without its views, and these."""
@@ -192,6 +194,10 @@ class Reader:
         views = [(1, value)] if isinstance(value, Call) else [*value.terms] if isinstance(value, Formula) else []
         known = all(isinstance(c, Call) and c.name in self.views and not (c.args or c.kwargs) for _, c in views)
         if not known or [weight for weight, _ in views] not in ([1], [1, -1]):
+            if self.views == (CLEAN,):
+                raise call.error(
+                    f"read {value!r}, and no attack makes such a view; accepted: {CLEAN}, or {_WITH_ATTACK}"
+                )
             wanted = ", ".join([*self.views, *(f"{name}({ATTACKED})" for name in networks), f"{ATTACKED} - {MIRRORED}"])
             raise call.error(f"read the view {value!r}; accepted: {wanted}")
         return Side(network, views[0][1].name, minus=views[1][1].name if len(views) > 1 else "")
@@ -208,7 +214,7 @@ class Reader:
         EMPHASES.bind(Call(value.name, (), value.kwargs, value.place), given=("logits", "labels", "where"))
         side = self._side(call, value.args[0], TEACHER)
         numbers = {key: self.number(x, f"{place}.times.{key}") for key, x in value.kwargs}
-        found = Times(saying(f"{place}.times", EMPHASES.functions[value.name]), side, all_of(numbers))
+        found = Times(saying(f"{place}.times", EMPHASES.functions[value.name], value), side, all_of(numbers))
         return found, Call(call.name, call.args, tuple(own.items()), call.place)
 
     def number(self, value: Any, place: str) -> Number:

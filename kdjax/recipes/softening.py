@@ -46,11 +46,11 @@ def fitted_after(
     """
     found: dict[str, PyTree] = {}
     for group, members in _groups(terms).items():
-        said, own = (jnp.stack([answer(getattr(t, side)) for t in members], 1) for side in ("teacher", "student"))
-        rows = said, own, jnp.asarray(batch["label"]), jnp.asarray(batch["mask"]) > 0
-        said, own, label, where = axis.whole(jax.lax.stop_gradient(rows))
+        theirs, own = (jnp.stack([answer(getattr(t, side)) for t in members], 1) for side in ("teacher", "student"))
+        rows = theirs, own, jnp.asarray(batch["label"]), jnp.asarray(batch["mask"]) > 0
+        theirs, own, label, where = axis.whole(jax.lax.stop_gradient(rows))
         learn = _fitted(members[0], state).learn
-        found[group] = learn(memories[group], jnp.moveaxis(said, 1, 0), jnp.moveaxis(own, 1, 0), label, where)
+        found[group] = learn(memories[group], jnp.moveaxis(theirs, 1, 0), jnp.moveaxis(own, 1, 0), label, where)
     return found
 
 

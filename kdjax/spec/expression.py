@@ -25,11 +25,15 @@ class Expression:
 
 
 class Place(NamedTuple):
-    """Where something was read: `column`, counted from 0, of the text that was typed for a flag."""
+    """Where something was read: `column`, counted from 0, of the text that was typed for a flag.
+
+    `weight`: the column at which the weight in front of it begins; None where there is none.
+    """
 
     flag: str
     text: str
     column: int
+    weight: int | None = None
 
     def error(self, problem: str) -> BadInput:
         """The problem, and the place under the text.

@@ -105,7 +105,7 @@ class Family:
         Args:
             call: `pgd(0.1, steps=40)`.
             given: parameters that are handed over later, with each call of the function.
-            beside: its parameters too may be typed, by keyword, whatever the function.
+            beside: its parameters too may be typed, whatever the function, after the function's own.
             varying: whether a schedule or a set may stand for a number.
 
         Raises:
@@ -117,9 +117,9 @@ class Family:
         named = [*ordered, *more]
         anything = any(p.kind is p.VAR_KEYWORD for p in own.values())
         takes = f"{call.name} takes {', '.join(named)}" if named else f"{call.name} takes no arguments"
-        if len(call.args) > len(ordered):
+        if len(call.args) > len(named):
             raise call.error(f"read {len(call.args)} arguments of {call.name}; accepted: {takes}")
-        bound = dict(zip(ordered, call.args, strict=False))
+        bound = dict(zip(named, call.args, strict=False))
         for key, value in call.kwargs:
             if key in given:
                 raise call.error(f"read {key}={value!r}, which is given with each call; accepted: {takes}")

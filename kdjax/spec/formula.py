@@ -1,7 +1,7 @@
 """Calls, and sums of weighted calls, written in Python as in text."""
 
 import keyword
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -85,6 +85,15 @@ class Call(Summand):
     def error(self, problem: str) -> BadInput:
         """The problem, with the place where the call was read, if it was."""
         return self.place.error(problem) if self.place else BadInput(problem)
+
+    def weight_error(self, problem: str) -> BadInput:
+        """The same, with the place of the weight in front of the call."""
+        weight = self.place.weight if self.place else None
+        return self.error(problem) if weight is None else self.moved(column=weight).error(problem)
+
+    def moved(self, **place: int) -> "Call":
+        """The same call, of which a part of the place is another."""
+        return replace(self, place=self.place._replace(**place)) if self.place else self
 
     def __repr__(self) -> str:
         inside = [*map(repr, self.args), *(f"{key}={value!r}" for key, value in self.kwargs)]

@@ -247,7 +247,12 @@ class _Reader:
             raise self._refuse(parts[-1], f"in {_shorten(self._text(node))!r}", accepted) from None
         except ArithmeticError as error:
             raise self._refuse(parts[-1], str(error), "arithmetic that has a result") from None
-        return self._finite(node, found) if numbers else found
+        if numbers:
+            return self._finite(node, found)
+        if isinstance(found, Formula) and not isinstance(op, ast.Add | ast.Sub):
+            weight = self._place(node).column
+            return Formula(tuple(Weighted(factor, call.moved(weight=weight)) for factor, call in found.terms))
+        return found
 
     def _finite(self, node: ast.expr, value: Value) -> Value:
         if not is_number(value) or not finite(value):

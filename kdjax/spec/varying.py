@@ -81,6 +81,25 @@ class Schedule(Varying):
         """The number when this fraction of the run is over, from 0 to 1; it may be traced."""
         raise NotImplementedError
 
+    def complement(self) -> "Schedule":
+        """1 - the number, all along the run.
+
+        >>> linear(1, 0.25).complement()
+        linear(0, 0.75)
+
+        Raises:
+            BadInput: a number that is not from 0 to 1, or a set.
+        """
+        parts = {n: p if n in self.unscaled else self._from_one(n, p) for n, p in self.parts().items()}
+        return self.with_parts(*parts.values())
+
+    def _from_one(self, name: str, part: Value) -> Value:
+        if isinstance(part, tuple):
+            return tuple(self._from_one(name, x) for x in part)
+        if not (isinstance(part, int | float) and 0 <= part <= 1):
+            self._refuse(name, "numbers from 0 to 1")
+        return round(1 - part, 12)
+
     @property
     def first(self) -> Number:
         """The number at the run's beginning."""
@@ -153,6 +172,9 @@ class warmup(Schedule):
             super()._check(name, part)
         if name == "share" and isinstance(part, int | float) and not 0 < part < 1:
             self._refuse(name, "a fraction of the run, above 0 and below 1")
+
+    def _from_one(self, name: str, part: Value) -> Value:
+        raise BadInput(f"read {self!r}, which rises from 0; accepted: a schedule that has a value at once, as linear")
 
     def at(self, fraction: Number) -> Number:
         rest = _clip((fraction - self.share) / (1 - self.share))

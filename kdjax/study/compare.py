@@ -19,6 +19,9 @@ from kdjax.evaluation.paired import paired_difference
 from kdjax.models.create import parameter_count
 from kdjax.study import figures, report, showing
 from kdjax.study.data import Study
+from kdjax.study.lineage import Lineage as Lineage
+from kdjax.study.lineage import Pair as Pair
+from kdjax.study.lineage import as_data, lineages
 from kdjax.study.train import Programs, best_of, predict, train
 from kdjax.training.state import variables
 from kdjax.types import BadInput, LossFn, Model, Networks, PyTree, TrainState
@@ -26,24 +29,6 @@ from kdjax.types import BadInput, LossFn, Model, Networks, PyTree, TrainState
 COLUMNS = ("accuracy", "f1", "nll", "ece", "parameters")
 Scores = dict[str, Any]
 Results = dict[str, list[Scores]]
-
-
-class Lineage(NamedTuple):
-    """Where an arm comes from.
-
-    `loss`: what it minimises; `teachers`: the arms whose answers, layers or variables it learns from; `source`: which
-    images and labels, `split`: of which split, "" for images of none; `start`: the arm whose parameters it begins at,
-    "" for fresh ones; `chosen_on`: the split that chose among settings or teachers, "none" where nothing was chosen;
-    `facts`: what else tells this arm from another, such as which layers are compared.
-    """
-
-    loss: str
-    teachers: tuple[str, ...] = ()
-    source: str = "all labels"
-    split: str = "train"
-    start: str = ""
-    chosen_on: str = "none"
-    facts: Mapping[str, Any] = {}
 
 
 class Given(NamedTuple):
@@ -168,19 +153,6 @@ class Row(NamedTuple):
 
     arms: tuple[str, ...]
     scores: Callable[[Done], Scores | None]
-
-
-class Pair(NamedTuple):
-    """Which row is compared with which: a score of `first` minus that of `minus`, over the same seeds."""
-
-    first: str
-    minus: str
-    score: str = "accuracy"
-
-    @property
-    def name(self) -> str:
-        """In words."""
-        return f"{self.first} minus {self.minus}"
 
 
 class Compared(NamedTuple):
@@ -324,17 +296,8 @@ def described(arm: Arm, study: Study) -> dict[str, Any]:
     config, lineage = study.config, arm.lineage
     split = getattr(config, f"{lineage.split}_split") if lineage.split else "none"
     seeds = [arm.seed(0)] if arm.once else [arm.seed(number) for number in range(config.seeds)]
-    return {
-        "run": arm.run or arm.name,
-        **lineage._asdict(),
-        "teachers": list(lineage.teachers),
-        "split": split,
-        "start": lineage.start or "fresh",
-        "facts": dict(lineage.facts),
-        "epochs": arm.epochs,
-        "hparams": dict(arm.hparams),
-        "seeds": seeds,
-    }
+    how = {"epochs": arm.epochs, "hparams": dict(arm.hparams), "seeds": seeds}
+    return as_data(lineage, run=arm.run or arm.name, split=split, **how)
 
 
 def subtracted(results: Results, pairs: Sequence[Pair]) -> dict[Pair, dict[str, float]]:
@@ -359,6 +322,7 @@ def draw(study: Study, workdir: Path, results: Results, *, title: str) -> None:
 
 def save(workdir: Path, compared: Compared, pairs: Sequence[Pair], text: str, more: Mapping[str, Any]) -> None:
     """results.json: rows, differences as the experiment names them, and what was trained and subtracted; table.md."""
-    told = [{**pair._asdict(), "difference": subtracted(compared.results, [pair]).get(pair)} for pair in pairs]
-    results = {**compared.results, **more, "pairs": told, **compared.lineage}
+    differences = dict.fromkeys(pairs) | subtracted(compared.results, pairs)
+    lineage = lineages(compared.lineage["arms"], compared.lineage["rows"], differences)
+    results = {**compared.results, **more, **lineage}
     report.save_results(workdir, results, text, compared.networks)

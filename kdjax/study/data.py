@@ -180,7 +180,10 @@ def optimizer_of(config: Common, *, steps: int) -> optax.GradientTransformation:
     if spec.sets(factor):
         raise BadInput(f"--schedule={config.schedule}: a set; accepted: a schedule, such as cosine(1, 0)")
     schedule = factor if isinstance(factor, spec.Schedule) else spec.constant(factor)
-    rate = optimizers.following(schedule, steps=steps)
+    try:
+        rate = optimizers.following(schedule, steps=steps)
+    except BadInput as error:
+        raise BadInput(f"--schedule={config.schedule}: {error}") from None
     call = spec.call(config.optimizer, flag="optimizer")
     wanted = f"{call.name}({', '.join(f'{name}=NUMBER' for name in _NUMBERS)})"
     for name, value in call.kwargs:

@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,12 +22,16 @@ from kdjax.types import BadInput, Model, PyTree, nearest
 
 
 class Network(NamedTuple):
-    """A trained network: the model, its variables seed by seed, what it was built with and what it learned from."""
+    """A trained network: the model, its variables seed by seed, what it was built with and what it learned from.
+
+    `learned` is the config of the run that trained it, and `lineage` what its results.json says of the network.
+    """
 
     model: Model
     weights: list[PyTree]
     description: dict[str, Any]
     learned: dict[str, Any]
+    lineage: Mapping[str, Any] = MappingProxyType({})
 
 
 STANDARDIZE = "normalise images inside the networks, by the training split's mean and deviation of each channel"
@@ -228,7 +233,7 @@ def load_network(
     try:
         description: dict[str, Any] = json.loads(file.read_text())
         learned = json.loads((folder / "config.json").read_text())
-        json.loads((folder / "results.json").read_text())  # the last file that a run writes
+        results = json.loads((folder / "results.json").read_text())  # the last file that a run writes
         if not {"name", "num_classes", "image_shape"} <= description.keys():
             raise ValueError
         description = {name: tuple(x) if isinstance(x, list) else x for name, x in description.items()}
@@ -249,7 +254,8 @@ def load_network(
                 weights.append(checkpointer.restore_variables(*like))
             except BadInput as error:
                 raise BadInput(f"--{flag}={path}: role {role!r}, described by {file.name}: {error}") from None
-    return Network(model, weights, description, learned)
+    lineage = next((arm for arm in results.get("arms", {}).values() if arm["run"] == role), {})
+    return Network(model, weights, description, learned, lineage)
 
 
 def _described(folder: Path, role: str) -> Path:

@@ -53,7 +53,7 @@ def is_service(text: str) -> bool:
 
 
 def connect(text: str, folder: Path, *, flag: str) -> "Service":
-    """Meet the service that a flag names; its ledger is in a folder, and held as long as the process lives.
+    """Connect to the service that a flag names; its ledger is in a folder, and held as long as the process lives.
 
     Raises:
         BadInput: another text, no key, packages that are missing, or as `Service`.

@@ -28,7 +28,7 @@ class Answered(NamedTuple):
     frozen: PyTree = None
 
 
-def spoken(config: Any, teacher: Model, classes: int) -> Teacher:
+def teacher_of_step(config: Any, teacher: Model, classes: int) -> Teacher:
     """How a recipe finds a teacher's answers, as the flags ask: the same for every seed."""
     if config.teacher_outputs == "live":
         return live(teacher.apply)
@@ -52,7 +52,7 @@ def answered(
     Raises:
         BadInput: what is stored is stale, damaged, or of other images.
     """
-    asked = spoken(config, teacher, source.num_classes)
+    asked = teacher_of_step(config, teacher, source.num_classes)
     if config.teacher_outputs == "live":
         return Answered(source, asked, weights)
 

@@ -22,8 +22,14 @@ Init = Callable[[Array], tuple[dict[str, PyTree], dict[str, PyTree], dict[str, P
 
 
 def initializer(model: Model | Networks) -> Init:
-    """What all networks and memories begin as, compiled: who makes several states of a model keeps one."""
+    """What all networks and memories begin as, compiled: who makes several states of a model keeps one.
+
+    Raises:
+        BadInput: no model.
+    """
     networks = Networks({STUDENT: model.init}) if isinstance(model, Model) else model
+    if not isinstance(networks, Networks):
+        raise BadInput(f"model is a {type(model).__name__}; accepted: a Model, or Networks, such as a lesson's model")
 
     @jax.jit
     def init(key: Array) -> tuple[dict[str, PyTree], dict[str, PyTree], dict[str, PyTree]]:

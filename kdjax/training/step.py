@@ -1,6 +1,7 @@
 """One step body for every way of running it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -19,6 +20,8 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Sums]]
 Rows = Mapping[str, AnyArray]
 """What changes from step to step: `index [B]`, `mask [B]` and `epoch [B]` for data that is on the device, or a whole
 `Batch`."""
+COLUMNS = ("inputs", "label", "index", "epoch", "domain", "teacher_logits")
+"""What a batch may have beside its mask."""
 _APART = 2**31
 """So that no update's key is one that a recipe makes of another's."""
 
@@ -70,7 +73,7 @@ def _moved(
 
     def mean_loss(mine: PyTree) -> tuple[Array, tuple[Aux, Metrics]]:
         params = {**state.params, **mine}
-        with batch_over(axis_name):
+        with batch_over(axis_name), _columns_named(batch):
             losses, aux = update.loss_fn(params, state.replace(params=params), batch, key)
         # `where` and not a product. Padding must still be finite, as the pipeline's is (it repeats an example):
         # the gradient of what is left out is zero times what stood there.
@@ -94,6 +97,19 @@ def _moved(
         memory={**state.memory, **aux.memory},
     )
     return new, metrics
+
+
+@contextmanager
+def _columns_named(batch: Batch) -> Iterator[None]:
+    """A column that a loss function reads and the batch has not is refused by name."""
+    try:
+        yield
+    except KeyError as error:
+        if (name := error.args[0]) in COLUMNS and name not in batch:
+            raise BadInput(
+                f"the batch has {sorted(batch)}: accepted is one with {name} for this loss function"
+            ) from None
+        raise
 
 
 def assemble(data: Mapping[str, AnyArray], rows: Rows) -> Batch:

@@ -48,10 +48,12 @@ def updates_of(tx: optax.GradientTransformation | Sequence[Update], loss_fn: Los
     """The updates of a step; a transformation alone is one update of everything.
 
     Raises:
-        BadInput: no update, one that is made no time, or two of one name.
+        BadInput: another value; no update, one that is made no time, or two of one name.
     """
     if isinstance(tx, optax.GradientTransformation):
         return (Update(loss_fn, tx),)
+    if not isinstance(tx, Sequence) or not all(isinstance(update, Update) for update in tx):
+        raise BadInput(f"tx={tx!r}; accepted: an Optax transformation, such as optax.adam(1e-3), or updates")
     updates = tuple(tx)
     if not updates or any(u.times < 1 for u in updates) or len({u.name for u in updates}) < len(updates):
         shown = [(u.name, u.times) for u in updates]

@@ -12,9 +12,9 @@ from kdjax.attacks import objectives
 from kdjax.attacks.objectives import cross_entropy
 from kdjax.attacks.victims import Victim, black_box, white_box
 from kdjax.audit import comparisons, conduct, slopes
+from kdjax.audit.attacking import AttackResult, climb
 from kdjax.audit.audit import CHECKS, audit
 from kdjax.audit.finding import FAIL, FLAG, PASS, SKIPPED, record
-from kdjax.audit.strike import Strike, climb
 from kdjax.audit.subject import SMALL, Sizes, Subject, Threat, scores
 from kdjax.data.embedded import digits
 from kdjax.files import to_json
@@ -208,9 +208,9 @@ ABLATION = {"twin_clean": 0.95, "twin_unbounded": 0.0, "chance": 0.1}
 LOGITS = np.eye(3)[np.zeros(9, int)]
 
 
-def strikes(**wrong):
+def results(**wrong):
     good = {"excess": 1e-8, "outside": 0.0, "unconfirmed": 0.0}
-    return {"one": Strike(NONE, np.zeros(0), **good), "two": Strike(NONE, np.zeros(0), **{**good, **wrong})}
+    return {"one": AttackResult(NONE, np.zeros(0), **good), "two": AttackResult(NONE, np.zeros(0), **{**good, **wrong})}
 
 
 JUDGED = {
@@ -253,10 +253,10 @@ JUDGED = {
     "E17 overclaimed": (comparisons.worst_case({"a": first(50)}, claim=0.5), FAIL),
     "E18 alike": (comparisons.targets_change_little(first(50), first(48), targets=9), PASS),
     "E18 stronger": (comparisons.targets_change_little(first(50), first(34), targets=9), FLAG),
-    "E19 valid": (conduct.attacks_are_valid(strikes(), epsilon=0.1), PASS),
-    "E19 outside the ball": (conduct.attacks_are_valid(strikes(excess=1e-3), epsilon=0.1), FAIL),
-    "E19 outside the box": (conduct.attacks_are_valid(strikes(outside=1e-3), epsilon=0.1), FAIL),
-    "E19 not so": (conduct.attacks_are_valid(strikes(unconfirmed=0.5), epsilon=0.1), FAIL),
+    "E19 valid": (conduct.attacks_are_valid(results(), epsilon=0.1), PASS),
+    "E19 outside the ball": (conduct.attacks_are_valid(results(excess=1e-3), epsilon=0.1), FAIL),
+    "E19 outside the box": (conduct.attacks_are_valid(results(outside=1e-3), epsilon=0.1), FAIL),
+    "E19 not so": (conduct.attacks_are_valid(results(unconfirmed=0.5), epsilon=0.1), FAIL),
     "E20 gains": (comparisons.ablation(0.9, first(50), twin=first(4), **ABLATION), PASS),
     "E20 the attack fails": (
         comparisons.ablation(0.9, ALL, twin=ALL, **{**ABLATION, "twin_unbounded": 0.9}), FAIL),

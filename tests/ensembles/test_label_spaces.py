@@ -24,7 +24,7 @@ def answers(spaces, batch=4):
     [
         ((), 2, "one map or more"),
         (((0, 1), ()), 2, r"maps\[1\]=\(\)"),
-        (((0, 1), (1, 2)), 2, r"maps\[1\]=\(1, 2\): \[2\] out of range; expected 0 to 1"),
+        (((0, 1), (1, 2)), 2, r"maps\[1\]=\(1, 2\): \[2\] out of range; accepted: 0 to 1"),
         (((0, -1),), 1, r"\[-1\] out of range"),
         (((0, 1), (1, 0, 1)), 2, r"maps\[1\]=\(1, 0, 1\): \[1\] more than once"),
         (((0, 1), (1, 3)), 5, r"no teacher knows \[2, 4\]"),
@@ -131,9 +131,9 @@ def test_any_pool_takes_embedded_answers():
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        (((4, 4),), r"expected 2 of \[batch, classes\]"),
+        (((4, 4),), r"accepted: 2 of \[batch, classes\]"),
         (((4, 4), (3, 3)), "one batch"),
-        (((4, 4), (4, 4)), r"teacher 1 have shape \(4, 4\): expected \[batch, 3\]"),
+        (((4, 4), (4, 4)), r"teacher 1 have shape \(4, 4\); accepted: \[batch, 3\]"),
     ],
 )
 def test_answers_that_do_not_fit_are_refused(shapes, message):

@@ -128,7 +128,7 @@ def test_weights_and_their_gradients_are_finite_at_huge_logits(name):
 def test_what_a_gate_lacks_or_cannot_fit_is_said(name):
     function = inspect.unwrap(gate(name).func)
     own = gate(name).keywords
-    with pytest.raises(BadInput, match=r"logits has shape \(4, 5\): expected three axes"):
+    with pytest.raises(BadInput, match=r"logits has shape \(4, 5\); accepted: three axes"):
         function(STUDENT, **own)
     needs = {"confidence_aware": "labels", "gradient_space": "student", "oracle": "domain", "given": "domain"}
     if name in needs:
@@ -175,7 +175,7 @@ def test_the_oracle_and_given_and_fixed_weights():
     traced = jax.jit(lambda s: gates.fixed(ANSWERS, shares=s))(jnp.array([1.0, 1.0, 2.0]))
     np.testing.assert_allclose(traced[0], [0.25, 0.25, 0.5])
     for shares in ((1, 2), (1, -1, 2), (0, 0, 0), (1, float("nan"), 1)):
-        with pytest.raises(BadInput, match="expected 3 numbers, none negative, at least one positive"):
+        with pytest.raises(BadInput, match="accepted: 3 numbers, none negative, at least one positive"):
             gates.fixed(ANSWERS, shares=shares)
 
 
@@ -252,7 +252,7 @@ def test_gradient_space_balances_the_teachers_of_each_example():
     one = jax.jit(shared)(ANSWERS, student=STUDENT, temperature=temperature)
     flat = gram(np.tile(grads.reshape(1, TEACHERS, -1), (BATCH, 1, 1)))
     np.testing.assert_allclose(one, jax.jit(minimum_norm)(jnp.asarray(flat, jnp.float32), 0.6), atol=1e-4)
-    with pytest.raises(BadInput, match=r"bound=0\.3: expected a number from 1/3 to 1, as 3 weights sum to 1"):
+    with pytest.raises(BadInput, match=r"bound=0\.3; accepted: a number from 1/3 to 1, as 3 weights sum to 1"):
         gates.gradient_space(ANSWERS, student=STUDENT, bound=0.3)
 
 
@@ -296,7 +296,7 @@ def test_pools_and_their_gradients_are_finite_at_huge_logits_and_nan_is_seen(nam
 @POOLS
 def test_shapes_that_do_not_fit_are_named(name):
     function = inspect.unwrap(getattr(pools, name))
-    with pytest.raises(BadInput, match=r"logits has shape \(3, 4, 5\) and weights \(3, 4\): expected \(4, 3\)"):
+    with pytest.raises(BadInput, match=r"logits has shape \(3, 4, 5\) and weights \(3, 4\); accepted: \(4, 3\)"):
         function(ANSWERS, EVEN.T)
 
 

@@ -181,7 +181,7 @@ def test_the_block_loss_is_nought_for_a_student_that_believes_what_all_believe()
 
 
 def test_shapes_that_do_not_fit_are_refused():
-    with pytest.raises(BadInput, match=r"expected \[batch, 7\] and \[batch, 10\]"):
+    with pytest.raises(BadInput, match=r"accepted: \[batch, 7\] and \[batch, 10\]"):
         unify.block_kl(jnp.zeros((2, 7)), jnp.zeros((2, 9)), spaces=SPACES)
     with pytest.raises(BadInput, match="temperature=0"):
         unify.cross_entropy(inconsistent(SPACES), SPACES, temperature=0.0)

@@ -82,6 +82,22 @@ def smallest(name: str, workdir: Path, **changes: Any) -> Any:
     return config(**{**own, "seeds": SEEDS, **SMALLER.get(name, {}), "workdir": str(workdir), **changes})
 
 
+def tells_of_its_networks(results: dict[str, Any]) -> None:
+    """results.json says of every network what it learned, of whom and from what, what chose, and what is subtracted."""
+    arms, rows = results["arms"], results["rows"]
+    told = {"run", "loss", "teachers", "source", "split", "start", "chosen_on", "facts"}
+    assert arms
+    assert rows
+    for name, arm in arms.items():
+        assert told <= arm.keys(), name
+        # The teachers of a network of another run are that run's.
+        assert "from" in arm["facts"] or set(arm["teachers"]) <= arms.keys(), name
+    named = {arm for own in rows.values() for arm in own if not arm.startswith("specialist-")}
+    assert named <= arms.keys()
+    assert rows.keys() <= results.keys()
+    assert all({"first", "minus", "score", "difference"} <= pair.keys() for pair in results["pairs"])
+
+
 @cache
 def ran(name: str) -> Watched:
     """An experiment's one run of these tests."""

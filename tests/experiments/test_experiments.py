@@ -22,7 +22,7 @@ from kdjax.training.program import chooses_scan
 from kdjax.types import BadInput
 from tests.experiments.processes import call, smoke, start
 from tests.experiments.scripts import ROOT, SCRIPTS
-from tests.experiments.studies import TRAINING
+from tests.experiments.studies import TRAINING, tells_of_its_networks
 from tests.study.studies import study_of
 
 LEFT = {"config.json", "results.json", "table.md", "provenance.json", "log.txt"}
@@ -41,6 +41,15 @@ def test_every_experiment_runs_and_leaves_what_it_promises(name, tmp_path):
         assert list(tmp_path.glob("tensorboard/**/events*"))
         assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
         assert any(role.startswith("teacher") for role in json.loads((tmp_path / "results.json").read_text()))
+    results = json.loads((tmp_path / "results.json").read_text())
+    if not name.startswith("benchmarks."):
+        tells_of_its_networks(results)
+    if name in ("attack", "zoo2017"):
+        # What its own run says of the network is said again.
+        network = results["arms"]["network"]
+        assert (network["loss"], network["chosen_on"], network["start"]) == ("labels", "none", "fresh")
+        assert network["facts"]["from"] == str(tmp_path / "network")
+        assert "test, first" in network["facts"]["attacked"]
     # A file gets plain lines: no carriage returns of a progress bar.
     assert "\r" not in done.stderr
 
@@ -270,6 +279,12 @@ BAD = {
     "momentum for adam": (["--optimizer=adam(momentum=0.9)"], "optimizer, column 1: momentum=0.9"),
     "a warm-up longer than the run": (["--schedule=warmup(2)"], "read share=2 of warmup; accepted: a fraction"),
     "a rate that climbs above itself": (["--schedule=linear(0, 2)"], "schedule=linear(0, 2) runs from 0 to 2"),
+    "a factor above 1": (["--schedule=3"], "--schedule=3: schedule=constant(3) runs from 3 to 3; accepted: a factor"),
+    "a set where a number stands": (
+        ["--learning_rate=log(1e-4, 1e-2)"], "=log(1e-4, 1e-2): 'log(1e-4, 1e-2)' is no number; accepted: a"
+    ),
+    "an attacked view without an attack": (["--loss=response.kl(student=attacked)"], "no attack makes such a view"),
+    "an attack at which no term looks": (["--loss=response.kl, pgd(0.1)"], "no term looks at the images of pgd(0.1)"),
     "a set in a schedule": (["--schedule=linear(grid(0.5, 1), 0)"], "--schedule=linear(grid(0.5, 1), 0): a set"),
     "a set of schedules": (["--schedule=grid(0.1, 1)"], "--schedule=grid(0.1, 1): a set"),
     "an odd width": (["--student=mlp(20, x)"], "student, column 1: read hidden=(20, x); accepted: whole numbers"),

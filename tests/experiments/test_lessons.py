@@ -128,6 +128,7 @@ def test_axes_without_what_they_need_are_refused(tmp_path):
             {"learning_rate": "linear(1, 0)"},
             r"--learning_rate=linear\(1, 0\): a schedule; accepted: a number, or a set",
         ),
+        ({"learning_rate": "log(1e-4, 1e-2)"}, r"--sample=0: learning_rate=log\(.*must be drawn; accepted: 1 or more"),
         ({"learning_rate": "grid(-1, 1)"}, "--learning_rate=.*-1; accepted: numbers from 0"),
         ({"loss": "grid(-1, 1)*response.kl"}, "read the weight -1 of response.kl; accepted: numbers from 0 up"),
         ({"loss": "response.kl(temperature=grid(0, 1))"}, "response.kl: temperature=0"),

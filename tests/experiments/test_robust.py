@@ -164,9 +164,9 @@ def test_a_lesson_says_which_teachers_it_asks(name):
     [(shown, method)] = learned.named(name, 0.2).items()
     if ASKS[name] is None:
         with pytest.raises(BadInput):
-            learned.taught(shown, method, model, model, steps=2, batch_size=4)
+            learned.training_of(shown, method, model, model, steps=2, batch_size=4)
         return
-    found = learned.taught(shown, method, model, model, steps=2, batch_size=4)
+    found = learned.training_of(shown, method, model, model, steps=2, batch_size=4)
     assert (shown, found.plan.asks) == (name, ASKS[name])
     assert found.from_labelled == (name in LABELLED)
     assert found.plan.hparams.get("pgd.epsilon", 0.2) == 0.2
@@ -237,7 +237,7 @@ def test_a_teacher_of_other_classes_or_one_that_guesses_is_refused(tmp_path):
     study, teacher = open_study(found.config, found.workdir), networks.load_network(str(found.workdir), flag="t")
     lost = jax.tree.map(jnp.zeros_like, teacher.weights[0])
     with pytest.raises(BadInput, match="as who guesses; accepted: a teacher of the same classes"):
-        robust.refuse_strangers(found.config, study, teacher.model, lost, 0)
+        robust.refuse_guessing(found.config, study, teacher.model, lost, 0)
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path):

@@ -22,7 +22,7 @@ from kdjax.study.compare import Arm, Done, Given, Lineage, Pair, Trainer, scored
 from kdjax.study.data import Common, open_study
 from kdjax.study.provenance import provenance
 from kdjax.types import BadInput
-from tests.experiments.studies import SEEDS, TRAINING, ran, run, says
+from tests.experiments.studies import SEEDS, TRAINING, ran, run, says, tells_of_its_networks
 
 COMPARED = [name for name in TRAINING if name not in ("map", "sweep")]
 """What trains arms one by one; members of a population are compared in tests of their own."""
@@ -64,6 +64,7 @@ def test_every_experiment_leaves_what_it_promises(name):
     found = ran(name)
     assert {f.name for f in found.workdir.iterdir()} >= {"config.json", "results.json", "table.md", "provenance.json"}
     assert (found.workdir / "table.md").read_text() in found.printed
+    tells_of_its_networks(found.results)
 
 
 @pytest.mark.parametrize("name", COMPARED)
@@ -273,7 +274,9 @@ def test_choices_do_not_move_with_the_labels_of_the_test_split(monkeypatch):
 def test_the_maps_pairs_and_the_split_that_chose_its_rates():
     found = ran("map").results
     assert [(p["first"], p["minus"]) for p in found["pairs"]] == [("distilled", "alone")]
-    assert {arm["chosen_on"] for arm in found["arms"].values()} == {"the last 300 of train"}
+    assert {found["arms"][name]["chosen_on"] for name in found["rows"]["cells"]} == {"the last 300 of train"}
+    assert found["arms"]["distilled"]["teachers"] == ["teacher"]
+    assert found["arms"]["chooser"]["source"] == "all labels but those of the last 300 of train"
     for cell in found["cells"]:
         assert cell["gain"]["mean"] == pytest.approx(np.mean(cell["distilled"]) - np.mean(cell["alone"]))
 

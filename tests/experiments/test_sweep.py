@@ -184,7 +184,8 @@ def test_a_sampled_sweep_over_a_loss_leaves_rows_table_and_maps(tmp_path):
     assert (tmp_path / "map-response.dkd.beta-learning_rate.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "table.md").read_text() in done.stdout
     arms = json.loads((tmp_path / "results.json").read_text())["arms"]
-    assert list(arms) == ["student"]
+    assert list(arms) == ["teacher", "student"]
+    assert arms["teacher"]["facts"]["augment"] == ""
     assert arms["student"]["teachers"] == ["teacher"]
     assert arms["student"]["chosen_on"] == "validation"
     assert arms["student"]["seeds"] == [0, 1]

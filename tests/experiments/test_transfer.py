@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.transfer import __main__ as transfer
-from experiments.transfer.strikes import by_caps, joined, within_radius
+from experiments.transfer.attacks import by_caps, joined, within_radius
 from experiments.transfer.tables import points
 from kdjax.attacks import named, objectives
 from kdjax.attacks.run import Attacked, run

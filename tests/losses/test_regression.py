@@ -90,5 +90,5 @@ def test_bad_input_is_named():
         regression.teacher_bounded(STUDENT, TEACHER)
     with pytest.raises(BadInput, match=r"student has shape \(4, 3\) and targets \(4, 2\)"):
         inspect.unwrap(regression.teacher_bounded)(STUDENT, TEACHER, targets=TARGETS[:, :2])
-    with pytest.raises(BadInput, match=r"delta=0\.0: expected a number above 0"):
+    with pytest.raises(BadInput, match=r"delta=0\.0; accepted: a number above 0"):
         regression.huber(STUDENT, TEACHER, delta=0.0)

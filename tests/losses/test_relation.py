@@ -227,7 +227,7 @@ def test_pkt_of_opposite_examples_whose_cosine_is_rounded_below_minus_one():
 
 @pytest.mark.parametrize(("keyword", "value"), [("order", 0), ("order", 1.5), ("gamma", 0.0)])
 def test_a_series_that_is_none_is_refused(keyword, value):
-    with pytest.raises(BadInput, match=rf"{keyword}={value}: expected"):
+    with pytest.raises(BadInput, match=rf"{keyword}={value}; accepted"):
         relation.cc_kernel(*TWO, **{keyword: value})
 
 

@@ -1,5 +1,8 @@
 """The papers' methods: each is typed, has the weights of its paper's code, and trains by their sum."""
 
+import inspect
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import optax
 import pytest
 
 from kdjax import methods, spec
+from kdjax.losses import response
 from kdjax.models.create import create
 from kdjax.recipes import comparisons
 from kdjax.recipes.lesson import lesson
@@ -15,7 +19,7 @@ from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state
 from kdjax.training.step import train_step
 from kdjax.types import BadInput
-from tests.experiments.scripts import parsed
+from tests.experiments.scripts import FOLDER, parsed
 from tests.study.studies import study_of
 
 TX = unit_rate(optax.sgd(1.0))
@@ -91,8 +95,16 @@ def test_the_table_has_every_method_and_every_loss_belongs_to_one():
     assert WEIGHTS.keys() == set(methods.FAMILY.names())
     every = [*methods.METHODS.names(), "rslad(form=release)"]
     used = {term.call.name for name in every for term in methods.method(name).expression.terms}
-    # The L1 between logits is the loss of a control (`experiments.robust`) and no method's.
-    assert used | {"response.logit_l1"} == {"labels", *comparisons.names(), *comparisons.BY_LABELS.names()}
+    known = {"labels", *comparisons.names(), *comparisons.BY_LABELS.names()}
+    assert used <= known
+    # A loss on answers that is no method's is the loss of an experiment's control, or says whose it is.
+    experiments = "".join(file.read_text() for file in FOLDER.rglob("*.py"))
+    for name in known - used:
+        family, _, own = name.partition(".")
+        assert family == "response", name
+        assert re.search(rf"{re.escape(name)}\b", experiments) or "Reference:" in inspect.getdoc(
+            getattr(response, own)
+        ), name
 
 
 def test_a_wrong_method_is_answered_with_those_that_there_are():
@@ -100,6 +112,12 @@ def test_a_wrong_method_is_answered_with_those_that_there_are():
         methods.method("fitnett")
     with pytest.raises(BadInput, match=r"read weigth=5; accepted: review takes weight; did you mean weight\?"):
         methods.method("review(weigth=5)")
+    for text, said in (
+        ("kd(temperature=-3)", "response.kl: temperature=-3.0; accepted"),
+        ("crd(weight=-1)", "weight -1"),
+    ):
+        with pytest.raises(BadInput, match=rf"^method, column 1: .*{said}.*\n  {re.escape(text)}\n  \^"):
+            lesson(methods.method(text).expression, STUDENT, TEACHER, examples=40)
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +183,19 @@ def test_a_step_weighs_every_term_as_the_paper_does_and_moves_the_student(name):
         assert max(jax.tree.leaves(moved)) > 0
 
 
-def test_a_share_that_two_weights_are_made_of_is_a_plain_number():
-    for text in ("kd(alpha=grid(0.1, 0.9))", "soft_labels(alpha=linear(1, 0))"):
-        with pytest.raises(BadInput, match=r"alpha=.*1 - alpha weighs the labels; accepted: a number"):
-            methods.method(text)
+def test_a_share_that_two_weights_are_made_of_is_a_number_or_a_schedule():
+    for alpha in ("grid(0.1, 0.9)", "2", "-0.5"):
+        with pytest.raises(
+            BadInput, match=r"method, column 1: kd: alpha=.*1 - alpha weighs the rest; accepted: a number"
+        ):
+            methods.method(f"kd(alpha={alpha})")
+    for alpha in ("warmup(0.1, 1)", "linear(2, 0)", "linear(grid(1, 0), 0)"):
+        with pytest.raises(BadInput, match=r"method, column 1: kd: read .*; accepted: "):
+            methods.method(f"kd(alpha={alpha})")
+    follows = {"linear(1, 0.2)": "linear(0, 0.8)", "steps((1, 0.5), (0.3,))": "steps((0, 0.5), (0.3,))"}
+    for alpha, rest in follows.items():
+        wanted = spec.formula(f"{alpha}*response.kl(temperature=4.0) + {rest}*labels")
+        assert methods.method(f"kd(alpha={alpha})").expression == wanted
+        assert methods.method(f"ard(alpha={alpha})").expression.terms[1] == (spec.number(rest), spec.call("labels"))
     swept = methods.method("kd(temperature=grid(1, 2))").expression
     assert list(spec.sets(swept)) == ["response.kl.temperature"]

@@ -1,10 +1,13 @@
 """The table of losses: names that can be typed, what each needs, and what is said about those that cannot be typed."""
 
+import ast
+import inspect
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.losses import contrastive, feature, relation, response
+from kdjax.losses import contrastive, emphasis, feature, relation, response, shares, temperatures
 from kdjax.recipes.comparisons import (
     BY_LABELS,
     COMPARISONS,
@@ -25,18 +28,51 @@ from kdjax.types import BadInput
 STUDENT, TEACHER = jnp.array([[1.0, 2.0, 0.0]]), jnp.array([[0.0, 3.0, 1.0]])
 
 
-def test_the_names():
-    """Spelled out: whoever types a name relies on it. `standardize` compares nothing."""
-    losses = [
-        "centred_logit_mse", "dist", "dkd", "hard_label", "jensen_shannon", "kl", "logit_l1", "logit_mse",
-        "mean_kl", "reverse_kl", "soft_cross_entropy", "standardized_kl",
-    ]  # fmt: skip
-    assert names("response") == [f"response.{loss}" for loss in losses]
-    assert BY_LABELS.names() == ["response.boosted_cross_entropy"]
-    assert EMPHASES.names() == ["confidence", "doubt", "sureness", "unsureness"]
-    assert SHARES.names() == ["progress"]
-    assert TEMPERATURES.names() == ["class_risk", "entropy_balance"]
+# Whoever types a name relies on it: none of these is renamed or lost.
+KEPT = {
+    "response": {
+        "centred_logit_mse", "dist", "dkd", "hard_label", "jensen_shannon", "kl", "logit_l1", "logit_mse", "mean_kl",
+        "reverse_kl", "soft_cross_entropy", "standardized_kl",
+    },
+    "labels": {"response.boosted_cross_entropy"},
+    "emphasis": {"confidence", "doubt", "sureness", "unsureness"},
+    "shares": {"progress"},
+    "temperatures": {"class_risk", "entropy_balance"},
+}  # fmt: skip
+
+
+def written(module, fits):
+    """The public functions in a module's text that fit, by what their definition says."""
+    body = ast.parse(inspect.getsource(module)).body
+    return {f.name for f in body if isinstance(f, ast.FunctionDef) and not f.name.startswith("_") and fits(f)}
+
+
+def begins(*first):
+    return lambda f: tuple(a.arg for a in f.args.args[: len(first)]) == first
+
+
+def test_what_can_be_typed_is_what_is_written():
+    """A function is found where it stands, and nothing else is. `standardize` compares nothing."""
+    compared = begins("student", "teacher")
+    for module in (response, feature, relation):
+        family = module.__name__.rpartition(".")[2]
+        assert set(names(family)) == {f"{family}.{name}" for name in written(module, compared)}
+    remembered = written(contrastive, lambda f: f.name.startswith("remember_"))
+    assert names("contrastive") == sorted(f"contrastive.{name.removeprefix('remember_')}" for name in remembered)
     assert names() == names("contrastive") + names("feature") + names("relation") + names("response")
+    by_labels = written(response, begins("student", "labels")) - {"cross_entropy"}
+    fitted = written(temperatures, lambda f: isinstance(f.returns, ast.Name) and f.returns.id == "Fitted")
+    found = {
+        "response": {name.removeprefix("response.") for name in names("response")},
+        "labels": {f"response.{name}" for name in by_labels},
+        "emphasis": written(emphasis, begins("logits", "labels")),
+        "shares": written(shares, begins("memory", "losses")),
+        "temperatures": fitted,
+    }
+    typed = {"labels": BY_LABELS, "emphasis": EMPHASES, "shares": SHARES, "temperatures": TEMPERATURES}
+    assert {kind: set(family.names()) for kind, family in typed.items()} == {kind: found[kind] for kind in typed}
+    assert all(kept <= found[kind] for kind, kept in KEPT.items())
+    assert "standardize" not in found["response"]
 
 
 def test_a_name_gives_the_function_of_that_name():

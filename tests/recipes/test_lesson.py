@@ -1,5 +1,7 @@
 """A lesson: an expression read, checked on shapes, and taught: connectors, weights, schedules, sets, devices."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ from kdjax.recipes import comparisons
 from kdjax.recipes.attacked import Attacked
 from kdjax.recipes.lesson import lesson
 from kdjax.teachers.live import live
-from kdjax.teachers.several import stack, stacked
+from kdjax.teachers.several import stack, stacked, together
 from kdjax.training import parallel
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.optimizers import unit_rate
@@ -211,7 +213,7 @@ def test_relations_see_the_global_batch_on_any_number_of_devices():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), *results)
 
 
-def test_layers_of_several_stacked_teachers_are_averaged():
+def test_layers_of_several_teachers_are_averaged_where_shapes_agree():
     weights = [variables_of(MLP_TEACHER, seed) for seed in (1, 2, 3)]
     made = small(f"response.kl(temperature=2) + {HINT}", ensemble=pools.resolve("mean_probability"))
     state = state_of(made, frozen=stack(weights))
@@ -229,6 +231,17 @@ def test_layers_of_several_stacked_teachers_are_averaged():
         state.replace(frozen=stack(weights[:1] * 3)), BATCH
     )
     np.testing.assert_allclose(means(crowd[1])["loss"], means(one)["loss"], rtol=1e-4)
+    # Teachers that are run one by one are averaged alike; a layer that is not alike in all is refused by name.
+    apart = together(dict.fromkeys("acb", MLP_TEACHER.apply))
+    state = state.replace(frozen=dict(zip("acb", weights, strict=True)))
+    _, again = train_step(made.taught_by(apart), TX)(state, BATCH)
+    np.testing.assert_allclose(means(again)["loss"], means(metrics)["loss"], rtol=1e-4)
+    mixed, frozen = together({"a": MLP_TEACHER.apply, "b": MLP.apply}), {"a": weights[0], "b": variables_of(MLP)}
+    shapes = (
+        r"hidden2, whose shapes are \{'a/hidden2': \(8, 6\), 'b/hidden2': \(8, 4\)\}; accepted: .*: embedding, logits"
+    )
+    with pytest.raises(BadInput, match=rf"{re.escape(HINT)} looks at the teacher's {shapes}"):
+        train_step(made.taught_by(mixed), TX)(state.replace(frozen=frozen), BATCH)
 
 
 def test_a_kill_costs_a_lesson_nothing_and_the_student_can_be_read_alone(tmp_path):
@@ -280,20 +293,33 @@ def test_a_kill_costs_a_lesson_nothing_and_the_student_can_be_read_alone(tmp_pat
     ("text", "given", "said"),
     [
         ("feature.hint", {}, "column 1: feature.hint names no layer"),
-        ("labels + feature.hint(hidden9)", {}, "no layer 'hidden9'; accepted: .*hidden1"),
+        (
+            "labels + feature.hint(hidden9)",
+            {},
+            "column 10: feature.hint: the student has no layer 'hidden9'; accepted: .*hidden1.*did you mean",
+        ),
+        ("feature.hint(hidden1, block2)", {}, "column 1: feature.hint: the teacher has no layer 'block2'"),
         ("labels + feature.hint(every(3))", {}, "column 23: every pairs layer 2 of the student with 6"),
         ("labels + respons.kl", {}, r"column 10: .*did you mean response\.kl\?\n  labels \+ respons\.kl\n +\^"),
         ("labels + response.kl(temprature=2)", {}, "column 10: .*did you mean temperature"),
         ("labels + response.kl(hidden1)", {}, "column 10: .*compares answers; accepted is no layer"),
         ("labels(hidden1)", {}, "column 1: .*accepted: labels, or labels"),
         ("labels(weight=2)", {}, "column 1: .*accepted: labels, or labels"),
-        ("labels(teacher=attacked)", {}, "column 1: .*labels"),
+        ("labels(teacher=attacked)", {"attacked": "pgd(0.1)"}, "column 1: .*labels"),
         ("labels(stop=False)", {}, "column 1: read stop=False"),
         (
             "labels + labels + response.kl(student=mixed)",
             {},
-            "column 19: read the view mixed; accepted: clean, attacked",
+            "column 19: read mixed, and no attack makes such a view; accepted: clean",
         ),
+        (
+            "response.kl(student=mixed)",
+            {"attacked": "pgd(0.1)"},
+            "column 1: read the view mixed; accepted: clean, attacked",
+        ),
+        ("response.kl", {"attacked": "pgd(0.1)"}, r"loss=.*kl: no term looks at the images of pgd\(0.1\); accepted: a"),
+        ("labels - 2*labels(student=clean)", {}, r"column 10: .*weight -2 of labels.*\n +labels - 2.*\n {11}\^"),
+        ("labels + -1*labels", {}, r"column 10: .*weight -1 of labels.*\n +labels \+ -1.*\n {11}\^"),
         ("response.kl(student=teacher(clean))", {}, "column 1: read student=teacher; accepted: a view of the student"),
         ("response.kl(stop=2)", {}, "column 1: read stop=2; accepted: True or False"),
         ("response.kl(stop=False)", {}, "column 1: .*stop=False"),
@@ -301,7 +327,11 @@ def test_a_kill_costs_a_lesson_nothing_and_the_student_can_be_read_alone(tmp_pat
         (f"{HINT} + 5*{HINT}", {}, "is named twice; accepted is each once"),
         (f"feature.hint(pairs((1, 2))) + 5*{HINT}", {}, "named twice"),
         ("response.kl + feature.fsp(pairs((1, 2)))", {}, "column 15: feature.fsp stands between two layers"),
-        ("labels + response.kl(temperature=0)", {}, "response.kl: temperature=0"),
+        (
+            "labels + response.kl(temperature=0)",
+            {},
+            "column 10: response.kl: temperature=0.*; accepted: a number above",
+        ),
         ("labels + response.kl(temperature=warmup(0.1, 4))", {"steps": 9}, "response.kl: temperature=0"),
         ("labels + response.kl(temperature=linear(4, 0))", {"steps": 9}, "response.kl: temperature=0"),
         ("labels + response.kl(temperature=grid(4, 0, 2))", {}, "response.kl: temperature=0"),
@@ -309,7 +339,11 @@ def test_a_kill_costs_a_lesson_nothing_and_the_student_can_be_read_alone(tmp_pat
         ("relation.sp", {"batch_size": 1}, "batch_size=1: relation.sp compares examples of a batch; accepted: from 2"),
         ("relation.rkd_angle", {"batch_size": 2}, "batch_size=2: relation.rkd_angle.*accepted: from 3"),
         ("response.dist", {"batch_size": 1}, "batch_size=1: response.dist"),
-        ("labels(student=attacked)", {}, "attacked=None: a term looks at the attacked view"),
+        (
+            "labels(student=attacked)",
+            {},
+            "column 1: read attacked, and no attack makes .*; accepted: clean, or attacked",
+        ),
         ("feature.vid(hidden1, variance=2)", {}, "column 1: read variance=2, which is given"),
         ("feature.ofd(hidden1, margin=-1)", {}, "column 1: read margin=-1, which is given"),
         ("contrastive.crd", {}, "examples=None: contrastive.crd has a bank"),
@@ -331,6 +365,19 @@ def test_matrices_of_flow_need_the_same_channels():
 def test_a_network_that_says_no_shape_is_refused():
     with pytest.raises(BadInput, match="input_shape"):
         lesson("response.kl", MLP._replace(input_shape=()), MLP_TEACHER)
+
+
+def test_a_teacher_of_other_inputs_or_classes_is_refused():
+    other = ({"image_shape": (9, 9, 1)}, {"num_classes": 2})
+    larger, fewer = (models.create("mlp", **{**SHAPE, **own}, hidden=(4,)) for own in other)
+    for given in ({"teacher": larger}, {"teacher": MLP_TEACHER, "others": {"natural": larger}}):
+        with pytest.raises(BadInput, match=r"input_shape=\(9, 9, 1\); accepted: the student's, \(8, 8, 1\)"):
+            lesson("response.kl", MLP, **given)
+    with pytest.raises(
+        BadInput, match="teacher answers with 2 classes; accepted: as many as the student, 3, or losses"
+    ):
+        lesson("response.kl", MLP, fewer)
+    lesson("labels + feature.hint(hidden1)", MLP, fewer)
 
 
 def test_a_teacher_of_the_lesson_is_run_in_every_step():

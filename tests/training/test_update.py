@@ -194,8 +194,15 @@ def test_both_rates_and_neither_are_refused(key):
         train_step(supervised(MODEL), unit_rate(optax.sgd(1.0)))(state, rows())
 
 
-def test_a_batch_without_a_mask_is_refused_by_name(key):
-    state, batch = create_state(MODEL, optax.sgd(0.1), key), rows()
-    del batch["mask"]
-    with pytest.raises(BadInput, match=r"the batch has \['inputs', 'label'\]: accepted is one with mask \[B\]"):
-        train_step(supervised(MODEL), optax.sgd(0.1))(state, batch)
+def test_a_batch_without_a_column_is_refused_by_its_name(key):
+    state = create_state(MODEL, optax.sgd(0.1), key)
+    for name, said in {"mask": r"mask \[B\]", "inputs": "inputs for this loss", "label": "label for this loss"}.items():
+        batch = rows()
+        del batch[name]
+        with pytest.raises(
+            BadInput, match=rf"the batch has \[{str(sorted(batch))[1:-1]}\]: accepted is one with {said}"
+        ):
+            train_step(supervised(MODEL), optax.sgd(0.1))(state, batch)
+    own = lambda params, state, batch, key: {}["label"]  # noqa: E731
+    with pytest.raises(KeyError, match="label"):  # a loss function's own mistake stays its own
+        train_step(own, optax.sgd(0.1))(state, rows())

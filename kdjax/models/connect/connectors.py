@@ -25,7 +25,7 @@ Pair = tuple[Any, Any, dict[str, Any]]
 class Project(nn.Module):
     """The student's layer as wide as the teacher's: itself where shapes agree, else one linear map of its channels.
 
-    Of maps of different size the larger one is averaged to the smaller. A map meets a vector by its mean over pixels.
+    Of maps of different size the larger one is averaged to the smaller. Beside a vector a map is its mean over pixels.
 
     FitNets' regressor is a convolution whose kernel is as large as the difference of the maps' sizes, with the hint's
     own nonlinearity after it (in the CIFAR-100 code 3 x 3 with stride 2, 4 x 4 transposed with stride 2 or one that

@@ -9,8 +9,8 @@ from jaxtyping import Array
 def same_size(a: Array, b: Array) -> tuple[Array, Array]:
     """Two features with the same axes before the channels.
 
-    Of two maps `[B, H, W, C]` the larger one is averaged to the smaller. A map meets tokens `[B, N, C]` or a vector
-    `[B, C]` by its mean over pixels, as tokens meet a vector.
+    Of two maps `[B, H, W, C]` the larger one is averaged to the smaller. Beside tokens `[B, N, C]` or a vector
+    `[B, C]` a map is its mean over pixels, and beside a vector tokens are their mean.
     """
     if a.ndim != b.ndim:
         return pooled(a), pooled(b)

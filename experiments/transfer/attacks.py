@@ -44,7 +44,7 @@ class Judged(NamedTuple):
         return share(self.fooled)
 
 
-class Ground:
+class Attacks:
     """Images with their labels, a norm, and attacks that are compiled once for all radii and seeds."""
 
     def __init__(self, image: np.ndarray, label: np.ndarray, norm: str) -> None:
@@ -107,7 +107,7 @@ class Ground:
 class Plan:
     """What is trained and attacked: victims with their arms and surrogates, and the attacks."""
 
-    ground: Ground
+    attacks: Attacks
     victims: list[Victim]
     thieves: dict[tuple[str, str], tuple[Thief, list[Arm]]]
     made: list[Named]

@@ -19,7 +19,7 @@ from kdjax.types import Adversarial, Attack, Objective
 Goal = Callable[..., objectives.Scored]
 
 
-class Strike(NamedTuple):
+class AttackResult(NamedTuple):
     """What an attack did to every example.
 
     `broken [N]`; the attack's images `[N, H, W, C]`; `excess`, how far the farthest lies outside the ball, and
@@ -34,7 +34,7 @@ class Strike(NamedTuple):
     unconfirmed: float
 
 
-class Course(NamedTuple):
+class Progress(NamedTuple):
     """How an attack went, step by step: the mean best loss, and the share of all examples broken so far."""
 
     value: list[float]
@@ -43,7 +43,7 @@ class Course(NamedTuple):
 
 def claims(
     subject: Subject, victim: Victim, image: np.ndarray, success: np.ndarray, radius: float, *, limit: bool = True
-) -> Strike:
+) -> AttackResult:
     """Check an attack's images and successes against the images themselves and a fresh forward pass."""
     lengths = projections.lengths(jnp.asarray(image - subject.image))[subject.threat.norm]
     excess = float(jnp.max(lengths)) - radius if limit else 0.0
@@ -53,10 +53,10 @@ def claims(
     rows = np.flatnonzero(success | (not victim.on_host))[::-1]
     answers = scores(subject, victim, image[rows]).argmax(-1) if len(rows) else subject.label[rows]
     false = success[rows] & (answers == subject.label[rows])
-    return Strike(success, image, max(excess, 0.0), outside, float(false.sum() / max(success.sum(), 1)))
+    return AttackResult(success, image, max(excess, 0.0), outside, float(false.sum() / max(success.sum(), 1)))
 
 
-def strike(
+def attack_examples(
     subject: Subject,
     attack: Attack,
     goal: Goal,
@@ -64,7 +64,7 @@ def strike(
     where: np.ndarray | None = None,
     target: np.ndarray | None = None,
     limit: bool = True,
-) -> Strike:
+) -> AttackResult:
     """Run an attack of the algebra on the examples `where`; the others come back as they are, not broken.
 
     Args:
@@ -101,7 +101,7 @@ def climb(
     where: np.ndarray | None = None,
     whole: bool = False,
     draws: int = 1,
-) -> tuple[Strike, Course]:
+) -> tuple[AttackResult, Progress]:
     """PGD that keeps the worst image, one compiled step for every radius, step size and number of steps.
 
     Args:
@@ -143,7 +143,7 @@ def climb(
     total = np.sum([course[:count] for course in courses], axis=0) / len(subject.image)
     found = claims(subject, victim, worst, broken, radius)
     value, share = np.reshape(total, (-1, 2)).T.tolist() if courses else ([], [])
-    return found, Course(value, share)
+    return found, Progress(value, share)
 
 
 @functools.cache
