@@ -125,15 +125,15 @@ def row(thief: Thief, way: Way, number: int, arms: list[Arm]) -> Row:
     def of(done: Done) -> Scores:
         logits, true = done.test(names[number]), done.test(VICTIM)
         scores = compare.scores(thief.study, logits, done.weights(names[number]))
-        paid = thief.bought(way, number, names, done)
+        paid = thief.paid(way, number, names, done)
         last = number == len(names) - 1
         flagged = {"flagged": watched(thief.study, paid.images)} if last else {}
         return {
             **scores,
             **fidelity(student=logits, teacher=true),
             "normalised": scores["accuracy"] / compare.score(done, VICTIM)["accuracy"],
-            "queries": len(paid.images),
-            "price": thief.victim.price * len(paid.images),
+            "queries": paid.queries,
+            "price": thief.victim.price * paid.queries,
             **flagged,
         }
 
@@ -174,7 +174,7 @@ def pairs_of(by_way: dict[Way, list[Arm]]) -> list[Pair]:
             if other is way or other.strategy.func is not extraction.queries.random:
                 continue
             same_answers, same_pool = other.said == way.said, other.pool == way.pool
-            if (same_answers and not plain and (same_pool or way.pool == "noise")) or (
+            if (same_answers and not plain and (same_pool or way.made)) or (
                 plain and same_pool and other.said == extraction.SAID
             ):
                 found.append(Pair(name, rival, "agreement"))

@@ -170,7 +170,7 @@ def matched(thief: Thief, way: Way, names: list[str]) -> Row:
 
     def of(done: Done) -> Scores:
         logits = done.test(name)
-        paid = len(thief.bought(way, len(names) - 1, names, done).images)
+        paid = thief.paid(way, len(names) - 1, names, done).queries
         return {
             **compare.scores(done.study, logits, done.weights(name)),
             **fidelity(student=logits, teacher=done.test(victim)),
