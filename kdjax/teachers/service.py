@@ -28,7 +28,7 @@ from kdjax.types import BadInput
 
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request is sent again."""
-FREE = frozenset({400, 402, 409, 411, 412, 413, 415, 422})
+FREE = frozenset({400, 402, 403, 409, 411, 412, 413, 415, 422})
 """Statuses that say that this request was not charged, now or before: who asks looks for a kept answer first."""
 
 
