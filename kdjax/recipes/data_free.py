@@ -94,23 +94,23 @@ def dfme(
 
     def make(state: TrainState, asked: Array) -> dict[str, Array]:
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
-        keys, rows = jax.random.split(key, 3), len(asked)
-        first, own = asked[:, :student_steps], asked[:, student_steps::points]
-        batch = partial(jax.vmap, in_axes=1, out_axes=1)  # batch statistics are those of one update's images
+        keys, rows, turns = jax.random.split(key), len(asked), student_steps + generator_steps
+        mask = jnp.concatenate([asked[:, :student_steps], asked[:, student_steps::points]], 1)
 
+        @partial(jax.vmap, in_axes=1, out_axes=1)  # batch statistics are those of one update's images
         def made(noise: Array, mask: Array) -> Array:
             return model.apply(variables(state, GENERATOR), noise, train=True, key=None, mask=mask)[0].logits
 
-        images = batch(lambda mask, z: pixels(made(z, mask)))(
-            first, jax.random.normal(keys[0], (rows, student_steps, noise))
-        )
-        drawn = jax.random.normal(keys[1], (rows, generator_steps, noise))
-        towards = jax.random.normal(keys[2], (rows, generator_steps, directions, *student.input_shape))
+        drawn = jax.random.normal(keys[0], (rows, turns, noise))
+        towards = jax.random.normal(keys[1], (rows, generator_steps, directions, *student.input_shape))
         towards /= jnp.sqrt((towards**2).sum((3, 4, 5), keepdims=True))
-        centre = batch(lambda mask, z: made(z, mask))(own, drawn)[:, :, None]
-        near = pixels(jnp.concatenate([centre, centre + step * towards], 2))
-        questions = jnp.concatenate([images, near.reshape(rows, -1, *student.input_shape)], 1)
-        return {"inputs": questions, "asked": asked, "mask": asked[:, 0], "noise": drawn, "directions": towards}
+        images, centre = jnp.split(made(drawn, mask), [student_steps], 1)
+        near = jnp.concatenate([centre[:, :, None], centre[:, :, None] + step * towards], 2)
+        questions = pixels(jnp.concatenate([images, near.reshape(rows, -1, *student.input_shape)], 1))
+        return {
+            "inputs": questions, "asked": asked, "mask": asked[:, 0], "noise": drawn[:, student_steps:],
+            "directions": towards,
+        }  # fmt: skip
 
     def updates(tx: optax.GradientTransformation, factor: Callable[[Any], Any]) -> tuple[Update, ...]:
         def learns(batch: Batch, time: int) -> Batch:
