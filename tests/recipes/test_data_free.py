@@ -26,13 +26,24 @@ def victim(images):
     return jax.nn.log_softmax(flat @ WEIGHTS)
 
 
-def played(game, tx, factor=lambda count: 1.0, asked=None):
-    """The updates of a game, a state, and a round that the victim has answered."""
-    updates = game.updates(tx, factor)
+@pytest.fixture(scope="module")
+def game():
+    return dfme(STUDIED, directions=SIZE, step=1e-3, student_steps=2, generator_steps=2, noise=4, width=2)
+
+
+@pytest.fixture(scope="module")
+def played(game):
+    """The updates of a game, a state, and how to make a round that the victim has answered."""
+    updates, make = game.updates(optax.sgd(0.1), lambda count: 1.0), jax.jit(game.make)
     state = create_state(game.networks, updates, jax.random.key(3), hparams=game.hparams)
-    asked = np.ones((6, game.questions), np.float32) if asked is None else asked
-    batch = jax.jit(game.make)(state, asked)
-    return updates, state, {**batch, "answers": victim(batch["inputs"])}
+
+    def answered(real):
+        asked = np.ones((6, game.questions), np.float32)
+        asked[real:] = 0
+        batch = make(state, asked)
+        return {**batch, "answers": victim(batch["inputs"])}
+
+    return updates, state, answered
 
 
 def test_an_estimate_along_every_axis_is_the_slope_of_a_linear_function_and_of_random_directions_the_mean_is():
@@ -49,15 +60,13 @@ def test_an_estimate_along_every_axis_is_the_slope_of_a_linear_function_and_of_r
     np.testing.assert_allclose(forward_differences(value(drawn, 0.25), drawn, 0.25), slope, atol=0.15)
 
 
-def test_the_generator_climbs_along_the_slope_of_its_disagreement_with_a_linear_victim():
+def test_the_generator_climbs_along_the_slope_of_its_disagreement_with_a_linear_victim(played):
     """With a direction along every axis the estimate is the slope, which differentiation finds: of images masked out,
     of nothing but the generator, of the outputs before they are squashed."""
-    game = dfme(STUDIED, directions=SIZE, step=1e-3, student_steps=1, noise=4, width=2)
-    asked = np.ones((6, game.questions), np.float32)
-    asked[4:] = 0
-    updates, state, batch = played(game, optax.sgd(0.1), asked=asked)
+    updates, state, answered = played
+    batch = answered(4)
     model = generator(SHAPE, noise=4, width=2)
-    noise, mask = batch["noise"][:, 0], jnp.asarray(asked[:, 0])
+    noise, mask, at = batch["noise"][:, 1], batch["mask"], 2 + 1 + SIZE  # of its second turn
 
     def loss(params):
         said, _ = model.apply({"params": params, **state.model_state[GENERATOR]}, noise, train=True, key=None,
@@ -68,16 +77,16 @@ def test_the_generator_climbs_along_the_slope_of_its_disagreement_with_a_linear_
         return -(apart * mask).sum() / mask.sum(), images
 
     (value, images), wanted = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params[GENERATOR])
-    axes = jnp.broadcast_to(jnp.eye(SIZE).reshape(1, 1, SIZE, *SHAPE), (6, 1, SIZE, *SHAPE))
+    axes = jnp.broadcast_to(jnp.eye(SIZE).reshape(1, 1, SIZE, *SHAPE), (6, 2, SIZE, *SHAPE))
     raw = jnp.arctanh(2 * images.astype(jnp.float32) - 1)
     near = pixels(jnp.concatenate([raw[:, None], raw[:, None] + 1e-3 * axes[:, 0]], 1))
-    np.testing.assert_allclose(batch["inputs"][:, 1], images, atol=1e-5)  # the round shows what it asks about
+    np.testing.assert_allclose(batch["inputs"][:, at], images, atol=1e-5)  # the round shows what it asks about
     length = jnp.sqrt((batch["directions"] ** 2).sum((3, 4, 5)))
     np.testing.assert_allclose(length, 1, atol=1e-5)
-    questions = jnp.concatenate([batch["inputs"][:, :1], near], 1)
+    questions = jnp.concatenate([batch["inputs"][:, :at], near], 1)
     batch = {**batch, "inputs": questions, "directions": axes, "answers": victim(questions)}
     climbing = updates[1]
-    shown = climbing.sees(batch, 0)
+    shown = climbing.sees(batch, 1)
 
     def mean(params):
         losses, aux = climbing.loss_fn({**state.params, GENERATOR: params}, state, shown, jax.random.key(0))
@@ -91,10 +100,10 @@ def test_the_generator_climbs_along_the_slope_of_its_disagreement_with_a_linear_
         np.testing.assert_allclose(kernel, right, atol=0.03 * np.abs(right).max())
 
 
-def test_each_network_moves_its_own_numbers_alone_as_often_as_it_is_said_and_learns_of_its_own_turn():
-    game = dfme(STUDIED, student_steps=2, generator_steps=2, noise=4, width=2)
-    assert game.questions == 2 + 2 * 2
-    updates, begun, batch = played(game, optax.sgd(0.1))
+def test_each_network_moves_its_own_numbers_alone_as_often_as_it_is_said_and_learns_of_its_own_turn(game, played):
+    updates, begun, answered = played
+    batch = answered(6)
+    assert game.questions == 2 + 2 * (1 + SIZE)
     for number, (mine, other) in enumerate([(STUDENT, GENERATOR), (GENERATOR, STUDENT)]):
         state = begun.replace(opt_state=begun.opt_state[number : number + 1])
         moved, metrics = jax.jit(step_of(updates[number : number + 1]))(state, batch)
