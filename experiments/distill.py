@@ -121,7 +121,7 @@ def main(config: Config, workdir: Path) -> None:
             config.teacher_epochs,
             {"learning_rate": config.teacher_learning_rate},
             Lineage("labels", facts={"from": config.teacher if given else "trained here"}),
-            known=(lambda seed: given[number(seed)]) if given else None,
+            known=(lambda done: given[number(done.seed)]) if given else None,
         ),
         Arm(
             ALONE,

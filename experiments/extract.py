@@ -30,12 +30,14 @@ import numpy as np
 from kdjax.config import field
 from kdjax.data.source import unit_interval
 from kdjax.evaluation.fidelity import fidelity
-from kdjax.study import command, compare, extraction, figures, networks, service
+from kdjax.study import asking, command, compare, extraction, figures, networks, service
+from kdjax.study.asking import Way
 from kdjax.study.attacks import first
 from kdjax.study.compare import Arm, Done, Pair, Row, Scores
 from kdjax.study.data import Common, Study, open_study, optimizer_of
-from kdjax.study.extraction import VICTIM, Thief, Way
+from kdjax.study.extraction import VICTIM, Thief
 from kdjax.study.report import gain, table
+from kdjax.teachers import queries
 from kdjax.teachers.serving.duplicates import Nearby, calibrated
 
 COLUMNS = ("accuracy", "normalised", "agreement", "teacher_kl", "nll", "ece", "queries", "price", "flagged")
@@ -71,7 +73,7 @@ class Config(Common):
     public_split: str = field("train", "split of those without their own")
     surrogate: str = field("mlp(64, 64)", networks.NETWORK, smoke="mlp(16)")
     arms: str = field(
-        ARMS, extraction.HELP,
+        ARMS, asking.HELP,
         smoke="random(pool=own), jacobian(pool=own), adaptive, uncertainty, k_centre, noise, random, "
         "random(answers=hard)",
     )  # fmt: skip
@@ -89,7 +91,7 @@ def main(config: Config, workdir: Path) -> None:
     study = open_study(config, workdir)
     victim = extraction.victim(config, study)
     surrogate = networks.named(config.surrogate, study.shape, flag="surrogate").model
-    chosen = extraction.ways(config.arms, flag="arms", says=victim.says)
+    chosen = asking.ways(config.arms, flag="arms", says=victim.says)
     pools = extraction.pools(config, study)
     extraction.refuse_small_pools(chosen, pools, config.budgets)
     for epochs, places in ((config.epochs, config.budgets[-1]), (config.victim_epochs, len(study.train))):
@@ -125,15 +127,15 @@ def row(thief: Thief, way: Way, number: int, arms: list[Arm]) -> Row:
     def of(done: Done) -> Scores:
         logits, true = done.test(names[number]), done.test(VICTIM)
         scores = compare.scores(thief.study, logits, done.weights(names[number]))
-        paid = thief.bought(way, number, names, done)
+        paid = thief.paid(way, number, names, done)
         last = number == len(names) - 1
         flagged = {"flagged": watched(thief.study, paid.images)} if last else {}
         return {
             **scores,
             **fidelity(student=logits, teacher=true),
             "normalised": scores["accuracy"] / compare.score(done, VICTIM)["accuracy"],
-            "queries": len(paid.images),
-            "price": thief.victim.price * len(paid.images),
+            "queries": paid.queries,
+            "price": thief.victim.price * paid.queries,
             **flagged,
         }
 
@@ -169,13 +171,13 @@ def pairs_of(by_way: dict[Way, list[Arm]]) -> list[Pair]:
     last = {way: arms[-1].name for way, arms in by_way.items()}
     found = []
     for way, name in last.items():
-        plain = way.strategy.func is extraction.queries.random
+        plain = way.strategy.func is queries.random
         for other, rival in last.items():
-            if other is way or other.strategy.func is not extraction.queries.random:
+            if other is way or other.strategy.func is not queries.random:
                 continue
             same_answers, same_pool = other.said == way.said, other.pool == way.pool
-            if (same_answers and not plain and (same_pool or way.pool == "noise")) or (
-                plain and same_pool and other.said == extraction.SAID
+            if (same_answers and not plain and (same_pool or way.made)) or (
+                plain and same_pool and other.said == asking.SAID
             ):
                 found.append(Pair(name, rival, "agreement"))
     return found

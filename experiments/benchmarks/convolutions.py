@@ -62,7 +62,7 @@ def worker(name: str, config: Config, data: Path) -> timing.Worker:
 
 def created(config: Config, image: np.ndarray) -> Model:
     """kdjax's network."""
-    own = convolutions_worker.FAST if config.network == "fast_cnn" else {}
+    own: dict[str, Any] = convolutions_worker.FAST if config.network == "fast_cnn" else {}
     return create(config.network, num_classes=CLASSES, image_shape=image.shape[1:], **own)
 
 

@@ -14,7 +14,7 @@ from experiments.benchmarks import attack_peers, speed_worker
 MOMENTUM, DECAY, RATE = 0.9, 5e-4, 0.05
 EPSILON, STEP_SIZE, STEPS = 8 / 255, 2 / 255, 10
 """Of PGD in an adversarial step."""
-FAST = {"hidden": (16, 32, 100)}
+FAST: dict[str, Any] = {"hidden": (16, 32, 100)}
 """Channels and units of `fast_cnn`, the one network here that is no ResNet."""
 
 
@@ -29,7 +29,7 @@ def kdjax_jobs(spec: dict[str, Any], data: dict[str, np.ndarray]) -> Callable[[s
     from kdjax.training.state import create_state, variables
     from kdjax.training.step import train_step
 
-    own = FAST if spec["network"] == "fast_cnn" else {}
+    own: dict[str, Any] = FAST if spec["network"] == "fast_cnn" else {}
     model = create(spec["network"], num_classes=spec["classes"], image_shape=data["inputs"].shape[1:], **own)
     tx = optimizers.optimizer("sgd", momentum=MOMENTUM, weight_decay=DECAY)
     mesh = parallel.data_mesh()

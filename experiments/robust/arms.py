@@ -53,7 +53,7 @@ def arms(
             Lineage(str(learns.method.expression), facts={**learns.facts, **origin}),
             run="teacher",
             answers=teacher,
-            known=(lambda seed: given[seed % len(given)]) if given else None,
+            known=(lambda done: given[done.seed % len(given)]) if given else None,
         ),
         Arm(
             ALONE,

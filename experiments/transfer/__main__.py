@@ -36,11 +36,12 @@ from kdjax.attacks.projections import require_radius
 from kdjax.config import field
 from kdjax.evaluation.fidelity import fidelity
 from kdjax.recipes.supervised import supervised
-from kdjax.study import attacks, command, compare, extraction, figures, networks, report
+from kdjax.study import asking, attacks, command, compare, extraction, figures, networks, report
+from kdjax.study.asking import Way
 from kdjax.study.attacks import first
 from kdjax.study.compare import Done, Pair, Row, Scores
 from kdjax.study.data import Common, Study, open_study, optimizer_of
-from kdjax.study.extraction import Thief, Victim, Way
+from kdjax.study.extraction import Thief, Victim
 from kdjax.types import BadInput, LossFn
 
 FIXED = {"epsilon": "--epsilons", "norm": "--norm"}
@@ -71,7 +72,7 @@ class Config(Common):
     )
     public_split: str = field("train", "split of those without their own")
     surrogates: str = field("mlp(64, 64), cnn(8, 16), resnet8", networks.NETWORK, smoke="mlp(16), mlp(12, 12)")
-    asks: str = field("jacobian(pool=own)", f"how all surrogates ask: one of the {extraction.HELP}")
+    asks: str = field("jacobian(pool=own)", f"how all surrogates ask: one of the {asking.HELP}")
     budgets: tuple[int, ...] = field((64, 128, 256, 512), "queries at the end of each round", low=1, smoke=(40, 80))
     epochs: int = field(40, "surrogates' passes over as many places as the last budget", low=1, smoke=4)
     learning_rate: float = field(3e-3, "surrogates' peak learning rate", low=0.0)
@@ -109,7 +110,7 @@ def main(config: Config, workdir: Path) -> None:
             raise BadInput(f"--norm={config.norm}: {one.call.name} knows linf alone; accepted: attacks with a norm.")
     if missing := [one.text for one in begun if not one.has("epsilon")]:
         raise BadInput(f"--begun: {missing[0]} has no radius to begin in; accepted: attacks with epsilon.")
-    ways = extraction.ways(config.asks, flag="asks")
+    ways = asking.ways(config.asks, flag="asks")
     if len(ways) != 1:
         raise BadInput(f"--asks={config.asks}; accepted: one way.")
     pools = extraction.pools(config, study)
@@ -170,7 +171,7 @@ def matched(thief: Thief, way: Way, names: list[str]) -> Row:
 
     def of(done: Done) -> Scores:
         logits = done.test(name)
-        paid = len(thief.bought(way, len(names) - 1, names, done).images)
+        paid = thief.paid(way, len(names) - 1, names, done).queries
         return {
             **compare.scores(done.study, logits, done.weights(name)),
             **fidelity(student=logits, teacher=done.test(victim)),

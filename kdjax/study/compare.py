@@ -57,7 +57,7 @@ class Arm:
         own: that network's variables of the trained ones.
         seed: of its initialisation, order and draws, from the number of the run.
         once: one network for all seeds, that of seed 0.
-        known: its variables by seed, where it was trained elsewhere.
+        known: its variables, where something else trained it, from the networks that its seed has so far.
         study: data and flags, where they are not the comparison's.
         watch: examples whose accuracy is written down after every epoch, and chooses nothing.
         choose: how good the variables of the network that answers are after an epoch; the best are kept beside the
@@ -77,7 +77,7 @@ class Arm:
     own: Callable[[PyTree], PyTree] = lambda variables: variables
     seed: Callable[[int], int] = lambda number: number
     once: bool = False
-    known: Callable[[int], PyTree] | None = None
+    known: "Callable[[Done], PyTree] | None" = None
     study: Study | None = None
     watch: Examples | None = None
     choose: Callable[[PyTree], float] | None = None
@@ -175,12 +175,12 @@ class Trainer:
 
     def train(self, arm: Arm, done: Done) -> Trained:
         """Train an arm at a seed, or take it from its checkpoint; it is then among what the seed has done."""
+        study, lineage = arm.study or self.study, arm.lineage
+        seen = done.seen_by((*lineage.teachers, *filter(None, (lineage.start,))))
         if arm.known:
-            found = Trained(arm, arm.known(done.seed))
+            found = Trained(arm, arm.known(seen))
         else:
-            study, lineage = arm.study or self.study, arm.lineage
-            names = (*lineage.teachers, *filter(None, (lineage.start,)))
-            given = arm.given(done.seen_by(names)) if arm.given else Given(study.train)
+            given = arm.given(seen) if arm.given else Given(study.train)
             run = f"{arm.run or arm.name}/seed-{done.seed}"
             state = train(
                 study,

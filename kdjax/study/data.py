@@ -176,14 +176,7 @@ def check_batch(study: Study, source: Examples) -> None:
 
 def optimizer_of(config: Common, *, steps: int) -> optax.GradientTransformation:
     """The optimizer and schedule that the flags ask for, for a run of so many steps; refuses what does not fit."""
-    factor = spec.number(config.schedule, flag="schedule")
-    if spec.sets(factor):
-        raise BadInput(f"--schedule={config.schedule}: a set; accepted: a schedule, such as cosine(1, 0)")
-    schedule = factor if isinstance(factor, spec.Schedule) else spec.constant(factor)
-    try:
-        rate = optimizers.following(schedule, steps=steps)
-    except BadInput as error:
-        raise BadInput(f"--schedule={config.schedule}: {error}") from None
+    rate = factor_of(config, steps=steps)
     call = spec.call(config.optimizer, flag="optimizer")
     wanted = f"{call.name}({', '.join(f'{name}=NUMBER' for name in _NUMBERS)})"
     for name, value in call.kwargs:
@@ -196,3 +189,19 @@ def optimizer_of(config: Common, *, steps: int) -> optax.GradientTransformation:
         return optimizers.optimizer(call.name, learning_rate=rate, **numbers)
     except BadInput as error:
         raise call.error(str(error)) from None
+
+
+def factor_of(config: Common, *, steps: int) -> optax.Schedule:
+    """The factor of the learning rate that `--schedule` asks for, for a run of so many steps.
+
+    Raises:
+        BadInput: a set, or as `optimizers.following`.
+    """
+    factor = spec.number(config.schedule, flag="schedule")
+    if spec.sets(factor):
+        raise BadInput(f"--schedule={config.schedule}: a set; accepted: a schedule, such as cosine(1, 0)")
+    schedule = factor if isinstance(factor, spec.Schedule) else spec.constant(factor)
+    try:
+        return optimizers.following(schedule, steps=steps)
+    except BadInput as error:
+        raise BadInput(f"--schedule={config.schedule}: {error}") from None

@@ -1,10 +1,9 @@
 """Surrogates of a victim that only answers: what is asked of it, round by round, and the arms that learn from that.
 
-    random(pool=own), jacobian(pool=own), random, adaptive, uncertainty, k_centre, noise(grain=4), random(answers=hard)
-
-A way is a strategy of `kdjax.teachers.queries`, a pool and what the victim answers. Answers are bought outside of any
-compiled step, in rounds that end at the budgets, and kept; at each budget a surrogate is trained from fresh parameters
-on all that was bought, in as many steps as at every other. No label of the victim's is read.
+Ways of asking are those of `kdjax.study.asking`. Answers are bought outside of any compiled step, in rounds that end at
+the budgets, and kept; at each budget a surrogate is trained from fresh parameters on all that was bought, in as many
+steps as at every other. A game's surrogate is its student as it plays, from one budget to the next. No label of the
+victim's is read.
 """
 
 import functools
@@ -14,54 +13,34 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import spec
 from kdjax.data.domains import parse, unite
 from kdjax.data.load import load
 from kdjax.data.source import Source
 from kdjax.losses import response
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
-from kdjax.spec import Family
 from kdjax.study import networks, service
+from kdjax.study.asking import Way
 from kdjax.study.compare import Arm, Done, Given, Lineage
 from kdjax.study.data import Study, overlap
+from kdjax.study.games import Match, remembered
 from kdjax.study.methods import slug
 from kdjax.study.train import predict
 from kdjax.teachers import queries
-from kdjax.teachers.queries import Chosen, Known, Surrogate
-from kdjax.teachers.serving.policy import POLICIES, Policy
+from kdjax.teachers.queries import Known, Surrogate
+from kdjax.teachers.serving.policy import Policy
 from kdjax.teachers.stored import cached
-from kdjax.types import ApplyFn, BadInput, LossFn, Model, PyTree
+from kdjax.training.state import variables
+from kdjax.types import ApplyFn, BadInput, LossFn, Model, PyTree, TrainState
 
-VICTIM, SAID = "victim", "soft"
-WAYS = Family(queries, first=("known", "count", "rng"), parts={"answers": POLICIES})
-LOSS = "response.kl(temperature=1)"
-HELP = (
-    "ways of asking, STRATEGY(pool=own or public, answers=POLICY), each with the strategy's own settings; strategies: "
-    f"{', '.join(WAYS.names())}; policies: {', '.join(POLICIES.names())}"
-)
-"""The manual of a flag of ways."""
-
-
-class Way(NamedTuple):
-    """How somebody asks: the text, its strategy, the pool's name, and the policy of the answers with its text."""
-
-    text: str
-    strategy: partial[Chosen]
-    pool: str
-    answers: Policy
-    said: str
-
-    @property
-    def images(self) -> str:
-        """What decides which images are asked, whatever is answered."""
-        return f"{self.strategy.func.__name__} {sorted(self.strategy.keywords.items())} {self.pool}"
+VICTIM = "victim"
+LOSS, GAME_LOSS = "response.kl(temperature=1)", "response.logit_l1"
 
 
 class Bought(NamedTuple):
@@ -72,35 +51,11 @@ class Bought(NamedTuple):
     answers: np.ndarray
 
 
-def ways(text: str, *, flag: str, says: str = "") -> list[Way]:
-    """Read ways with commas between them.
+class Paid(NamedTuple):
+    """How many questions were asked, and the images of those that are kept, the first ones."""
 
-    Args:
-        text: as typed.
-        flag: that it was typed for.
-        says: the policy of a service, which answers by no other.
-
-    Raises:
-        BadInput: an unknown strategy, setting, pool or policy, one way twice, a pool for images that are made.
-    """
-    found = list[Way]()
-    for call in spec.calls(text, flag=flag):
-        typed = call.keywords
-        made = call.name == queries.noise.__name__
-        if made and "pool" in typed:
-            raise call.error(f"read pool={typed['pool']!r}; accepted: none, for {call.name} makes its images")
-        own = WAYS.bind(call, given=("known", "count", "rng"), beside=_shared, varying=False)
-        pool, answers = str(own.pop("pool", "public")), own.pop("answers", None)
-        said = str(typed.get("answers", says or SAID))
-        if says and said != says:
-            raise call.error(f"read answers={said}: the service answers by {says}; accepted: that, or nothing")
-        strategy = partial(WAYS.find(call), **own)
-        policy = answers if isinstance(answers, Policy) else POLICIES.resolve(spec.call(said))()
-        way = Way(str(call), strategy, "noise" if made else pool, policy, said)
-        if any((way.images, way.said) == (other.images, other.said) for other in found):
-            raise call.error(f"read {call!r} twice; accepted: each way once")
-        found.append(way)
-    return found
+    queries: int
+    images: np.ndarray
 
 
 class Victim(NamedTuple):
@@ -123,7 +78,7 @@ class Victim(NamedTuple):
             config.victim_epochs,
             {"learning_rate": config.victim_learning_rate},
             Lineage("labels", facts={"from": self.source if self.given else "trained here", **facts}),
-            known=(lambda seed: self.given[seed % len(self.given)]) if self.given else None,
+            known=(lambda done: self.given[done.seed % len(self.given)]) if self.given else None,
             run=slug(self.name),
         )
 
@@ -141,10 +96,6 @@ def victim(config: Any, study: Study) -> Victim:
     described = service.description(found)
     networks.refuse_other_shapes(described, config.victim, study.shape, config.dataset, flag="victim")
     return Victim(VICTIM, *service.teacher(found, study), config.victim, found.policy, found.price)
-
-
-def _shared(pool: Literal["own", "public"] = "public", answers: str = "") -> None:
-    """What can be typed of every way."""
 
 
 def pools(config: Any, study: Study) -> dict[str, Source]:
@@ -190,7 +141,7 @@ def refuse_small_pools(chosen: Sequence[Way], pool: Mapping[str, Source], budget
     if list(budgets) != sorted(set(budgets)):
         raise BadInput(f"--budgets={','.join(map(str, budgets))}; accepted: numbers that grow.")
     for way in chosen:
-        made = way.strategy.func in (queries.noise, queries.jacobian)
+        made = way.made or way.strategy.func is queries.jacobian
         wanted = budgets[0] if made else budgets[-1]
         if way.pool in pool and len(pool[way.pool]) < wanted:
             raise BadInput(
@@ -228,27 +179,29 @@ class Thief:
         """
         names = [f"{prefix}{way.text}, {budget} queries" for budget in self.budgets]
         rates = {"learning_rate": self.study.config.learning_rate, "temperature": 1.0, "alpha": 1.0}
-        source = "noise" if way.pool == "noise" else f"{way.pool} images, no labels"
+        source = way.pool if way.made else f"{way.pool} images, no labels"
+        match = Match(self.study, way.strategy(self.model), self.budgets) if way.plays else None
         found = []
         for number, (name, budget) in enumerate(zip(names, self.budgets, strict=True)):
             before = names[number - 1] if number else ""
             lineage = Lineage(
-                LOSS,
+                GAME_LOSS if match else LOSS,
                 (self.victim.name, *filter(None, (before,))),
                 source,
-                "" if way.pool == "noise" else way.pool,
+                "" if way.made else way.pool,
                 facts={"asked": way.text, "answers": way.said, "queries": budget},
             )
             arm = Arm(
                 name,
                 self.model,
                 self.loss_fn,
-                self.study.config.epochs,
+                match.rounds[number] if match else self.study.config.epochs,
                 rates,
                 lineage,
                 partial(self._given, way, number, names),
                 run=slug(name),
                 places=self.budgets[-1],
+                known=partial(self._student, match, way, number, names) if match else None,
             )
             found.append(arm)
         return found
@@ -263,7 +216,7 @@ class Thief:
         """What is paid at the end of a round; every round once a seed."""
 
         def buy() -> Bought:
-            pool = self.pools["public" if way.pool == "noise" else way.pool]
+            pool = self.pools["public" if way.made else way.pool]
             if not number:
                 shape, classes = pool.arrays["inputs"].shape[1:], self.study.test.num_classes
                 none = np.empty((0, *shape), pool.arrays["inputs"].dtype)
@@ -282,6 +235,29 @@ class Thief:
             return Bought(*(np.concatenate(both) for both in parts))
 
         return done.once(("bought", names[0], number), buy)
+
+    def _played(self, match: Match, way: Way, number: int, names: Sequence[str], done: Done) -> TrainState:
+        """A game's end at a budget; each once a seed."""
+
+        def play() -> TrainState:
+            before = self._played(match, way, number - 1, names, done) if number else None
+            weights = done.weights(self.victim.name)
+            ask = lambda images: self.ask(way, images, weights, done.seed)  # noqa: E731
+            runs, folder = [slug(name) for name in names], self.study.recorder.workdir
+            return match.play(folder, runs, number, ask, seed=done.seed, before=before)
+
+        return done.once(("played", names[0], number), play)
+
+    def _student(self, match: Match, way: Way, number: int, names: Sequence[str], done: Done) -> PyTree:
+        return variables(self._played(match, way, number, names, done))
+
+    def paid(self, way: Way, number: int, names: Sequence[str], done: Done) -> Paid:
+        """What was asked by the end of a round."""
+        if not way.plays:
+            images = self.bought(way, number, names, done).images
+            return Paid(len(images), images)
+        kept = np.load(remembered(self.study.recorder.workdir, slug(names[-1]), done.seed), mmap_mode="r")
+        return Paid(self.budgets[number], kept[: self.budgets[number]])
 
     def ask(self, way: Way, images: np.ndarray, weights: PyTree, seed: int) -> np.ndarray:
         """The victim's answers as the way's policy leaves them, as logits `[N, K]`."""

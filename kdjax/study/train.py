@@ -17,9 +17,10 @@ from kdjax.models.create import parameter_count
 from kdjax.study.data import Common, Forward, Study, feed, optimizer_of
 from kdjax.training import parallel
 from kdjax.training.checkpoint import Checkpointer
-from kdjax.training.loop import fit
+from kdjax.training.loop import Chunk, fit
 from kdjax.training.program import Program
 from kdjax.training.state import Init, create_state, initializer, variables
+from kdjax.training.step import Run
 from kdjax.training.update import updates_of
 from kdjax.types import BadInput, Batch, Diverged, LossFn, Model, Networks, PyTree, TrainState
 
@@ -157,7 +158,39 @@ def train(
         found |= {} if choose is None else {CHOSEN: choose(variables(state))}
         return found if watch is None else {**found, "watched_accuracy": score(state, watch)["accuracy"]}
 
-    checkpoints = workdir / "checkpoints" / run
+    best = CHOSEN if choose else "validation_accuracy" if study.validation is not None else ""
+    return kept(
+        study, workdir, run, state, program.run, data=fed.data(), chunks=fed.chunks(seed), epochs=epochs, steps=steps,
+        evaluate=evaluate, best=best,
+    )  # fmt: skip
+
+
+def kept(
+    study: Study,
+    workdir: Path,
+    run: str,
+    state: TrainState,
+    step: Run,
+    *,
+    data: Mapping[str, Any],
+    chunks: Callable[[int, int], Iterator[tuple[int, Chunk]]],
+    epochs: int,
+    steps: int,
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    best: str = "",
+) -> TrainState:
+    """`training.loop.fit` with a study's checkpoints, records and messages, from where it was stopped.
+
+    Args:
+        study: records and flags.
+        workdir: of the experiment; checkpoints go to `checkpoints/<run>`.
+        run: its name.
+        state: the initial state, on the devices.
+        step: of `fit`, its `run`; so are `data`, `chunks`, `epochs` and `evaluate`.
+        steps: of an epoch.
+        best: the metric by which one more checkpoint is kept.
+    """
+    config = study.config
     bar = tqdm(total=epochs, desc=run, unit="epoch", disable=not sys.stderr.isatty(), leave=False)
 
     def on_start(done: int) -> None:
@@ -170,13 +203,12 @@ def train(
         log.debug("%s epoch %d/%d %s", run, epoch, epochs, shown)
         bar.update()
 
-    best = CHOSEN if choose else "validation_accuracy" if study.validation is not None else ""
-    with Checkpointer(checkpoints, keep=config.keep, best=best) as checkpointer, bar:
+    with Checkpointer(workdir / "checkpoints" / run, keep=config.keep, best=best) as checkpointer, bar:
         state = fit(
             state,
-            program.run,
-            data=fed.data(),
-            chunks=fed.chunks(seed),
+            step,
+            data=data,
+            chunks=chunks,
             epochs=epochs,
             steps_per_epoch=steps,
             checkpointer=checkpointer,

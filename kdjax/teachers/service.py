@@ -28,7 +28,7 @@ from kdjax.types import BadInput
 
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request is sent again."""
-FREE = frozenset({400, 402, 409, 411, 412, 413, 415, 422})
+FREE = frozenset({400, 402, 403, 409, 411, 412, 413, 415, 422})
 """Statuses that say that this request was not charged, now or before: who asks looks for a kept answer first."""
 
 
@@ -139,9 +139,11 @@ class Service:
         rows = sorted(places.values())
         # Requests are cut by place before known ones are left out: a resumed client asks in the same batches.
         parts = [rows[at : at + self._batch] for at in range(0, len(rows), self._batch)]
-        missing = [[row for row in part if self.paid.find(digests[row], None) is None] for part in parts]
-        self._send(self._request(images[part], [(digests[row], 0) for row in part]) for part in missing if part)
-        return self._logits([(digest, None) for digest in digests])
+        known = self.paid.known([digests[row] for row in rows], None)
+        missing = [[row for row in part if digests[row] not in known] for part in parts]
+        new = self._send(self._request(images[part], [(digests[row], 0) for row in part]) for part in missing if part)
+        known |= {digest: said for (digest, _), said in new.items()}
+        return self._logits([known[digest] for digest in digests])
 
     def ask(self, images: Float[np.ndarray, "batch ..."]) -> Float[np.ndarray, "batch classes"]:
         """The same for an attack: every image is a question of its own, also one that was asked before.
@@ -160,10 +162,14 @@ class Service:
             for digest in digests:
                 self._times[digest] += 1
                 asked.append((digest, self._times[digest]))
-        new = [row for row, one in enumerate(asked) if self.paid.find(*one) is None]
+        said = dict[Asked, bytes]()
+        for time in {time for _, time in asked}:
+            found = self.paid.known([digest for digest, when in asked if when == time], time)
+            said |= {(digest, time): one for digest, one in found.items()}
+        new = [row for row, one in enumerate(asked) if one not in said]
         parts = [new[at : at + self._batch] for at in range(0, len(new), self._batch)]
-        self._send(self._request(images[part], [asked[row] for row in part]) for part in parts)
-        return self._logits(asked)
+        said |= self._send(self._request(images[part], [asked[row] for row in part]) for part in parts)
+        return self._logits([said[one] for one in asked])
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
         images = unit_interval(np.asarray(images)).astype(np.float32)
@@ -176,23 +182,23 @@ class Service:
         name = hashlib.sha256(b"".join(parts))
         return Request(name.hexdigest(), tuple(asked), wire.pack(images))
 
-    def _logits(self, asked: Sequence[tuple[bytes, int | None]]) -> np.ndarray:
-        """What the ledger holds, as logits."""
-        if not asked:
+    def _logits(self, said: Sequence[bytes]) -> np.ndarray:
+        """Rows of answers, as the ledger keeps them, as logits."""
+        if not said:
             return np.zeros((0, self.num_classes), np.float32)
         rows = np.dtype([(name, kind, tuple(shape)) for name, kind, shape in self.paid.fact("columns")])
-        kept = [self.paid.find(*one) for one in asked]
-        found = np.frombuffer(b"".join(one for one in kept if one is not None), rows)
-        return self._read({name: found[name] for name in rows.names or ()}, len(asked), self.num_classes)
+        found = np.frombuffer(b"".join(said), rows)
+        return self._read({name: found[name] for name in rows.names or ()}, len(said), self.num_classes)
 
-    def _send(self, requests: Iterable[Request]) -> None:
-        """Send requests, several at once; after a failure none is begun, and those on their way are awaited."""
-        left = iter(requests)
+    def _send(self, requests: Iterable[Request]) -> dict[Asked, bytes]:
+        """Send requests, several at once, and return their answers; after a failure none is begun, and those on their
+        way are awaited."""
+        left, said = iter(requests), dict[Asked, bytes]()
         begun = list(islice(left, 2))
         if len(begun) < 2:  # an attack's questions come one by one
             for request in begun:
-                self._settle(request)
-            return
+                said |= self._settle(request)
+            return said
         waiting, turn, failed = chain(begun, left), threading.Lock(), threading.Event()
 
         def work() -> None:
@@ -202,7 +208,7 @@ class Service:
                 if request is None:
                     return
                 try:
-                    self._settle(request)
+                    said.update(self._settle(request))  # no two requests hold the same question
                 except BaseException:
                     failed.set()
                     raise
@@ -215,9 +221,10 @@ class Service:
             except BaseException:
                 failed.set()
                 raise
+        return said
 
-    def _settle(self, request: Request) -> None:
-        """Write down, send, check, write down."""
+    def _settle(self, request: Request) -> dict[Asked, bytes]:
+        """Write down, send, check, write down; the answers as the ledger keeps them."""
         self.paid.open(request, self._budget)
         response = self._post(request)
         if response.status_code != 200:
@@ -242,7 +249,9 @@ class Service:
         rows = np.zeros(len(request.asked), np.dtype([(name, kind, tuple(shape)) for name, kind, shape in layout]))
         for name in columns:
             rows[name] = columns[name]
-        self.paid.settle(request, [row.tobytes() for row in rows], price)
+        said = [row.tobytes() for row in rows]
+        self.paid.settle(request, said, price)
+        return dict(zip(request.asked, said, strict=True))
 
     def _post(self, request: Request) -> httpx.Response:
         headers = {

@@ -55,7 +55,7 @@ def step_of(updates: Sequence[Update], *, axis_name: str | None = None) -> Step:
             for time in range(update.times):
                 first = number == time == 0
                 key = step_key if first else jax.random.fold_in(jax.random.fold_in(step_key, _APART + number), time)
-                state, found = _moved(update, number, state, batch, key, axis_name)
+                state, found = _moved(update, number, state, update.sees(batch, time), key, axis_name)
                 metrics |= {f"{update.name}/{name}" if update.name else name: pair for name, pair in found.items()}
         return state.replace(step=state.step + 1), metrics
 

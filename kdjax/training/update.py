@@ -1,11 +1,15 @@
 """A step is a list of updates: each a loss function, an optimizer, the networks that it moves, and how many times."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import optax
 
-from kdjax.types import BadInput, LossFn, PyTree
+from kdjax.types import BadInput, Batch, LossFn, PyTree
+
+
+def _all(batch: Batch, time: int) -> Batch:
+    return batch
 
 
 class Update(NamedTuple):
@@ -20,6 +24,7 @@ class Update(NamedTuple):
         networks: their names; empty is all.
         times: how many times in a step, each with randomness of its own.
         name: what its metrics begin with, where a step has several updates.
+        sees: `(batch, time) -> batch`, what of a step's batch it is shown the first time, 0, and each time after.
     """
 
     loss_fn: LossFn
@@ -27,6 +32,7 @@ class Update(NamedTuple):
     networks: tuple[str, ...] = ()
     times: int = 1
     name: str = ""
+    sees: Callable[[Batch, int], Batch] = _all
 
     def moved(self, params: Mapping[str, PyTree]) -> dict[str, PyTree]:
         """The parameters of the networks that it moves.

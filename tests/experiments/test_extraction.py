@@ -10,8 +10,9 @@ import pytest
 from kdjax.data.load import load
 from kdjax.evaluation.fidelity import fidelity
 from kdjax.study import extraction
+from kdjax.study.asking import ways
 from kdjax.study.data import open_study
-from kdjax.study.extraction import slug, ways
+from kdjax.study.extraction import slug
 from kdjax.teachers import queries
 from kdjax.teachers.queries import Known, Surrogate
 from kdjax.teachers.serving.policy import policy

@@ -119,21 +119,24 @@ def test_a_surrogate_of_a_service_pays_for_its_budget_and_the_scored_images_and_
     digits, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(extract.figures, "by_queries", lambda *_, **__: None)
+    game = "dfme(generator_steps=1, noise=4, student_steps=1, width=2)"
     config = extract.Config(
-        victim=f'service("{URL}", batch=64, concurrency=1, budget=170)', train_split="train[:50]",
-        own_split="train[50:200]", test_split="test[:100]", arms="random(pool=own)",
+        victim=f'service("{URL}", batch=64, concurrency=1, budget=240)', train_split="train[:50]",
+        own_split="train[50:200]", test_split="test[:100]", arms=f"random(pool=own), {game}",
         surrogate="mlp(4)", budgets=(37, 70), seeds=1, epochs=1, batch_size=16, workdir=str(tmp_path / "run"),
     )  # fmt: skip
     for _ in range(2):  # and again for nothing
         configs.claim(config, tmp_path / "run")
         extract.main(config, tmp_path / "run")
-        assert digits.charged == 70 + 100  # the whole of the budget
+        assert digits.charged == 70 + 70 + 100  # the whole of the budget
         digits.transport.closed()
     told = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {name: row[0]["queries"] for name, row in told.items() if "queries" in name and "minus" not in name} == {
-        f"random(pool=own), {budget} queries": budget for budget in (37, 70)
+        f"{way}, {budget} queries": budget for way in ("random(pool=own)", game) for budget in (37, 70)
     }
     assert told["random(pool=own), 70 queries"][0]["price"] == 70 * 0.5  # what the service says
+    assert told[f"{game}, 70 queries"][0].keys() >= {"agreement", "flagged"}
+    assert told["arms"][f"{game}, 70 queries"]["teachers"] == ["victim", f"{game}, 37 queries"]
     assert told["arms"]["random(pool=own), 70 queries"]["facts"]["answers"] == "logits"
 
 

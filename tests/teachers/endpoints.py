@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 from anyio.from_thread import start_blocking_portal
 
-from kdjax.teachers.serving import accounts, answering, app, ledger, wire
+from kdjax.teachers.serving import accounts, answering, app, ledger, watch, wire
 from kdjax.teachers.serving.policy import policy
 
 SHAPE, CLASSES, MOST = (4, 4, 1), 5, 16
@@ -69,14 +69,16 @@ class Served(NamedTuple):
 def served(
     folder: Path, *, said: str = "soft", clients: str = "alice(budget=100), bob(budget=10)", ask: Any = network,
     model: str = "one", clock: Any = None, shape: tuple[int, ...] = SHAPE, classes: int = CLASSES, most: int = MOST,
+    detect: str = "",
 ) -> Iterator[Served]:  # fmt: skip
-    """A service whose books are in a folder."""
+    """A service whose books are in a folder; with a rule that `detect` names, as uniform images set it."""
     folder.mkdir(parents=True, exist_ok=True)
     books = ledger.Ledger(folder / "server.sqlite")
     found = accounts.clients(clients, folder / "keys.json")
     offer = answering.Offer(model, said, classes, shape, 0.5, most)
     timed = {} if clock is None else {"clock": clock}
-    desk = answering.Desk(ask, offer, policy(said), accounts.Accounts(found, books, **timed), books)
+    watching = watch.Watch(watch.rule(detect), pool(200, seed=9), books) if detect else None
+    desk = answering.Desk(ask, offer, policy(said), accounts.Accounts(found, books, **timed), books, watching)
     with start_blocking_portal() as portal:
         transport = InProcess(app.application(desk), portal)
         with httpx.Client(transport=transport, base_url=URL) as http:

@@ -13,6 +13,7 @@ from kdjax.teachers.answers import checksum
 from kdjax.teachers.serving.accounts import Account, Accounts
 from kdjax.teachers.serving.ledger import Entry, Ledger
 from kdjax.teachers.serving.policy import Policy
+from kdjax.teachers.serving.watch import Watch
 from kdjax.teachers.serving.wire import NPY, Refused, longest, pack_answer, unpack
 from kdjax.training.step import eval_step
 from kdjax.types import ApplyFn, PyTree
@@ -68,7 +69,9 @@ class Desk:
         policy: Policy,
         accounts: Accounts,
         ledger: Ledger,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch
         self._ask, self.offer, self._policy, self.accounts, self.ledger = ask, offer, policy, accounts, ledger
         self.counts: Counter[str] = Counter()
 
@@ -104,19 +107,21 @@ class Desk:
         offer = self.offer
         if model not in ("", offer.model):
             raise Refused(412, "other_model", f"the model is {offer.model}, not {model[:80]}.")
+        if self._watch:
+            self._watch.let_in(account.name)
         images = unpack(body, media, offer.image_shape, offer.most)
         count = len(images)
         with self.accounts.hold(account, count):
             logits = self._ask(images)
             if not np.isfinite(logits).all():
                 raise Refused(422, "no_number", "the network's answer to an image is not a number; nothing is charged.")
-            price = count * offer.price
+            price, flagged = count * offer.price, self._watch.look(account.name, images) if self._watch else 0
             facts = {
                 "request": request, "model": offer.model, "policy": offer.policy, "images": str(count),
                 "price": repr(price),
             }  # fmt: skip
             sent = pack_answer(self._policy.answer(logits, images, self.ledger.secret), facts)
             self.ledger.add(
-                Entry(account.name, request, count, offer.policy, offer.model, price, len(body), digest, sent)
+                Entry(account.name, request, count, offer.policy, offer.model, price, len(body), digest, sent, flagged)
             )
         return sent, False

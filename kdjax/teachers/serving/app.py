@@ -167,8 +167,9 @@ def _metrics(desk: Desk) -> str:
     """In the text form of Prometheus: since the start by how requests ended, and for all time by client."""
     lines = ["# TYPE kdjax_requests_total counter"]
     lines += [f'kdjax_requests_total{{ended="{name}"}} {n}' for name, n in sorted(desk.counts.items())]
-    lines += ["# TYPE kdjax_paid_images gauge", "# TYPE kdjax_paid_price gauge"]
+    lines += [f"# TYPE kdjax_{name} gauge" for name in ("paid_images", "paid_price", "flagged_images")]
     for total in desk.ledger.totals():
         label = f'{{client="{total.who}",policy="{total.policy}"}}'.replace("\n", " ")
         lines += [f"kdjax_paid_images{label} {total.images}", f"kdjax_paid_price{label} {total.price:g}"]
+        lines += [f"kdjax_flagged_images{label} {total.flagged}"]
     return "\n".join(lines) + "\n"

@@ -11,7 +11,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
   who TEXT NOT NULL, request TEXT NOT NULL, at REAL NOT NULL, images INTEGER NOT NULL, policy TEXT NOT NULL,
   model TEXT NOT NULL, price REAL NOT NULL, received INTEGER NOT NULL, sent INTEGER NOT NULL,
-  digest BLOB NOT NULL, answer BLOB NOT NULL, PRIMARY KEY (who, request)
+  digest BLOB NOT NULL, answer BLOB NOT NULL, flagged INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (who, request)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS secrets (only INTEGER PRIMARY KEY CHECK (only = 0), secret BLOB NOT NULL);
 """
@@ -20,7 +20,8 @@ CREATE TABLE IF NOT EXISTS secrets (only INTEGER PRIMARY KEY CHECK (only = 0), s
 class Entry(NamedTuple):
     """One paid answer: whose, to which request, of how many images, by which policy and model, and at what price.
 
-    `digest` is of the request's body, `answer` what was sent; `received` is the body's length in bytes.
+    `digest` is of the request's body, `answer` what was sent; `received` is the body's length in bytes; `flagged` how
+    many of the images a detector flags.
     """
 
     who: str
@@ -32,6 +33,7 @@ class Entry(NamedTuple):
     received: int
     digest: bytes
     answer: bytes
+    flagged: int = 0
 
 
 class Total(NamedTuple):
@@ -44,6 +46,7 @@ class Total(NamedTuple):
     price: float
     received: int
     sent: int
+    flagged: int
 
 
 class Ledger:
@@ -61,6 +64,8 @@ class Ledger:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(SCHEMA)
+        if "flagged" not in {column[1] for column in self._db.execute("PRAGMA table_info(answers)")}:  # an older file
+            self._db.execute("ALTER TABLE answers ADD COLUMN flagged INTEGER NOT NULL DEFAULT 0")
         self._db.execute("INSERT OR IGNORE INTO secrets VALUES (0, ?)", (secrets.token_bytes(32),))
         self.secret: bytes = self._db.execute("SELECT secret FROM secrets").fetchone()[0]
 
@@ -89,9 +94,14 @@ class Ledger:
         with self._lock:
             return self._db.execute("SELECT COALESCE(SUM(images), 0) FROM answers WHERE who = ?", (who,)).fetchone()[0]
 
+    def flagged(self) -> dict[str, int]:
+        """Images flagged by client."""
+        with self._lock:
+            return dict(self._db.execute("SELECT who, SUM(flagged) FROM answers GROUP BY who").fetchall())
+
     def totals(self) -> list[Total]:
         """By client and policy."""
-        sums = "COUNT(*), SUM(images), SUM(price), SUM(received), SUM(sent)"
+        sums = "COUNT(*), SUM(images), SUM(price), SUM(received), SUM(sent), SUM(flagged)"
         with self._lock:
             rows = self._db.execute(f"SELECT who, policy, {sums} FROM answers GROUP BY who, policy ORDER BY 1, 2")
             return [Total(*row) for row in rows.fetchall()]

@@ -9,6 +9,7 @@ REFUSALS = {
     "400": "No request id, or a body that cannot be read.",
     "401": "No key, or a wrong one.",
     "402": "The images asked are more than the budget leaves.",
+    "403": "Too many of the client's images were near earlier ones.",
     "408": "The body came too slowly.",
     "409": "The request id has answered other images.",
     "411": "No Content-Length.",
