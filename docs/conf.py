@@ -43,7 +43,12 @@ PARTS = {
         "library",
         "coming_from",
     ),
-    "To see it": ("notebooks/why_the_student_lost", "notebooks/two_faces"),
+    "To see it": (
+        "notebooks/why_the_student_lost",
+        "notebooks/hinton",
+        "notebooks/article",
+        "notebooks/two_faces",
+    ),
     "To trust it": ("results/README", "results/earlier", "benchmarks"),
     "To change it": ("architecture", "_made/contributing", "_made/changelog", "_made/reference/index"),
 }
