@@ -97,7 +97,7 @@ def row(arm: Arm, teacher: Arm, by: Attackers, workdir: Path) -> Row:
             return by.scores(white_box(model, weights), asked)
 
         key = f"{arm.name}, seed {done.seed}, {checksum((own.weights, asked.variables))}"
-        found = {**compare.score(done, arm.name), **once(file, key, last)}
+        found = {**compare.score(done, arm.name), "checksum": checksum(own.weights), **once(file, key, last)}
         if own.best is not None:
             best = once(file, f"{key}, best {checksum(own.best)}", lambda: robust(own.best))
             clean = compare.predict(done.study, model, own.best, test)
