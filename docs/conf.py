@@ -16,6 +16,7 @@ project, author, copyright = "kdjax", "The kdjax authors", "The kdjax authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "sphinx_book_theme"
 html_title = "kdjax"
+html_theme_options = {"launch_buttons": {"colab_url": "https://colab.research.google.com"}}  # the button with .ipynb
 exclude_patterns = ["_build"]
 suppress_warnings = ["toc.not_included"]  # tables of results, to which their pages link
 myst_enable_extensions = ["dollarmath"]
@@ -23,6 +24,9 @@ myst_heading_anchors = 4
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
+# Notebooks train the same network for several seeds: it is compiled once.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(HERE / "_build" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 default_role = "code"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
@@ -49,7 +53,13 @@ PARTS = {
         "notebooks/article",
         "notebooks/two_faces",
     ),
-    "To trust it": ("results/README", "results/earlier", "benchmarks"),
+    "To trust it": (
+        "results/README",
+        "results/leaderboard",
+        "results/CONTRIBUTING",
+        "results/earlier",
+        "benchmarks",
+    ),
     "To change it": ("architecture", "_made/contributing", "_made/changelog", "_made/reference/index"),
 }
 

@@ -86,7 +86,7 @@ def rows(study: Path, audits: Sequence[Path] = ()) -> dict[str, Row]:
             raise BadInput(f"{folder}: no student of {study} is the network that it audited; accepted: one of its own.")
         if (one["norm"], one["epsilon"]) != ("linf", _number(said["epsilon"])):
             raise BadInput(
-                f"{folder}: its threat is {one['norm']} {one['epsilon']:g}; accepted: linf {said['epsilon']}, the run's."
+                f"{folder}: its threat is {one['norm']} {one['epsilon']:g}; accepted: linf {said['epsilon']}."
             )
     return found
 
