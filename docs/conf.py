@@ -16,7 +16,6 @@ project, author, copyright = "kdjax", "The kdjax authors", "The kdjax authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "sphinx_book_theme"
 html_title = "kdjax"
-html_theme_options = {"launch_buttons": {"colab_url": "https://colab.research.google.com"}}  # the button with .ipynb
 exclude_patterns = ["_build"]
 suppress_warnings = ["toc.not_included"]  # tables of results, to which their pages link
 myst_enable_extensions = ["dollarmath"]
@@ -144,8 +143,19 @@ def is_field(app: Any, what: str, name: str, value: Any, skip: bool, options: An
     return True if type(value).__name__ == "_tuplegetter" else None
 
 
+def offer(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Beside a notebook's page lies its .ipynb, which the theme then has a button for, and which Colab opens."""
+    notebook = Path(app.outdir).parent / "jupyter_execute" / f"{page}.ipynb"
+    if page.startswith("notebooks/") and notebook.exists():
+        there = Path(app.outdir) / "_sources" / f"{page}.ipynb"
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.write_bytes(notebook.read_bytes())
+        context["ipynb_source"] = f"{page}.ipynb"
+
+
 def setup(app: Any) -> None:
     """Sphinx calls this."""
+    app.connect("html-page-context", offer, priority=100)  # before the theme's
     app.connect("builder-inited", write_pages)
     app.connect("source-read", read)
     app.connect("autodoc-process-docstring", literal, priority=100)  # before Napoleon's
