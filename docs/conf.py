@@ -35,16 +35,19 @@ napoleon_use_ivar = True
 OUTSIDE = {"README.md": "readme", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog"}
 MADE = HERE / "_made"  # nothing in it is written by hand
 PARTS = {
-    "To use it": (
-        "_made/readme",
-        "quickstart",
-        "experiments",
+    "To use it": ("_made/readme", "quickstart", "experiments", "which", "library", "coming_from"),
+    "Guides": (
         "distillation",
-        "which",
-        "networks",
+        "several_teachers",
+        "domains",
         "attacks",
-        "library",
-        "coming_from",
+        "audit",
+        "robust",
+        "sweeps",
+        "networks",
+        "data",
+        "devices",
+        "faults",
     ),
     "To see it": (
         "notebooks/why_the_student_lost",
@@ -59,7 +62,7 @@ PARTS = {
         "results/earlier",
         "benchmarks",
     ),
-    "To change it": ("architecture", "_made/contributing", "_made/changelog", "_made/reference/index"),
+    "To change it": ("architecture", "adding", "_made/contributing", "_made/changelog", "_made/reference/index"),
 }
 
 
