@@ -214,6 +214,7 @@ def test_the_readme_is_short_and_shows_the_library_s_first_program():
     assert len(text.splitlines()) <= 150
     assert blocks(text, "python") == blocks(LIBRARY.read_text(), "python")[:1]
     assert len(blocks(text, "python")[0].splitlines()) <= 10
+    assert (ROOT / "docs" / "results" / "distill" / "table.md").read_text().strip() in text
 
 
 @pytest.mark.parametrize(
