@@ -27,6 +27,8 @@ from kdjax.types import BadInput
 MARK = "<!-- rows: written by kdjax.study.leaderboard, below this line nothing by hand -->"
 """What follows this line of the page is written from the rows."""
 Row = dict[str, Any]
+Scored = tuple[Sequence[Mapping[str, Any]], Sequence[int]]
+"""A student's scores, and the seeds that they are of."""
 HEADS = ("student", "learns from", "parameters", "bytes", "ms an image", "clean %", "under PGD %", "worst %", "audit")
 
 
@@ -43,52 +45,56 @@ def rows(study: Path, audits: Sequence[Path] = ()) -> dict[str, Row]:
     """
     refuse_unfounded(study)
     told, results = _read(study / "provenance.json"), _read(study / "results.json")
-    arms: Mapping[str, Any] = results.get("arms", {})
-    teaching = {name for arm in arms.values() for name in arm["teachers"]}
-    said = _flags(told["command"])
+    said, arms = _flags(told["command"]), results.get("arms", {})
     missing = [f"--{name}" for name in ("dataset", "student", "epsilon") if name not in said]
     if missing:
         raise BadInput(f"{study}: its command has no {missing[0]}=; accepted: a command that says it.")
-    verdicts, found = [_audited(folder) for folder in audits], {}
-    for name, arm in arms.items():
-        if name in teaching:
-            continue
-        scores = results[name]
-        attacks = [key.removesuffix(": by class") for key in scores[0] if key.endswith(": by class")]
-        pgd = next((attack for attack in attacks if attack.startswith("pgd")), None)
-        if pgd is None:
-            raise BadInput(f"{study}: {name} has no scores under PGD; accepted: a run of experiments.robust with pgd.")
-        networks = {s["checksum"]: seed for s, seed in zip(scores, arm["seeds"], strict=True) if "checksum" in s}
-        theirs = [{**one, "seed": networks[one["checksum"]]} for one in verdicts if one["checksum"] in networks]
-        found[f"{study.name}-{slug(name)}.json"] = {
-            "study": study.name,
+    teaching = {name for arm in arms.values() for name in arm["teachers"]}
+    students = {name: results[name] for name in arms if name not in teaching}
+    theirs = {name: [] for name in students}
+    for folder in audits:
+        name, found = _audited(folder, {name: (scores, arms[name]["seeds"]) for name, scores in students.items()})
+        if (found["norm"], found["epsilon"]) != ("linf", _number(said["epsilon"])):
+            threat = f"{found['norm']} {found['epsilon']:g}"
+            raise BadInput(f"{folder}: its threat is {threat}; accepted: linf {said['epsilon']}, as in the run.")
+        theirs[name].append(found)
+    shared = {
+        "study": study.name,
+        "network": said["student"],
+        "dataset": said["dataset"],
+        "norm": "linf",
+        "epsilon": said["epsilon"],
+        "command": told["command"],
+        "commit": told["commit"],
+    }
+    return {
+        f"{study.name}-{slug(name)}.json": {
+            **shared,
             "student": name,
-            "network": said["student"],
-            "dataset": said["dataset"],
-            "norm": "linf",
-            "epsilon": said["epsilon"],
-            "learns from": arm["source"],
-            "seeds": arm["seeds"],
-            "parameters": scores[0]["parameters"],
-            "bytes": scores[0]["bytes"],
-            "milliseconds": [s["ms an image"] for s in scores],
-            "clean": [s["accuracy"] for s in scores],
-            "attacks": attacks,
-            "pgd": [s[pgd] for s in scores],
-            "worst": [min(s[attack] for attack in attacks) for s in scores],
-            "audits": theirs,
-            "command": told["command"],
-            "commit": told["commit"],
+            "learns from": arms[name]["source"],
+            "seeds": arms[name]["seeds"],
+            **_scores(f"{study}: {name}", scores),
+            "audits": theirs[name],
         }
-    known = [one["checksum"] for row in found.values() for one in row["audits"]]
-    for folder, one in zip(audits, verdicts, strict=True):
-        if one["checksum"] not in known:
-            raise BadInput(f"{folder}: no student of {study} is the network that it audited; accepted: one of its own.")
-        if (one["norm"], one["epsilon"]) != ("linf", _number(said["epsilon"])):
-            raise BadInput(
-                f"{folder}: its threat is {one['norm']} {one['epsilon']:g}; accepted: linf {said['epsilon']}."
-            )
-    return found
+        for name, scores in students.items()
+    }
+
+
+def _scores(what: str, scores: Sequence[Mapping[str, Any]]) -> Row:
+    """A student's numbers, seed by seed."""
+    attacks = [key.removesuffix(": by class") for key in scores[0] if key.endswith(": by class")]
+    pgd = next((attack for attack in attacks if attack.startswith("pgd")), None)
+    if pgd is None:
+        raise BadInput(f"{what} has no scores under PGD; accepted: a run of experiments.robust with pgd.")
+    return {
+        "parameters": scores[0]["parameters"],
+        "bytes": scores[0]["bytes"],
+        "milliseconds": [s["ms an image"] for s in scores],
+        "clean": [s["accuracy"] for s in scores],
+        "attacks": attacks,
+        "pgd": [s[pgd] for s in scores],
+        "worst": [min(s[attack] for attack in attacks) for s in scores],
+    }
 
 
 def page(results: Path) -> str:
@@ -121,19 +127,29 @@ def _cells(row: Row) -> Iterator[str]:
     yield "; ".join(f"seed {one['seed']}: {one['verdict']}" for one in row["audits"]) or "not audited"
 
 
-def _audited(folder: Path) -> Row:
-    """What an audit found, of which network."""
+def _audited(
+    folder: Path, students: Mapping[str, tuple[Sequence[Mapping[str, Any]], Sequence[int]]]
+) -> tuple[str, Row]:
+    """Which student an audit was of, by the checksum of its variables, and what it found."""
     refuse_unfounded(folder)
-    found = _read(folder / "results.json")
+    told, found = _read(folder / "provenance.json"), _read(folder / "results.json")
     if "subject" not in found:
         raise BadInput(f"{folder}: does not say which network it audited; accepted: a run of experiments.audit on one.")
-    told = _read(folder / "provenance.json")
     subject = found.pop("subject")
+    same = [
+        (name, seed)
+        for name, (scores, seeds) in students.items()
+        for s, seed in zip(scores, seeds, strict=True)
+        if s.get("checksum") == subject["checksum"]
+    ]
+    if not same:
+        raise BadInput(f"{folder}: no student of the run is the network that it audited; accepted: one of its own.")
     by = {kind: [id for id, one in found.items() if one["verdict"] == kind] for kind in ("PASS", "FLAG", "FAIL")}
     verdict = f"{len(by['PASS'])} PASS" + "".join(
         f", {len(ids)} {kind} ({', '.join(ids)})" for kind, ids in by.items() if ids and kind != "PASS"
     )
-    return {**subject, "verdict": verdict, "command": told["command"], "commit": told["commit"]}
+    (name, seed), *_ = same
+    return name, {**subject, "seed": seed, "verdict": verdict, "command": told["command"], "commit": told["commit"]}
 
 
 def _flags(command: str) -> dict[str, str]:

@@ -88,7 +88,7 @@ def test_an_audit_stands_beside_the_very_network_that_it_audited(results):
 @pytest.mark.parametrize(
     ("file", "alter", "said"),
     [
-        ("audit/results.json", lambda x: x["subject"].update(checksum="other"), "no student of"),
+        ("audit/results.json", lambda x: x["subject"].update(checksum="other"), "no student of the run"),
         ("audit/results.json", lambda x: x["subject"].update(epsilon=0.1), "its threat is linf 0.1"),
         ("audit/results.json", lambda x: x.pop("subject"), "does not say which network"),
         ("audit/provenance.json", lambda x: x.update(dirty=True), "dirty is True"),
