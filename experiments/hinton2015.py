@@ -49,12 +49,15 @@ class Config(Common):
     schedule: str = field("linear(1, 0)", SCHEDULE)
     teacher_hidden: tuple[int, ...] = field((1200, 1200), "teacher's widths", low=1, smoke=(32,))
     teacher_dropout: float = field(0.5, "teacher's dropout rate", low=0.0, high=0.99)
+    teacher_input_dropout: float = field(0.0, "the same on its pixels", low=0.0, high=0.99)
     teacher_epochs: int = field(120, "teacher's passes", low=1, smoke=2)
     shift: int = field(2, "jitter of the teacher's images, pixels in each direction", low=0)
     hidden: tuple[int, ...] = field((800, 800), "student's widths", low=1, smoke=(16,))
     epochs: int = field(20, "students' passes", low=1, smoke=2)
-    learning_rate: float = field(2e-3, "peak learning rate of all", low=0.0)
+    teacher_learning_rate: float = field(2e-3, "teacher's peak learning rate", low=0.0)
+    learning_rate: float = field(2e-3, "students' peak learning rate", low=0.0)
     temperature: float = field(20.0, "softens both sides", low=1e-6, high=1e4)
+    alpha: float = field(1.0, "weight of the soft targets; the labels' is 1 - alpha", low=0.0, high=1.0)
     jittered_epochs: int = field(
         0, "passes of further arms whose students see jittered images too, which the paper's do not; 0 for none",
         low=0, smoke=1,
@@ -82,14 +85,14 @@ def main(config: Config, workdir: Path) -> None:
         raise BadInput(f"--drop={config.drop}: accepted are classes from 0 to {study.train.num_classes - 1}.")
     without = drop_classes(study.train, (config.drop,))
     check_batch(study, without)
-    big: dict[str, Any] = {**study.shape, "hidden": config.teacher_hidden, "dropout": config.teacher_dropout}
+    drops = {"dropout": config.teacher_dropout, "input_dropout": config.teacher_input_dropout}
+    big: dict[str, Any] = {**study.shape, "hidden": config.teacher_hidden, **drops}
     teacher = create("mlp", **big)
     student = create("mlp", **study.shape, hidden=config.hidden)
     networks.save_model(workdir, name="mlp", **big)
     jitter = partial(random_shift, pixels=config.shift)
-    rate = {"learning_rate": config.learning_rate}
-    # Soft targets only, as in the paper; the students alone read none of these but the rate.
-    hparams = {**rate, "temperature": config.temperature, "alpha": 1.0}
+    # The students alone read none of these but the rate.
+    hparams = {"learning_rate": config.learning_rate, "temperature": config.temperature, "alpha": config.alpha}
     big_one, drop = "teacher, jittered", config.drop
     labels, kept = study.test.labels(), study.train.labels() != drop
     share = float(np.mean(~kept))
@@ -97,6 +100,7 @@ def main(config: Config, workdir: Path) -> None:
     # One teacher for all students, as in the paper: the spread is over students.
     learns = supervised(teacher, augment=jitter)
     whole = Lineage("labels", facts={"jittered": True})
+    rate = {"learning_rate": config.teacher_learning_rate}
     arms = [Arm(big_one, teacher, learns, config.teacher_epochs, rate, whole, run="teacher", once=True)]
 
     def answered(done: Done, part: bool) -> Given:
@@ -112,7 +116,7 @@ def main(config: Config, workdir: Path) -> None:
             own = None if part is None else lambda done: given(done, part)
             return Arm(role, student, loss_fn, epochs, hparams, lineage, own, run=run)
 
-        soften, facts = "response.kl", {"jittered": bool(suffix)}
+        soften, facts = "response.kl", {"jittered": bool(suffix), "alpha": config.alpha}
         rest = Lineage(soften, (big_one,), f"all images but those of class {drop}", facts=facts)
         return [
             arm(f"student alone{suffix}", alone, Lineage("labels", facts=facts)),

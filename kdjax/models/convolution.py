@@ -36,8 +36,8 @@ def in_parts(x: Array, kernel: Array, *args: Any, most: int = _PARTS, **keywords
         (x, kernel), (dx, dkernel) = primals, tangents
         y = value(x, kernel)
 
-        def plain(x: Array, dkernel: Array) -> Array:
-            return convolve(x, dkernel, *args)
+        def plain(x: Array, kernel: Array) -> Array:
+            return convolve(x, kernel, *args)
 
         def parted(x: Array, dkernel: Array) -> Array:
             # Neighbours lie in different parts, so that a batch split over devices is split within each part too.
@@ -45,7 +45,13 @@ def in_parts(x: Array, kernel: Array, *args: Any, most: int = _PARTS, **keywords
             each = [plain(images[:, part], dkernel) for part in range(parts)]
             return jnp.stack(each, 1).reshape(y.shape)
 
-        along = jnp.zeros_like(y) if isinstance(dx, SymbolicZero) else _exchanged(dx, kernel, *args, **keywords)
+        def exchanged(dx: Array, kernel: Array) -> Array:
+            return _exchanged(dx, kernel, *args, **keywords)
+
+        along = jnp.zeros_like(y)
+        if not isinstance(dx, SymbolicZero):
+            # A GPU's library knows the slope by the order of axes in which JAX writes it.
+            along = jax.lax.platform_dependent(dx, kernel, cpu=exchanged, default=plain)
         if not isinstance(dkernel, SymbolicZero):
             along += jax.lax.platform_dependent(x, dkernel, cpu=parted, default=plain)
         return y, along
@@ -107,10 +113,6 @@ def _plain(x: Array, kernel: Array, stride: int, padding: int) -> Array:
     return jax.lax.conv_general_dilated(x, kernel, *_written(stride, padding), dimension_numbers=_ORDER)
 
 
-def _turned(x: Array, kernel: Array, stride: int, padding: int) -> Array:
-    return _exchanged(x, kernel, *_written(stride, padding), dimension_numbers=_ORDER)
-
-
 _ORDER = ("NHWC", "HWIO", "NHWC")
 
 
@@ -140,11 +142,11 @@ def _slope(
     stride: int, padding: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
     (x, kernel), (dx, dkernel) = primals, tangents
-    blocks, plain, turned = (partial(form, stride=stride, padding=padding) for form in (_by_blocks, _plain, _turned))
+    blocks, plain = (partial(form, stride=stride, padding=padding) for form in (_by_blocks, _plain))
     thin = x.shape[-1] == 1  # one channel is too thin for XLA's convolution on a CPU
     value = (
         jax.lax.platform_dependent(x, kernel, cpu=blocks, default=plain)
         if thin
         else _convolve(x, kernel, stride, padding)
     )
-    return value, jax.lax.platform_dependent(dx, kernel, cpu=blocks, default=turned) + plain(x, dkernel)
+    return value, jax.lax.platform_dependent(dx, kernel, cpu=blocks, default=plain) + plain(x, dkernel)
