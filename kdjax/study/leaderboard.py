@@ -144,7 +144,8 @@ def _audited(
     ]
     if not same:
         raise BadInput(f"{folder}: no student of the run is the network that it audited; accepted: one of its own.")
-    by = {kind: [id for id, one in found.items() if one["verdict"] == kind] for kind in ("PASS", "FLAG", "FAIL")}
+    checks = {id: one["verdict"] for id, one in found.items() if "verdict" in one}  # beside what else the file says
+    by = {kind: [id for id, said in checks.items() if said == kind] for kind in ("PASS", "FLAG", "FAIL")}
     verdict = f"{len(by['PASS'])} PASS" + "".join(
         f", {len(ids)} {kind} ({', '.join(ids)})" for kind, ids in by.items() if ids and kind != "PASS"
     )

@@ -39,7 +39,7 @@ def results(tmp_path):
     checks = {"E1": "PASS", "E2": "FAIL", "E3": "PASS", "E4": "FLAG", "E5": "SKIPPED"}
     subject = {"checksum": "1" * 8, "norm": "linf", "epsilon": 0.3, "examples": 500}
     told = {id: {"verdict": verdict} for id, verdict in checks.items()}
-    (audit / "results.json").write_text(json.dumps({**told, "subject": subject}))
+    (audit / "results.json").write_text(json.dumps({**told, "subject": subject, "pairs": [], "rows": {}}))
     return folder
 
 
