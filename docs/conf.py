@@ -23,6 +23,9 @@ myst_heading_anchors = 4
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
+# Notebooks train the same network for several seeds: it is compiled once.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(HERE / "_build" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 default_role = "code"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
@@ -32,20 +35,34 @@ napoleon_use_ivar = True
 OUTSIDE = {"README.md": "readme", "CONTRIBUTING.md": "contributing", "CHANGELOG.md": "changelog"}
 MADE = HERE / "_made"  # nothing in it is written by hand
 PARTS = {
-    "To use it": (
-        "_made/readme",
-        "quickstart",
-        "experiments",
+    "To use it": ("_made/readme", "quickstart", "experiments", "which", "library", "coming_from"),
+    "Guides": (
         "distillation",
-        "which",
-        "networks",
+        "several_teachers",
+        "domains",
         "attacks",
-        "library",
-        "coming_from",
+        "audit",
+        "robust",
+        "sweeps",
+        "networks",
+        "data",
+        "devices",
+        "faults",
     ),
-    "To see it": ("notebooks/why_the_student_lost", "notebooks/two_faces"),
-    "To trust it": ("results/README", "results/earlier", "benchmarks"),
-    "To change it": ("architecture", "_made/contributing", "_made/changelog", "_made/reference/index"),
+    "To see it": (
+        "notebooks/why_the_student_lost",
+        "notebooks/hinton",
+        "notebooks/article",
+        "notebooks/two_faces",
+    ),
+    "To trust it": (
+        "results/README",
+        "results/leaderboard",
+        "results/CONTRIBUTING",
+        "results/earlier",
+        "benchmarks",
+    ),
+    "To change it": ("architecture", "adding", "_made/contributing", "_made/changelog", "_made/reference/index"),
 }
 
 
@@ -129,8 +146,19 @@ def is_field(app: Any, what: str, name: str, value: Any, skip: bool, options: An
     return True if type(value).__name__ == "_tuplegetter" else None
 
 
+def offer(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Beside a notebook's page lies its .ipynb, which the theme then has a button for, and which Colab opens."""
+    notebook = Path(app.outdir).parent / "jupyter_execute" / f"{page}.ipynb"
+    if page.startswith("notebooks/") and notebook.exists():
+        there = Path(app.outdir) / "_sources" / f"{page}.ipynb"
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.write_bytes(notebook.read_bytes())
+        context["ipynb_source"] = f"{page}.ipynb"
+
+
 def setup(app: Any) -> None:
     """Sphinx calls this."""
+    app.connect("html-page-context", offer, priority=100)  # before the theme's
     app.connect("builder-inited", write_pages)
     app.connect("source-read", read)
     app.connect("autodoc-process-docstring", literal, priority=100)  # before Napoleon's

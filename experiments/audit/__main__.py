@@ -42,6 +42,7 @@ from kdjax.models.create import create
 from kdjax.recipes.supervised import supervised
 from kdjax.study import attacks, command, compare, lineage, networks, report, service
 from kdjax.study.data import Common, open_study, overlap
+from kdjax.teachers.answers import checksum
 from kdjax.types import BadInput
 
 log = logging.getLogger("kdjax.audit")
@@ -115,14 +116,20 @@ def main(config: Config, workdir: Path) -> None:
         "threat": f"{config.norm}, radius {config.epsilon:g}",
     }  # fmt: skip
     page.page(findings, workdir / "audit.html", title="Robustness audit", facts=facts)
-    results = {f.id: record(f) for f in findings}
+    results: dict[str, Any] = {f.id: record(f) for f in findings}
     arms["network"]["facts"]["attacked"] = facts["data"]
+    origins = lineage.lineages(arms, dict.fromkeys(results, arms))
+    if asked is None:
+        results["subject"] = {
+            "checksum": checksum(victim.variables), "norm": config.norm, "epsilon": config.epsilon,
+            "examples": len(label),
+        }  # fmt: skip
     text = page.markdown(findings)
     if asked is not None:
         text += "\n\nThe service answered {1:,} images in {0:,} requests, at a price of {2:g}.".format(
             *asked.paid.totals()
         )
-    report.save_results(workdir, {**results, **lineage.lineages(arms, dict.fromkeys(results, arms))}, text)
+    report.save_results(workdir, {**results, **origins}, text)
 
 
 def parse_attack(config: Config, shape: tuple[int, int, int]) -> Any:

@@ -42,6 +42,7 @@ def page(findings: Sequence[Finding], path: Path, *, title: str, facts: dict[str
     body = (
         f"{listed(facts)}<p><b>{escape(verdict_line(findings))}</b></p>"
         f'<p class="rule">{escape(RULE)}</p><div class="wide"><table><tr><th></th><th>check</th><th>verdict</th>'
-        f"<th>what was measured</th><th>remedy</th></tr>{rows}</table></div><h2>Figures</h2>{images}"
+        f'<th>what was measured</th><th>remedy</th></tr>{rows}</table></div><h2>Figures</h2><div class="side">{images}'
+        '</div><h2>Files</h2><p>Command, commit and all files: <a href="report.html">report.html</a></p>'
     )
     write_whole(path, document(title, body))

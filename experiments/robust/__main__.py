@@ -30,7 +30,6 @@ from typing import Any
 import numpy as np
 
 from experiments.robust import arms, learned
-from experiments.robust.clock import Clock
 from experiments.robust.report import report
 from experiments.robust.scores import Attackers, attackers, robustness, row
 from kdjax import spec
@@ -94,7 +93,6 @@ def main(config: Config, workdir: Path) -> None:
     if choosing and not config.validation_split:
         raise BadInput("--best_under: --validation_split= is empty; accepted: a split that chooses the epoch.")
     study = open_study(replace(config, checkpoint_every=1) if choosing else config, workdir)
-    study = replace(study, recorder=Clock(workdir))
     moments = study.train if config.standardize else None
     student, small = networks.named(config.student, study.shape, flag="student", train=moments)
     teacher, given, large = networks.teacher_of(config, study)

@@ -3,12 +3,11 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import log_softmax
 
-from experiments.robust.clock import Clock
 from kdjax.attacks.run import run
 from kdjax.attacks.victims import Victim, white_box
 from kdjax.evaluation.answers import decided
@@ -97,14 +96,12 @@ def row(arm: Arm, teacher: Arm, by: Attackers, workdir: Path) -> Row:
             return by.scores(white_box(model, weights), asked)
 
         key = f"{arm.name}, seed {done.seed}, {checksum((own.weights, asked.variables))}"
-        found = {**compare.score(done, arm.name), **once(file, key, last)}
+        found = {**compare.score(done, arm.name), "checksum": checksum(own.weights), **once(file, key, last)}
         if own.best is not None:
             best = once(file, f"{key}, best {checksum(own.best)}", lambda: robust(own.best))
             clean = compare.predict(done.study, model, own.best, test)
             found |= {f"best: {name}": x for name, x in {"accuracy": accuracy(clean, test.labels()), **best}.items()}
-        clock: Any = done.study.recorder
-        assert isinstance(clock, Clock)
-        return {**found, "seconds an epoch": clock.seconds(f"{arm.run or arm.name}/seed-{done.seed}")}
+        return {**found, "seconds an epoch": done.seconds(arm.name)}
 
     return Row(tuple(dict.fromkeys((arm.name, teacher.name))), of)
 

@@ -138,8 +138,13 @@ class Done:
         for name, trained in self.trained.items():
             model, key = trained.arm.answers or trained.arm.model, (name, id(self.study.test))
             if isinstance(model, Model) and key in self._made:
-                found[name] = showing.Shown(model, trained.weights, self._made[key][1])
+                found[name] = showing.Shown(model, trained.weights, self._made[key][1], self.seconds(name))
         return found
+
+    def seconds(self, name: str) -> float | None:
+        """Of an epoch of a network's training; None where it was trained elsewhere."""
+        arm = self.trained[name].arm
+        return (arm.study or self.study).recorder.seconds(_folder(arm, self.seed))
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What is made once a seed."""
@@ -181,7 +186,7 @@ class Trainer:
             found = Trained(arm, arm.known(seen))
         else:
             given = arm.given(seen) if arm.given else Given(study.train)
-            run = f"{arm.run or arm.name}/seed-{done.seed}"
+            run = _folder(arm, done.seed)
             state = train(
                 study,
                 self.workdir,
@@ -289,6 +294,11 @@ def tested(name: str) -> Row:
 def score(done: Done, name: str) -> Scores:
     """One network's scores on the test images."""
     return scores(done.study, done.test(name), done.weights(name))
+
+
+def _folder(arm: Arm, seed: int) -> str:
+    """Where a training lies among the checkpoints, and what its rows are called."""
+    return f"{arm.run or arm.name}/seed-{seed}"
 
 
 def described(arm: Arm, study: Study) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None
             ax.set_yscale("log")
         ax.set(xlabel="epoch", ylabel=metric.replace("_", " "))
         ax.grid(alpha=0.3)
-    axes[0][-1].legend(frameon=False)
+    fig.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right upper")
     fig.suptitle(title, fontsize=10)
     save_figure(fig, path)
 

@@ -35,7 +35,7 @@ def file(run: Path, into: Path) -> None:
         BadInput: the run is not finished, was a smoke run, was not made by one commit, or names a folder of one
             machine in its command; the page is not there; or the folder holds anything that no run left.
     """
-    head(into.parent)
+    head(into.parent / "README.md", MARK)
     missing = [name for name in FILES if not (run / name).is_file()]
     if missing:
         raise BadInput(f"{run}: {', '.join(missing)} is missing; accepted: the workdir of a run that is finished.")
@@ -80,24 +80,23 @@ def refuse_unfounded(run: Path) -> None:
         raise BadInput(f"{where}: command has {rooted[0]}; accepted: paths that another machine has, as runs/NAME.")
 
 
-def head(results: Path) -> str:
-    """What the page says before the line from which on it is written from the folders.
+def head(page: Path, mark: str) -> str:
+    """What a page says before the line from which on it is written from files.
 
     Raises:
         BadInput: there is no page, or no such line in it.
     """
-    page = results / "README.md"
     text = page.read_text() if page.is_file() else ""
-    if MARK not in text.splitlines():
-        raise BadInput(f"{page}: is missing, or has no line {MARK!r}; accepted: a folder whose README.md has it.")
-    return text[: text.index(MARK)]
+    if mark not in text.splitlines():
+        raise BadInput(f"{page}: is missing, or has no line {mark!r}; accepted: a page that has it.")
+    return text[: text.index(mark)]
 
 
 def page(results: Path) -> str:
     """The page of all filed results: what stands above the line by hand, and a section for each folder in turn."""
     folders = sorted(p.parent for p in results.glob("[!.]*/provenance.json"))
     sections = [line for folder in folders for line in _section(folder)] or ["No run has been filed yet."]
-    return "\n".join([f"{head(results)}{MARK}", "", *sections]).rstrip("\n") + "\n"
+    return "\n".join([f"{head(results / 'README.md', MARK)}{MARK}", "", *sections]).rstrip("\n") + "\n"
 
 
 def write_page(results: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -10,30 +11,59 @@ from typing import Any
 from kdjax.files import write_whole
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 82em; margin: 2em auto; padding: 0 1em; color: #222 }
 h1 { font-size: 1.5em; overflow-wrap: anywhere } h2 { font-size: 1.15em; margin-top: 2em }
 table { border-collapse: collapse } td, th { border-bottom: 1px solid #ddd; padding: .35em .6em; text-align: left;
 vertical-align: top } th { font-weight: 600 } img { max-width: 100% } figure { margin: 1em 0 }
 .wide { overflow-x: auto } .numbers td { text-align: right; font-variant-numeric: tabular-nums }
-.numbers td:first-child, .numbers th { text-align: left } .numbers td { white-space: nowrap }
+.numbers td:first-child, .numbers th { text-align: left }
 code { background: #f3f3f3; padding: 0 .2em;
 overflow-wrap: anywhere } td.verdict { color: white; font-weight: 600; text-align: center; white-space: nowrap }
 p.rule { border-left: 4px solid #999; padding-left: .8em } .side { display: flex; flex-wrap: wrap; gap: 1.5em }
-.confusion td, .confusion th { padding: .15em .4em; text-align: center; border: 0; font-size: .85em }
+.numbers { font-size: .93em } .numbers th { vertical-align: bottom }
+.confusion td, .confusion th { padding: .15em .3em; min-width: 1.6em; text-align: center; border: 0; font-size: .85em }
 .picture { width: 48px; min-width: 48px; image-rendering: pixelated }
+@media (max-width: 800px) {
+  table[data-stacked] th { display: none } table[data-stacked] :is(tr, td) { display: block; text-align: left }
+  table[data-stacked] tr { border-bottom: 1px solid #ddd; padding: .5em 0 }
+  table[data-stacked] td { border: 0; padding: .1em .3em; white-space: normal; overflow-wrap: anywhere }
+  table[data-stacked] td:empty { display: none } table[data-stacked] td:first-child { font-weight: 600 }
+  table[data-stacked] td:not(:first-child, .verdict)::before { content: attr(data-head) ": "; color: #666 }
+}
 """
 FIGURES = {"curves": "Learning curves", "comparison": "Test accuracy, seed by seed"}
 RESULTS = "results.json"  # written last, when the page is there
-FILES = ("table.md", RESULTS, "provenance.json", "config.json", "metrics.jsonl", "log.txt")
+FILES = (
+    "audit.html",
+    "table.md",
+    RESULTS,
+    "provenance.json",
+    "config.json",
+    "metrics.jsonl",
+    "seconds.jsonl",
+    "log.txt",
+)
 
 
 def document(title: str, body: str) -> str:
     """A whole HTML document in the look of all pages."""
+    stacked = re.sub("<table(?! class=.confusion).*?</table>", _stacked, body, flags=re.DOTALL)
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1>{body}</html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1>{stacked}</html>\n"
     )
+
+
+def _stacked(table: re.Match[str]) -> str:
+    """A table whose cells know their column's head, so that a narrow screen can show each row as a list."""
+    heads = [re.sub("<.*?>", "", head) for head in re.findall(r"<th\b[^>]*>(.*?)</th>", table[0], flags=re.DOTALL)]
+
+    def row(cells: re.Match[str]) -> str:
+        columns = iter(heads)
+        return re.sub(r"<td\b", lambda _: f'<td data-head="{next(columns)}"', cells[0])
+
+    return re.sub(r"<tr>.*?</tr>", row, table[0].replace("<table", "<table data-stacked", 1), flags=re.DOTALL)
 
 
 def embedded(png: bytes, name: str, *, css: str = "") -> str:

@@ -1,4 +1,4 @@
-"""The networks of a run on its page: size, time of an answer, confusions, and what they say of ten images."""
+"""The networks of a run on its page: size, time of an answer and an epoch, confusions, words about ten images."""
 
 import io
 import time
@@ -22,11 +22,12 @@ IMAGES, NETWORKS, CALLS, TEMPERATURE = 10, 8, 30, 4.0
 
 
 class Shown(NamedTuple):
-    """One network: what it is, its variables, and its logits for the test images."""
+    """One network: its variables, its logits for the test images, and the seconds that an epoch of it took."""
 
     model: Model
     weights: PyTree
     logits: np.ndarray
+    seconds: float | None = None
 
 
 def shown(networks: Mapping[str, Shown], test: Examples) -> str:
@@ -43,9 +44,10 @@ def shown(networks: Mapping[str, Shown], test: Examples) -> str:
     rows = []
     for name, one in networks.items():
         count = parameter_count(one.weights["params"])
-        rows.append((escape(name), f"{count:,}", f"{size(one.weights):,}", f"{latencies[name]:.2f}"))
+        epoch = f"{one.seconds:.3g}" if one.seconds is not None else "–"
+        rows.append((escape(name), f"{count:,}", f"{size(one.weights):,}", f"{latencies[name]:.3g}", epoch))
     html = "<h2>Networks of the first seed</h2>"
-    html += page.grid(("", "parameters", "bytes", "milliseconds for one image"), rows)
+    html += page.grid(("", "parameters", "bytes", "milliseconds for one image", "seconds an epoch"), rows)
     if not np.issubdtype(label.dtype, np.integer):
         return html
     networks = dict(list(networks.items())[:NETWORKS])  # more than a reader compares, and than fit beside each other
@@ -66,7 +68,9 @@ def confusion(logits: np.ndarray, label: np.ndarray, classes: int) -> str:
     rows = []
     for number, row in enumerate(counts):
         shares = 100 * row / max(row.sum(), 1)
-        cells = [f'<td style="background:rgba(31,119,180,{s / 100:.2f})">{s:.0f}</td>' for s in shares]
+        ink = [";color:white" if s > 60 else ";color:#bbb" if s < 0.5 else "" for s in shares]
+        blue = [f"background:rgba(31,119,180,{s / 100:.2f})" for s in shares]
+        cells = [f'<td style="{b}{i}">{s:.0f}</td>' for b, i, s in zip(blue, ink, shares, strict=True)]
         rows.append(f"<tr><th>{number}</th>{''.join(cells)}</tr>")
     head = "".join(f"<th>{number}</th>" for number in range(classes))
     return f'<div class="wide"><table class="confusion"><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'

@@ -1,4 +1,4 @@
-"""What a run writes while it goes: metrics.jsonl, and TensorBoard events."""
+"""What a run writes while it goes: metrics.jsonl, TensorBoard events, and how long each epoch took."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -23,7 +24,7 @@ class Recorder:
 
     def __init__(self, workdir: str | os.PathLike[str]) -> None:
         self.workdir = Path(workdir)
-        self.file = self.workdir / "metrics.jsonl"
+        self.file, self.clock = self.workdir / "metrics.jsonl", self.workdir / "seconds.jsonl"
         # Written here and not by a thread, where a full disk would be nobody's error.
         self._events: dict[str, EventsWriter] = {}
 
@@ -36,6 +37,7 @@ class Recorder:
         self._events[run] = EventsWriter(str(folder / "events"))
         # TensorBoard then hides what an earlier process wrote from this step on.
         self._events[run].write_event(_event(step=done + 1, session_log=_SessionLog(status=_SessionLog.START)))
+        self._begun = time.perf_counter()
 
     def write(self, run: str, epoch: int, metrics: Mapping[str, float]) -> None:
         """Append one epoch's metrics; refuses a number that is not finite."""
@@ -46,6 +48,9 @@ class Recorder:
             summary = scalar(re.sub(r"[^\w./-]", "_", name), value)
             self._events[run].write_event(_event(wall_time=time.time(), step=epoch, summary=summary))
         self._events[run].flush()
+        now = time.perf_counter()  # in a file of its own: a run that goes on has the metrics of one never killed
+        append_line(self.clock, json.dumps({"run": run, "seconds": now - self._begun}))
+        self._begun = now
 
     def end(self, run: str) -> None:
         """Close a run's events."""
@@ -53,10 +58,22 @@ class Recorder:
 
     def rows(self) -> list[dict[str, Any]]:
         """All whole rows written so far."""
-        rows = []
-        for line in self.file.read_text().splitlines() if self.file.exists() else []:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:  # the line that a kill cut short
-                continue
-        return rows
+        return _lines(self.file)
+
+    def seconds(self, run: str) -> float | None:
+        """Of an epoch of a run, with its scores on validation images: the median, since the first one compiles.
+
+        None where nothing was trained.
+        """
+        found = [row["seconds"] for row in _lines(self.clock) if row["run"] == run]
+        return median(found) if found else None
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:  # the line that a kill cut short
+            continue
+    return rows

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import re
 
 import jax
 import numpy as np
@@ -48,6 +49,8 @@ def test_a_run_leaves_one_page_with_its_command_table_networks_and_pictures():
     for role in ("teacher", "student alone", "student distilled"):
         assert f"{results[role][0]['parameters']:,}" in said
         assert f"{4 * results[role][0]['parameters']:,}" in said  # bytes, float32
+    assert ("th", "seconds an epoch") in found.texts
+    assert found.texts.count(("td", "–")) == 2  # the teacher's agreement with itself: every network was timed
     for heading in ("Results", "Networks of the first seed", "Confusions", "Soft labels at temperature 4", "Files"):
         assert ("h2", heading) in found.texts
     assert len(found.pictures) == 10  # of test images; figures are not drawn in this run
@@ -85,6 +88,14 @@ def test_pixels_in_255ths_are_shown_and_timed_as_their_shares():
     ]
     assert len(pages[0].pictures) == 6
     assert pages[0].pictures == pages[1].pictures
+
+
+def test_on_a_narrow_screen_each_cell_says_its_column():
+    wide = page.document("x", page.grid(("", "<b>bytes</b>", "ms"), [("student", "4", "0.1"), ("teacher", "8", "0.2")]))
+    assert re.findall(r'<td data-head="(.*?)">(.*?)</td>', wide) == [
+        ("", "student"), ("bytes", "4"), ("ms", "0.1"), ("", "teacher"), ("bytes", "8"), ("ms", "0.2"),
+    ]  # fmt: skip
+    assert "data-head" not in page.document("x", showing.confusion(np.eye(2), np.array([0, 1]), 2)).partition("<h1>")[2]
 
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "| a |\n|---|\n| <b>x</b> |"])
