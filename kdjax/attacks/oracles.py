@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.attacks._settings import Number, require_count, require_positive, require_share
+from kdjax.attacks._settings import Number, require_count, require_radius, require_share
 from kdjax.attacks.sampling import Sampling
 from kdjax.types import BadInput, Estimate, Objective, Oracle
 
@@ -72,7 +72,7 @@ def coordinates(
         Chen, Zhang, Sharma, Yi, Hsieh, ZOO, AISec 2017, equations 6 and 7.
     """
     require_count("count", count)
-    require_positive("h", h)
+    require_radius("h", h, "linf", zero=False)
     _require_chunk(chunk)
 
     def estimate(objective: Objective, key: Array, point: Array, origin: Array, *, where: Array) -> Estimate:
@@ -122,7 +122,7 @@ def nes(samples: int = 50, *, sigma: Number = 1e-3, chunk: int | None = None) ->
         Ilyas, Engstrom, Athalye, Lin, Black-box Adversarial Attacks with Limited Queries and Information, ICML 2018,
         algorithm 1.
     """
-    require_positive("sigma", sigma)
+    require_radius("sigma", sigma, "linf", zero=False)
     return _directions(jax.random.normal, samples, sigma, chunk)
 
 
@@ -135,7 +135,7 @@ def spsa(samples: int = 128, *, delta: Number = 0.01, chunk: int | None = None) 
         Uesato, O'Donoghue, van den Oord, Kohli, Adversarial Risk and the Dangers of Evaluating Against Weak Attacks,
         ICML 2018, algorithm 1; Spall, IEEE Transactions on Automatic Control 37 (1992).
     """
-    require_positive("delta", delta)
+    require_radius("delta", delta, "linf", zero=False)
     return _directions(jax.random.rademacher, samples, delta, chunk)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kdjax.attacks._settings import Number, Radius, require_positive, require_radius
+from kdjax.attacks._settings import Number, Radius, require_radius
 from kdjax.types import BadInput
 
 Start = Callable[[Array, Array], Array]
@@ -49,7 +49,7 @@ def gaussian(sigma: Number = 0.001) -> Start:
         Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan, Theoretically Principled Trade-off between Robustness and Accuracy,
         ICML 2019, algorithm 1.
     """
-    require_positive("sigma", sigma)
+    require_radius("sigma", sigma, "linf", zero=False)
     return lambda key, image: image + sigma * jax.random.normal(key, image.shape, image.dtype)
 
 
