@@ -62,7 +62,7 @@ def repeated(
 
 
 def convolves_out_of_order(function: Callable[..., Any], *arguments: Any) -> bool:
-    """Whether a function convolves with axes in another order than images NHWC, kernels HWIO."""
+    """Whether a function convolves on a CPU with axes in another order than images NHWC, kernels HWIO."""
     for eqn in _equations(jax.make_jaxpr(function)(*arguments).jaxpr):
         if eqn.primitive.name == "conv_general_dilated":
             inputs, kernel, outputs = eqn.params["dimension_numbers"]
@@ -75,10 +75,17 @@ def convolves_out_of_order(function: Callable[..., Any], *arguments: Any) -> boo
 
 
 def _equations(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
-    """Those of a program and of all that it calls."""
+    """Those of a program and of all that it calls on a CPU."""
     for eqn in jaxpr.eqns:
         yield eqn
-        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_program):
+        parts: Any = list(eqn.params.values())
+        if platforms := eqn.params.get("branches_platforms"):  # of `jax.lax.platform_dependent`; None: all others
+            parts = [
+                branch
+                for branch, taken in zip(eqn.params["branches"], platforms, strict=True)
+                if "cpu" in (taken or ()) or (taken is None and not any("cpu" in (other or ()) for other in platforms))
+            ]
+        for inner in jax.tree.leaves(parts, is_leaf=_is_program):
             if _is_program(inner):
                 yield from _equations(inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner)
 

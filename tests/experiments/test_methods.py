@@ -103,7 +103,7 @@ def test_the_report_counts_what_beats_ties_and_falls_behind(tmp_path, capsys):
         "bad": scores(0.7, 0.001),
         "same": scores(0.801, 0.01),
     }
-    report.report(tmp_path, Compared(results, {}), {"odd": "no maps"}, title="t", alone="alone")
+    report.report(tmp_path, Compared(results, {"arms": {}, "rows": {}}), {"odd": "no maps"}, title="t", alone="alone")
     text = capsys.readouterr().out
     assert "Of 3 methods 1 beat the alone, 1 tie, 1 fall behind" in text
     assert "Not run: odd: no maps" in text
