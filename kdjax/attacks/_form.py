@@ -80,11 +80,8 @@ def _equations(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
         yield eqn
         parts: Any = list(eqn.params.values())
         if platforms := eqn.params.get("branches_platforms"):  # of `jax.lax.platform_dependent`; None: all others
-            parts = [
-                branch
-                for branch, taken in zip(eqn.params["branches"], platforms, strict=True)
-                if "cpu" in (taken or ()) or (taken is None and not any("cpu" in (other or ()) for other in platforms))
-            ]
+            own = [number for number, names in enumerate(platforms) if names and "cpu" in names]
+            parts = eqn.params["branches"][own[0] if own else platforms.index(None)]
         for inner in jax.tree.leaves(parts, is_leaf=_is_program):
             if _is_program(inner):
                 yield from _equations(inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import hinton2015
 from experiments.ensemble import __main__ as ensemble
 from experiments.methods import __main__ as methods
 from kdjax.data.source import hide_labels, labelled
@@ -22,7 +23,7 @@ from kdjax.study.compare import Arm, Done, Given, Lineage, Pair, Trainer, scored
 from kdjax.study.data import Common, open_study
 from kdjax.study.provenance import provenance
 from kdjax.types import BadInput
-from tests.experiments.studies import SEEDS, TRAINING, ran, run, says, tells_of_its_networks
+from tests.experiments.studies import SEEDS, TRAINING, ran, run, says, smallest, tells_of_its_networks
 
 COMPARED = [name for name in TRAINING if name not in ("map", "sweep")]
 """What trains arms one by one; members of a population are compared in tests of their own."""
@@ -302,3 +303,23 @@ def test_images_without_a_label_are_seen_by_those_that_say_so():
         np.testing.assert_array_equal(alone.labels(), labelled(images).labels())
         np.testing.assert_array_equal(direct.labels(), images.labels())
     assert students.seen(0) == "all labels"
+
+
+class Arms(Exception):
+    """What would be trained."""
+
+
+def test_hintons_teacher_and_students_are_given_their_own_numbers(tmp_path, monkeypatch):
+    def stop(study, workdir, arms, *_):
+        raise Arms({arm.name: arm for arm in arms})
+
+    monkeypatch.setattr(hinton2015.compare, "scored", stop)
+    given = {"teacher_learning_rate": 0.5, "learning_rate": 0.25, "alpha": 0.75, "teacher_input_dropout": 0.125}
+    with pytest.raises(Arms) as found:
+        hinton2015.main(smallest("hinton2015", tmp_path, **given), tmp_path)
+    (arms,) = found.value.args
+    teacher = arms.pop("teacher, jittered")
+    assert teacher.hparams == {"learning_rate": 0.5}
+    assert json.loads((tmp_path / "model.json").read_text())["input_dropout"] == 0.125
+    assert arms.keys() > {"student alone", "distilled", "distilled, no 3 in transfer"}
+    assert all(arm.hparams == {"learning_rate": 0.25, "temperature": 20.0, "alpha": 0.75} for arm in arms.values())
