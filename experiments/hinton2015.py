@@ -2,7 +2,8 @@
 
     python -m experiments.hinton2015
 
-Cost: about half an hour on two cores, with --jittered_epochs=30 about 75 minutes. Result: docs/results/earlier.md.
+Cost: about half an hour on two cores, with --jittered_epochs=30 about 75 minutes. Result, of a longer training:
+docs/results/README.md.
 The paper counts test errors: teacher 67, student of 800-800 units alone 146, distilled at T=20 74; distilled without
 any 3 in the transfer set 206, and 109 once the bias of class 3 is raised.
 
