@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
+from kdjax.files import typed_path
 from kdjax.types import BadInput
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a .npz or .safetensors file by name."""
-    path = Path(path).expanduser()
+    path = typed_path(path)
     suffix = path.suffix.lower()
     if not path.is_file() or suffix not in (".npz", ".safetensors"):
         pickled = ", as safetensors.torch.save_file(state_dict, FILE) writes it" if suffix in _PICKLED else ""
