@@ -45,6 +45,7 @@ import jax
 
 from kdjax.data.source import hide_labels, labelled
 from kdjax.evaluation.fidelity import fidelity
+from kdjax.files import typed_path
 from kdjax.recipes.supervised import supervised
 from kdjax.study import command, compare, networks, stages, students, views
 from kdjax.study import teacher as answering
@@ -178,7 +179,7 @@ def report(config: Config, workdir: Path, study: Study, found: compare.Compared)
         text += "\n\n" + gain("distilled minus alone", d)
     if (
         networks.is_run(config.teacher)
-        and (teachers := len(list(Path(config.teacher).expanduser().glob("checkpoints/teacher/seed-*")))) < config.seeds
+        and (teachers := len(list(typed_path(config.teacher).glob("checkpoints/teacher/seed-*")))) < config.seeds
     ):
         text += f"\n{teachers} teachers served {config.seeds} seeds in turn: the spread is that of the students."
     title = f"{config.dataset}, {config.labels or 'all'} labels, {taught_by(config).expression}"

@@ -55,7 +55,7 @@ def rows(config: Config, shape: tuple[int, int, int]) -> dict[str, tuple[Callabl
     """Row name to how the attack is made, and whether it is targeted."""
     zoo = partial(
         named.zoo, steps=config.steps, search_steps=config.search_steps, initial_weight=config.initial_weight,
-        learning_rate=config.learning_rate, image_shape=shape,
+        learning_rate=config.learning_rate,
     )  # fmt: skip
     cw = partial(named.cw, steps=config.cw_steps, search_steps=config.cw_search_steps, initial_weight=0.1)
     found: dict[str, tuple[Callable[..., Attack], bool]] = {

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from kdjax.files import FULL, to_json, write_whole
+from kdjax.files import FULL, to_json, typed_path, write_whole
 from kdjax.types import BadInput
 
 C = TypeVar("C")
@@ -152,7 +152,10 @@ def folder(workdir: str | os.PathLike[str]) -> Path:
     """
     if not str(workdir):
         raise BadInput("--workdir= is empty; accepted: a folder, such as runs/mine.")
-    path = Path(workdir).expanduser()
+    try:
+        path = typed_path(workdir)
+    except BadInput as error:
+        raise BadInput(f"--workdir: {error}") from None
     with _writing(workdir):
         path.mkdir(parents=True, exist_ok=True)
     return path

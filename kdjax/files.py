@@ -33,6 +33,21 @@ class NotSaved(RuntimeError):
         super().__init__(f"{what}: cannot be written ({why}){kept}. The same command goes on once it can.")
 
 
+def typed_path(text: str | os.PathLike[str]) -> Path:
+    """A path as people type it: `~` is a home. Nothing need be there.
+
+    Raises:
+        BadInput: a home that nobody has, or a path that the file system cannot look up.
+    """
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "nobody has that home"
+        raise BadInput(f"{str(text)!r} cannot be a path ({why}); accepted: one that can be looked up") from None
+    return path
+
+
 def to_json(value: Any, where: str, *, indent: int | None = None) -> str:
     """JSON, in which there is no NaN and no infinity.
 

@@ -133,6 +133,13 @@ def test_claim_on_a_folder_that_cannot_be_written(tmp_path):
         configs.claim(Config(), tmp_path / "file" / "run")
 
 
+@pytest.mark.parametrize("name", ["~nobody_has_this_home", "a" * 300])
+def test_a_folder_that_no_file_system_takes(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=rf"--workdir: '{name}' cannot be a path \(.*\); accepted"):
+        configs.folder(name)
+
+
 def test_an_empty_workdir_is_not_the_current_folder():
     with pytest.raises(BadInput, match="--workdir= is empty"):
         configs.claim(Config(), "")

@@ -122,7 +122,7 @@ def main(config: Config, workdir: Path) -> None:
                 "accepted: one --seed and one of --epsilons"
             )
     refuse_what_cannot_run(config, chosen, case(seeds[0]))
-    attacks = {one.text: programs(config, one, shape["image_shape"]) for one in chosen}
+    attacks = {one.text: programs(config, one) for one in chosen}
     rows: dict[str, list[Scores]] = {}
     counted = 0
     for seed in seeds:
@@ -177,20 +177,17 @@ def refuse_what_cannot_run(config: Config, chosen: list[Named], case: Case) -> N
     wanted = {} if case.target is None else {"target": jnp.asarray(case.target[:1])}
     for one in chosen:
         objective = one.objective(case.victim, jnp.asarray(case.label[:1]), **wanted)
-        made = [
-            one.make(epsilon=epsilon, norm=config.norm, image_shape=case.image.shape[1:])
-            for epsilon in sorted(config.epsilons)
-        ]
+        made = [one.make(epsilon=epsilon, norm=config.norm) for epsilon in sorted(config.epsilons)]
         try:  # the largest radius, where it meets the image's size
             jax.eval_shape(made[-1], objective, jax.random.split(jax.random.key(0), 1), jnp.asarray(case.image[:1]))
         except BadInput as error:
             raise one.call.error(str(error)) from None
 
 
-def programs(config: Config, one: Named, shape: tuple[int, int, int]) -> Callable[[Any], Attack]:
+def programs(config: Config, one: Named) -> Callable[[Any], Attack]:
     """An attack as a function of its radius, compiled once for all of them."""
     if not one.has("epsilon"):
-        plain = one.repeated(one.make(norm=config.norm, image_shape=shape))
+        plain = one.repeated(one.make(norm=config.norm))
         return lambda epsilon: plain
     at = at_radius(lambda epsilon: one.make(epsilon=epsilon, norm=config.norm))
     return lambda epsilon: one.repeated(at(epsilon))

@@ -88,7 +88,7 @@ def main(config: Config, workdir: Path) -> None:
     test = load(config.dataset, config.test_split, data_dir=config.data_dir, image_size=config.image_size)
     sizes = Sizes(**{f.name: getattr(config, f.name) for f in dataclasses.fields(Sizes)})
     require_radius("--epsilon", config.epsilon, config.norm, math.prod(test.image_shape()), zero=False)
-    training = parse_attack(config, test.image_shape())
+    training = parse_attack(config)
     asked = service.connect(config.model, workdir, flag="model") if service.is_service(config.model) else None
     if asked is not None:
         shape = {"num_classes": test.num_classes, "image_shape": test.image_shape()}
@@ -132,12 +132,12 @@ def main(config: Config, workdir: Path) -> None:
     report.save_results(workdir, {**results, **origins}, text)
 
 
-def parse_attack(config: Config, shape: tuple[int, int, int]) -> Any:
+def parse_attack(config: Config) -> Any:
     """Name, attack and objective of --training_attack; None where it is empty."""
     if not config.training_attack:
         return None
     found = attacks.named(config.training_attack, flag="training_attack")
-    return found.text, found.repeated(found.make(epsilon=config.epsilon, image_shape=shape)), found.objective
+    return found.text, found.repeated(found.make(epsilon=config.epsilon)), found.objective
 
 
 def given(config: Config, test: Examples, path: str, flag: str) -> tuple[Victim, dict[str, Any]]:

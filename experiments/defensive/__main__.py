@@ -82,11 +82,11 @@ class Config(Common):
 class Attacks:
     """Every attack of the table, compiled once for all networks."""
 
-    def __init__(self, config: Config, shape: tuple[int, int, int]) -> None:
+    def __init__(self, config: Config) -> None:
         self.fgsm = named.fgsm(config.epsilon)
         self.pgd = named.pgd(config.epsilon, steps=config.steps)
         self.square = named.square(config.epsilon, queries=config.queries)
-        self.zoo = named.zoo(steps=config.zoo_steps, search_steps=3, initial_weight=1.0, image_shape=shape)
+        self.zoo = named.zoo(steps=config.zoo_steps, search_steps=3, initial_weight=1.0)
         self.zoo_examples = config.zoo_examples
 
     def scores(self, victim: Victim, twin: Victim, temperature: float, x: np.ndarray, y: np.ndarray) -> Scores:
@@ -131,7 +131,7 @@ def main(config: Config, workdir: Path) -> None:
     steps = -(-len(study.train) // config.batch_size) * config.epochs
     optimizer_of(config, steps=steps)
     x, y = first(study.test, config.examples)
-    attacks = Attacks(config, study.train.image_shape())
+    attacks = Attacks(config)
     rate = {"learning_rate": config.learning_rate}
     soft = {**rate, "temperature": 1.0, "alpha": 1.0}  # the model has divided already, on both sides
     tempered = {t: slopes.at_temperature(model, t) for t in dict.fromkeys((1.0, *config.temperatures))}

@@ -29,7 +29,7 @@ from kdjax.config import field
 from kdjax.data import pipeline
 from kdjax.data.checks import require_labels
 from kdjax.data.source import Source, hide_labels, labelled
-from kdjax.files import append_line, to_json, write_whole
+from kdjax.files import append_line, to_json, typed_path, write_whole
 from kdjax.losses import response
 from kdjax.models.create import create
 from kdjax.recipes.distill import distill
@@ -119,6 +119,14 @@ class Arm:
         return found
 
 
+def cells_of(folder: str) -> list[dict[str, Any]]:
+    """The cells of another run's map."""
+    try:
+        return json.loads((typed_path(folder) / "results.json").read_text())["cells"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BadInput(f"--also={folder}: no results.json of a map there; accepted: the folder of one") from None
+
+
 def main(config: Config, workdir: Path) -> None:
     """Choose learning rates, train every cell, draw the map."""
     shared = {f.name: getattr(config, f.name) for f in fields(Data)}
@@ -133,7 +141,7 @@ def main(config: Config, workdir: Path) -> None:
     require_labels(train.select(chosen_on), flag="held_out")
     for count in filter(None, config.labels):  # refuses a wrong count before anything trains
         hide_labels(train.select(kept), count, 0)
-    others = json.loads((Path(config.also) / "results.json").read_text())["cells"] if config.also else []
+    others = cells_of(config.also) if config.also else []
     teacher = create("mlp", **study.shape, hidden=config.teacher_hidden, dropout=config.teacher_dropout)
     done = Done(workdir / "cells.jsonl")
 

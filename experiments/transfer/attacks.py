@@ -57,7 +57,7 @@ class Attacks:
             if one.has("epsilon"):
                 self._made[one.text] = at_radius(lambda e: one.make(epsilon=e, norm=self.norm))
             else:
-                plain = one.make(norm=self.norm, image_shape=self.image.shape[1:])
+                plain = one.make(norm=self.norm)
                 self._made[one.text] = lambda epsilon: plain
         return self._made[one.text](epsilon)
 

@@ -7,6 +7,9 @@ Every function raises `BadInput` for a setting that would disarm its attack or w
 constant that is not above 0, a share outside (0, 1], a length above that of the whole image space.
 """
 
+import functools
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -22,7 +25,7 @@ from kdjax.attacks.deepfool import nearest_boundary
 from kdjax.attacks.descend import descend
 from kdjax.attacks.iterate import iterate, on_plateau, on_success
 from kdjax.attacks.penalty import nearest, search_weight
-from kdjax.types import Attack, BadInput, Oracle
+from kdjax.types import Adversarial, Attack, BadInput, Objective, Oracle
 
 OBJECTIVES: dict[str, str] = dict.fromkeys(
     ("cw", "deepfool", "fab", "hop_skip_jump", "noise", "spsa", "square", "standard", "zoo"), "margin"
@@ -268,7 +271,6 @@ def zoo(
     box: str = "clip",
     importance: bool = False,
     sides: tuple[int, ...] = (),
-    image_shape: tuple[int, int, int] | None = None,
     reset: bool = True,
     budget: int | None = None,
     chunk: int | None = None,
@@ -288,9 +290,8 @@ def zoo(
         search_steps: constants c tried.
         initial_weight: the first c.
         box: clip (the authors' choice for MNIST) or tanh.
-        importance: prefer coordinates where the modifier is large nearby; needs `image_shape`.
-        sides: sides of coarse modifiers, coarse to fine, `steps` shared among them; empty: pixels.
-        image_shape: height, width, channels.
+        importance: prefer coordinates where the modifier is large nearby.
+        sides: sides of coarse modifiers, coarse to fine, up to the image's, `steps` shared among them; empty: pixels.
         reset: forget moments at the first success.
         budget: most queries per example and c.
         chunk: probes per example evaluated at once.
@@ -314,14 +315,12 @@ def zoo(
     for side in sides:
         _settings.require_count("sides", side)
     _require_search(learning_rate, search_steps, initial_weight)
-    if (importance or sides) and image_shape is None:
-        raise BadInput("importance and sides need image_shape=(height, width, channels).")
     tx = transforms.fresh_after_success(updates[update]()) if reset else updates[update]()
 
-    def stage(side: int) -> Attack:
-        shape = image_shape if side == 0 or image_shape is None else (side, side, image_shape[2])
-        sample = sampling.important(coordinates, shape) if importance and shape else sampling.uniform(coordinates)
-        size = coordinates if shape is None else min(coordinates, shape[0] * shape[1] * shape[2])
+    def stage(side: int, image_shape: tuple[int, ...]) -> Attack:
+        shape = (side, side, image_shape[2]) if side else image_shape
+        sample = sampling.important(coordinates, shape) if importance else sampling.uniform(coordinates)
+        size = min(coordinates, math.prod(shape))
         plain = spaces.tanh_box if box == "tanh" else spaces.pixels
         return iterate(
             oracle or oracles.coordinates(sample, size, h=h, curvature=update != "adam", chunk=chunk),
@@ -334,15 +333,24 @@ def zoo(
             budget=budget,
         )
 
-    stages = [stage(side) for side in sides or (0,)]
+    def made(image_shape: tuple[int, ...]) -> Attack:
+        stages = [stage(side, image_shape) for side in sides or (0,)]
 
-    def at(weight: Array) -> Attack:
-        attack = nearest(stages[0], weight)
-        for finer in stages[1:]:
-            attack = then(attack, nearest(finer, weight), by="distance")
-        return attack
+        def at(weight: Array) -> Attack:
+            return functools.reduce(functools.partial(then, by="distance"), [nearest(one, weight) for one in stages])
 
-    return search_weight(at, steps=search_steps, initial=initial_weight)
+        return search_weight(at, steps=search_steps, initial=initial_weight)
+
+    made((1, 1, 1))  # what is refused whatever the image is refused here
+
+    def attack(
+        objective: Objective, key: Array, image: Array, start: Array | None = None, *, where: Array | None = None
+    ) -> Adversarial:
+        if sides and max(sides) > max(image.shape[1:3]):
+            raise BadInput(f"sides={sides}: accepted are sides up to the image's, {max(image.shape[1:3])}.")
+        return made(image.shape[1:])(objective, key, image, start, where=where)
+
+    return attack
 
 
 def nes(

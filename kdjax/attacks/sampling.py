@@ -26,7 +26,7 @@ def uniform(count: int) -> Sampling:
     return sample
 
 
-def important(count: int, shape: tuple[int, int, int], *, blocks: int = 8) -> Sampling:
+def important(count: int, shape: tuple[int, ...], *, blocks: int = 8) -> Sampling:
     """`count` coordinates, likelier where the modifier is large nearby.
 
     p is proportional to the largest |modifier| in windows of 1/`blocks` of the side around each pixel, channel by

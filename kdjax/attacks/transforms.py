@@ -65,6 +65,8 @@ def smooth(size: int = 15, sigma: float = 3.0) -> optax.GradientTransformation:
     line = line / line.sum()
 
     def blur(g: Any, params: Any = None) -> Array:
+        if size > 2 * (side := max(g.shape[:2])):  # as far as the edges, it would be the same slope for all pixels
+            raise BadInput(f"kernel={size}: accepted are odd sizes up to twice the image's, {side}.")
         for axis in (0, 1):
             shape = tuple(size if a == axis else 1 for a in range(2))
             kernel = jnp.broadcast_to(line.astype(g.dtype).reshape(*shape, 1, 1), (*shape, 1, g.shape[-1]))

@@ -42,6 +42,24 @@ def require_labels(examples: Examples, *, flag: str) -> None:
         )
 
 
+def require_a_label(examples: Examples, *, flag: str) -> None:
+    """Refuse examples of which no label is known, for who learns from labels alone.
+
+    Args:
+        examples: what is learned from.
+        flag: what names them, such as `train_split`.
+
+    Raises:
+        BadInput: every label is below 0.
+    """
+    parts = np.array_split(np.arange(len(examples)), -(-len(examples) // _AT_A_TIME))
+    if not any((examples[rows]["label"] >= 0).any() for rows in parts):  # the first part says it, as a rule
+        raise BadInput(
+            f"--{flag}: none of the {len(examples)} examples of {examples.name} has a label (-1 is not known), and "
+            "nothing else is learned from here; accepted: a split with labels"
+        )
+
+
 def warn_of_duplicates(splits: Mapping[str, Examples | None]) -> None:
     """Log a warning for every two splits that share images, pixel by pixel.
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from kdjax.data import splits
 from kdjax.data.source import Source, validate
-from kdjax.files import write_whole
+from kdjax.files import typed_path, write_whole
 from kdjax.types import BadInput
 
 log = logging.getLogger("kdjax.data")
@@ -93,7 +93,7 @@ def _read(path: Path, wanted: tuple[str, ...]) -> tuple[list[str], dict[str, np.
 
 def require_npz(path: str | Path, *, new: bool = False) -> Path:
     """A file's path; refuses one that is no .npz file's, or whose folder, or that itself unless `new`, is not there."""
-    file = Path(path).expanduser()
+    file = typed_path(path)
     there = file.parent.is_dir() and not file.is_dir() if new else file.is_file()
     if file.suffix.lower() != ".npz" or not there:
         raise BadInput(f"{str(path)!r}; accepted: {'a .npz file in a folder that exists' if new else 'a .npz file'}")

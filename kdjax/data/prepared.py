@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdjax.data.embedded import EMBEDDED
+from kdjax.files import typed_path
 from kdjax.types import BadInput, nearest
 
 _NAME = re.compile(r"(?P<name>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
@@ -23,7 +24,7 @@ class Prepared(NamedTuple):
 
 def root(data_dir: str) -> Path:
     """`data_dir`, or else `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`, as in TFDS."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return typed_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def prepared_sets(data_dir: str) -> list[Prepared]:

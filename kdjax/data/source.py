@@ -149,11 +149,13 @@ def hide_labels(source: AnyExamples, keep: int, seed: int) -> AnyExamples:
         seed: decides which.
 
     Raises:
-        BadInput: `keep` is out of that range.
+        BadInput: `keep` is out of that range, or no label is known.
     """
     label = source.labels()
     known = np.flatnonzero(label >= 0)
     classes = len(np.unique(label[known]))
+    if not classes:
+        raise BadInput(f"keep={keep} labels of {source.name}: no label is known; accepted: examples with labels")
     if not classes <= keep <= len(known):
         raise BadInput(
             f"keep={keep} labels of {source.name}; accepted: {classes} (one per class) to {len(known)} (all known)"

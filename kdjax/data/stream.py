@@ -29,7 +29,8 @@ def decode(
 
     They are converted to the shape's channels and then resized (bilinear, each channel for itself) where they differ.
     Of 16 bits the high byte is taken, value >> 8; palettes are looked up; opacity is left out where the shape has no
-    channel for it, and is 255 where the image has none.
+    channel for it, and is 255 where the image has none. A camera's note on how to turn the picture is not followed, nor
+    is it by TensorFlow's and torchvision's readers.
 
     Args:
         encoded: PNG, JPEG ...
@@ -37,7 +38,8 @@ def decode(
         name: the data set's, for errors.
 
     Raises:
-        BadInput: a file that is no image, or pixels whose range is not known (32-bit integers, floats).
+        BadInput: a file that is no image, more pixels than Pillow thinks safe, or pixels whose range is not known
+            (32-bit integers, floats).
     """
     from PIL import Image
 
@@ -48,7 +50,7 @@ def decode(
         try:
             image = Image.open(io.BytesIO(data))
             image.load()
-        except (OSError, SyntaxError) as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise BadInput(f"{name}: an image of feature 'image' cannot be read ({error})") from None
         image = _converted(image, mode, name)
         if image.size != size:

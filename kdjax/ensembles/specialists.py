@@ -6,6 +6,7 @@ the dustbin last. Half of what it learns from is of its classes, so that it over
 Reference: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, section 5.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -122,7 +123,7 @@ def correct_dustbin(logits: Float[Array, "batch own"], ratio: float) -> Float[Ar
 
     Reference: section 5.2, training specialists.
     """
-    return logits.at[:, -1].add(np.log(ratio))
+    return logits.at[:, -1].add(math.log(ratio))
 
 
 def committee(

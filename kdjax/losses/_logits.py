@@ -33,6 +33,17 @@ def negative_log_likelihood(
     return -(1 - label_smoothing) * log_q_target - spread
 
 
+def apart(a: Array, b: Array) -> tuple[Array, Bool[Array, "..."]]:
+    """a - b, and which classes count: not those that both sides rule out with -inf, whose difference is 0."""
+    possible = ~(jnp.isneginf(a) & jnp.isneginf(b))
+    return jnp.where(possible, a - b, 0), possible
+
+
+def mean_possible(x: Array, possible: Bool[Array, "..."]) -> Array:
+    """The mean over the last axis of what is possible; NaN where nothing is."""
+    return jnp.sum(jnp.where(possible, x, 0), axis=-1) / possible.sum(axis=-1)
+
+
 def split_target(
     log_p: Float[Array, "batch classes"], target: Int[Array, " batch"]
 ) -> tuple[Float[Array, "batch 2"], Float[Array, "batch classes"]]:
@@ -48,10 +59,11 @@ def split_target(
 
 def centre(x: Array, axis: int, keep: Bool[Array, "..."] | None = None) -> Array:
     """`x` minus its mean along `axis`; with `keep`, the mean is over what is kept and the rest is 0."""
-    # Taking the first element away changes nothing but the rounding: what is constant becomes exactly 0.
-    x = x - jax.lax.slice_in_dim(x, 0, 1, axis=axis)
+    # Taking the first element that counts away changes nothing but the rounding: what is constant becomes exactly 0.
     if keep is None:
+        x = x - jax.lax.slice_in_dim(x, 0, 1, axis=axis)
         return x - x.mean(axis, keepdims=True)
+    x = x - jnp.take_along_axis(x, jnp.argmax(keep, axis, keepdims=True), axis)
     count = jnp.maximum(keep.sum(axis, keepdims=True), 1)
     return jnp.where(keep, x - jnp.where(keep, x, 0).sum(axis, keepdims=True) / count, 0)
 

@@ -66,12 +66,14 @@ def blank(x: Array, where: Mask) -> Array:
     """
     if where is None:
         return x
+    x = jnp.asarray(x)
     keep = where.astype(bool).reshape((-1,) + (1,) * (x.ndim - 1))
     return jnp.where(keep, x, jnp.zeros((), x.dtype))
 
 
 def clean(x: Array, where: Mask) -> Array:
-    """What goes in: float32 or wider (float64 stays), blank where left out."""
+    """What goes in: float32 or wider (float64 stays where JAX has it), blank where left out."""
+    x = jnp.asarray(x)  # NumPy's float64, of which JAX warns that it does not have it
     return blank(x.astype(jnp.promote_types(x.dtype, jnp.float32)), where)
 
 

@@ -10,7 +10,8 @@ So that one call fits all, each loss accepts all of the following, and its Args 
 - `where`: `[batch]`, True or non-zero for the rows to keep. It does not weigh. A row left out gives exactly 0
   and sends no gradient, whatever it holds.
 
-Below, q = softmax(student / T), p = softmax(teacher / T), C is the number of classes. Results are per example:
+Below, q = softmax(student / T), p = softmax(teacher / T), C is the number of classes. A class that both sides rule out
+with -inf adds nothing and is not counted, but by `mean_kl` and `dist`. Results are per example:
 the caller averages, once. Gradients flow to both sides: the recipe stops them at the teacher. T² multiplies
 every loss of softened probabilities, so that the size of its gradient survives a change of T.
 """
@@ -251,16 +252,19 @@ def standardize(logits: Logits) -> Logits:
     Args:
         logits: `[batch, classes]`.
 
-    Returns: `[batch, classes]`. A row of equal entries has no direction: it gives zeros, with gradient 0.
+    Returns: `[batch, classes]`. A row of equal entries has no direction: it gives zeros, with gradient 0. A class that
+    is ruled out with -inf stays so, and enters neither mean nor deviation.
 
     >>> standardize(jnp.array([[3.0, 1.0, -1.0]])).round(5)
     Array([[ 1.,  0., -1.]], dtype=float32)
 
     Reference: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024.
     """
-    centred = _logits.centre(clean(logits, None), axis=-1)
-    std = _logits.norm(centred, axis=-1) / max(logits.shape[-1] - 1, 1) ** 0.5
-    return _logits.divide(centred, std, _logits.STANDARDIZE_EPS)
+    logits = clean(logits, None)
+    possible = ~jnp.isneginf(logits)
+    centred = _logits.centre(logits, axis=-1, keep=possible)
+    std = _logits.norm(centred, axis=-1) / jnp.sqrt(jnp.maximum(possible.sum(-1, keepdims=True) - 1, 1))
+    return jnp.where(possible, _logits.divide(centred, std, _logits.STANDARDIZE_EPS), -jnp.inf)
 
 
 def standardized_kl(
@@ -306,7 +310,8 @@ def logit_mse(
     Reference: Ba, Caruana, "Do Deep Nets Really Need to be Deep?", NeurIPS 2014.
     """
     student, teacher = pair(student, teacher, where)
-    return blank(jnp.mean((student - teacher) ** 2, axis=1), where)
+    apart, possible = _logits.apart(student, teacher)
+    return blank(_logits.mean_possible(apart**2, possible), where)
 
 
 def logit_l1(
@@ -327,10 +332,10 @@ def logit_l1(
     Array([2.], dtype=float32)
     """
     student, teacher = pair(student, teacher, where)
-    apart = student - teacher
+    apart, possible = _logits.apart(student, teacher)
     # The slope of `jnp.abs` is 1 at nought; and at infinity, which it would hide.
     sign = jax.lax.stop_gradient(jnp.where(jnp.isfinite(apart), jnp.sign(apart), jnp.nan))
-    return blank(jnp.mean(sign * apart, axis=1), where)
+    return blank(_logits.mean_possible(sign * apart, possible), where)
 
 
 def centred_logit_mse(
@@ -353,7 +358,8 @@ def centred_logit_mse(
     Reference: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2.1.
     """
     student, teacher = pair(student, teacher, where)
-    return blank(jnp.mean(_logits.centre(student - teacher, axis=1) ** 2, axis=1), where)
+    apart, possible = _logits.apart(student, teacher)
+    return blank(_logits.mean_possible(_logits.centre(apart, axis=1, keep=possible) ** 2, possible), where)
 
 
 def hard_label(

@@ -11,15 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
+from kdjax.files import typed_path
 from kdjax.types import BadInput
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a .npz or .safetensors file by name."""
-    path = Path(path).expanduser()
+    path = typed_path(path)
     suffix = path.suffix.lower()
     if not path.is_file() or suffix not in (".npz", ".safetensors"):
-        raise BadInput(f"path={str(path)!r}; accepted: an existing .npz or .safetensors file")
+        pickled = ", as safetensors.torch.save_file(state_dict, FILE) writes it" if suffix in _PICKLED else ""
+        raise BadInput(f"path={str(path)!r}; accepted: an existing .npz or .safetensors file{pickled}")
     try:
         if suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
@@ -29,6 +31,9 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         raise BadInput(f"path={str(path)!r} is damaged or holds what is no array ({error})") from None
     return {name: _array(name, described) for name, described in held}
 
+
+_PICKLED = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".pkl")
+"""Suffixes of what PyTorch saves."""
 
 _KINDS: dict[str, Any] = {
     "F64": np.float64,
@@ -91,13 +96,16 @@ def moments(arrays: Mapping[str, np.ndarray], channels: int) -> dict[str, tuple[
     return found
 
 
+_COUNTERS = ("num_batches_tracked", "n_averaged")
+"""What BatchNorm and averages of weights (`AveragedModel`) count, and no answer reads."""
+
 _WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """What DataParallel, torch.compile and their kin put before the names of what they wrap, a layer or the network."""
 
 
 def unwrapped(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
     """The layers of a state dict under the names of the network itself, without counters; and what was taken off."""
-    parts = {key: key.split(".") for key in arrays if key.rpartition(".")[2] not in ("num_batches_tracked", *_MOMENTS)}
+    parts = {key: key.split(".") for key in arrays if key.rpartition(".")[2] not in (*_COUNTERS, *_MOMENTS)}
     wrappers = [word for word in _WRAPPERS if any(word in words for words in parts.values())]
     bare = {key: [word for word in words if word not in _WRAPPERS] for key, words in parts.items()}
     # The last two words name a layer and its array.

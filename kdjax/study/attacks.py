@@ -85,10 +85,10 @@ def named(value: str | Call, *, flag: str, fixed: Mapping[str, str] = {}, swept:
     sets = {key: setting for key, setting in settings.items() if isinstance(setting, Set)}
     for key, setting in sets.items():
         for end in ends(setting):
-            found._replace(settings={**settings, key: end}).make(image_shape=(1, 1, 1))
+            found._replace(settings={**settings, key: end}).make()
     if not sets:
         # The radius may come from another flag; every setting that fits some radius fits the whole box.
-        found.make(epsilon=1.0, image_shape=(1, 1, 1))
+        found.make(epsilon=1.0)
     return found
 
 

@@ -2,11 +2,12 @@
 
 import logging
 import os
+import re
 import shutil
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def start(config_class: type[Any], body: Callable[[Any, Path], None]) -> None:
         try:
             if len(argv) > 1:
                 raise BadInput(f"unexpected argument {argv[1]!r}; accepted are flags only, such as --workdir=DIR.")
+            _refuse_other_bytes(sys.argv)
             config = configs.from_flags(config_class)
             with locked(workdir := configs.folder(config.workdir)):
                 if flags.FLAGS["smoke"].value and not flags.FLAGS["workdir"].present:
@@ -70,6 +72,13 @@ def start(config_class: type[Any], body: Callable[[Any, Path], None]) -> None:
             sys.exit(130)
 
     app.run(main)
+
+
+def _refuse_other_bytes(argv: Sequence[str]) -> None:
+    """The command is written into the run's JSON and its page, which are UTF-8."""
+    for text in argv:
+        if re.search("[\ud800-\udfff]", text):
+            raise BadInput(f"{text!r} is not UTF-8; accepted: names that are")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kdjax.data.checks import require_a_label
 from kdjax.data.source import Examples
 from kdjax.evaluation.classification import classification
 from kdjax.evaluation.paired import paired_difference
@@ -186,6 +187,8 @@ class Trainer:
             found = Trained(arm, arm.known(seen))
         else:
             given = arm.given(seen) if arm.given else Given(study.train)
+            if "labels" in lineage.loss and not lineage.teachers:
+                require_a_label(given.source, flag=f"{lineage.split}_split")
             run = _folder(arm, done.seed)
             state = train(
                 study,

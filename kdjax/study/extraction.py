@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ import numpy as np
 from kdjax.data.domains import parse, unite
 from kdjax.data.load import load
 from kdjax.data.source import Source
+from kdjax.files import typed_path
 from kdjax.losses import response
 from kdjax.recipes.distill import distill
 from kdjax.recipes.supervised import supervised
@@ -92,7 +92,7 @@ def victim(config: Any, study: Study) -> Victim:
     if not service.is_service(config.victim):
         model, given, _ = networks.teacher_of(config, study, flag="victim")
         return Victim(VICTIM, model, given, config.victim, price=config.price)
-    found = service.connect(config.victim, Path(config.workdir).expanduser(), flag="victim")
+    found = service.connect(config.victim, typed_path(config.workdir), flag="victim")
     described = service.description(found)
     networks.refuse_other_shapes(described, config.victim, study.shape, config.dataset, flag="victim")
     return Victim(VICTIM, *service.teacher(found, study), config.victim, found.policy, found.price)

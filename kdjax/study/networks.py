@@ -13,7 +13,7 @@ import jax
 from kdjax import spec
 from kdjax.data.moments import channel_moments
 from kdjax.data.source import Examples
-from kdjax.files import to_json, write_whole
+from kdjax.files import to_json, typed_path, write_whole
 from kdjax.models.create import accepts, all_names, create
 from kdjax.study import service
 from kdjax.study.data import Study, overlap
@@ -55,7 +55,10 @@ _SETTINGS = ("dropout", "input_dropout", "norm")
 
 def is_run(text: str) -> bool:
     """Whether a text names a folder, and so a network that a run left there."""
-    return Path(text).expanduser().is_dir()
+    try:
+        return typed_path(text).is_dir()
+    except BadInput:  # a network may be written with more letters than a name may have
+        return False
 
 
 def named(text: str, shape: Mapping[str, Any], *, flag: str, train: Examples | None = None) -> Described:
@@ -129,7 +132,7 @@ def teacher_of(config: Any, study: Study, *, flag: str = "teacher") -> tuple[Mod
     """
     text = getattr(config, flag)
     if service.is_service(text):
-        folder = Path(getattr(config, "answers_dir", "") or config.workdir).expanduser()
+        folder = typed_path(getattr(config, "answers_dir", "") or config.workdir)
         found = service.connect(text, folder, flag=flag)
         described = service.description(found)
         refuse_other_shapes(described, text, study.shape, config.dataset, flag=flag)
@@ -224,7 +227,10 @@ def load_network(
     Raises:
         BadInput: no such run, an unfinished or damaged one, one without this role, or one for other classes or images.
     """
-    folder = Path(path).expanduser()
+    try:
+        folder = typed_path(path)
+    except BadInput as error:
+        raise BadInput(f"--{flag}: {error}") from None
     seeds = Counter(f.parent.name for f in folder.glob("checkpoints/*/seed-*"))
     roles = [name for name in seeds if _described(folder, name).exists()]
     if roles and role not in roles:

@@ -11,6 +11,7 @@ import numpy as np
 from kdjax.data import cache, prepared, splits
 from kdjax.data.load import load
 from kdjax.data.source import Examples, Source
+from kdjax.files import typed_path
 from kdjax.study import networks, service, train
 from kdjax.study.data import Study
 from kdjax.teachers import answers, top_k
@@ -100,7 +101,7 @@ def key_of(config: Any, study: Study, weights: PyTree, workdir: Path) -> dict[st
     """All that decides the answers to one data set's images."""
     base, _ = splits.parse(config.train_split)
     settings: Any = jax.config
-    described = Path(config.teacher).expanduser() if networks.is_run(config.teacher) else workdir
+    described = typed_path(config.teacher) if networks.is_run(config.teacher) else workdir
     key = {
         "dataset": config.dataset,
         "split": base,

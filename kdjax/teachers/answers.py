@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Integer, UInt32
 
 from kdjax.data.source import Examples, Source, unit_interval
-from kdjax.files import LOST, NotSaved, to_json, write_whole
+from kdjax.files import LOST, NotSaved, to_json, typed_path, write_whole
 from kdjax.types import BadInput, PyTree
 
 Compute = Callable[[int], Iterable[Mapping[str, np.ndarray]]]
@@ -82,7 +82,7 @@ def stored(
         Diverged: a number of the key is not finite.
         NotSaved: there is no room; the next call goes on behind the last whole row.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = typed_path(folder).absolute()
     index = np.arange(len(source)) if index is None else index.astype(np.int64)
     if len(index) != len(source) or len(np.unique(index)) != len(index):
         raise BadInput(f"index has {len(np.unique(index))} numbers; accepted: {len(source)}, one per example")
@@ -103,7 +103,7 @@ def refuse_stale(folder: str | os.PathLike[str], key: Mapping[str, Any]) -> None
     Raises:
         BadInput: as `stored`; the message shows each difference.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder = typed_path(folder).absolute()
     if (folder / _WHOLE).exists():
         _description(folder, _as_read(key))
 

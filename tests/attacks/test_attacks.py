@@ -456,7 +456,6 @@ class TestBadInput:
             (lambda: victims.black_box(np.asarray, num_classes=1), "num_classes=1: accepted are 2 or more"),
             (lambda: named.zoo(update="sgd"), "update='sgd': accepted are adam, newton, hybrid"),
             (lambda: named.zoo(box="cube"), "box='cube': accepted are clip, tanh"),
-            (lambda: named.zoo(importance=True), "need image_shape"),
             (lambda: combine.restarts(named.fgsm(0.1), 0), "restarts=0"),
             (lambda: combine.worst_of(), "one or more attacks"),
             (lambda: starts.uniform("l9", 0.1), "norm='l9'"),

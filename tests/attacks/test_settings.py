@@ -59,7 +59,7 @@ TYPED = [
     (name, setting)
     for name in SIGNATURES
     for setting, parameter in SIGNATURES[name].items()
-    if set(_wanted(parameter)[0]) & {int, float, tuple[int, ...]} and setting != "image_shape"
+    if set(_wanted(parameter)[0]) & {int, float, tuple[int, ...]}
 ]
 FEW = {"steps": "2", "targets": "2", "queries": "2", "search_steps": "1"}
 SIZES = {name: [(k, v) for k, v in FEW.items() if k in accepted] for name, accepted in SIGNATURES.items()}
@@ -87,11 +87,11 @@ def test_every_number_that_can_be_typed_has_its_bounds_here():
 def test_typed_at_the_bounds_it_works_as_integer_and_as_float(name, setting, victim):
     for text in NUMBERS[setting][0]:
         found = typed(name, setting, text)
-        assert trace(found.make(image_shape=SHAPE), victim).image.shape == (2, *SHAPE)
+        assert trace(found.make(), victim).image.shape == (2, *SHAPE)
         if found.has("epsilon") and setting != "epsilon":  # beside a traced radius, as in a sweep
 
             def swept(epsilon, objective, keys, image, found=found):
-                return found.make(epsilon=epsilon, image_shape=SHAPE)(objective, keys, image)
+                return found.make(epsilon=epsilon)(objective, keys, image)
 
             objective, keys = objectives.margin(victim, jnp.zeros(2, int)), jax.random.split(jax.random.key(0), 2)
             jax.eval_shape(swept, jnp.float32(0.1), objective, keys, jnp.zeros((2, *SHAPE)))
@@ -104,7 +104,7 @@ def test_typed_beyond_the_bounds_it_is_refused_with_its_name(name, setting):
         if text in ("nan", "inf"):
             words = rf"read '{text}' as a name; accepted: .*\n.*{setting}={text}"
         with pytest.raises(BadInput, match=words):
-            typed(name, setting, text).make(image_shape=SHAPE)
+            typed(name, setting, text).make()
 
 
 @pytest.mark.parametrize(("name", "setting"), TYPED)
@@ -164,6 +164,20 @@ def test_a_step_in_l2_longer_than_the_image_space_is_refused(victim):
     trace(named.pgd(1.0, steps=2, step_size=8.0, norm="l2"), victim)
     with pytest.raises(BadInput, match=r"step_size=9: .* at most 8 apart in l2"):
         trace(named.pgd(1.0, steps=2, step_size=9, norm="l2"), victim)
+
+
+def test_a_coarse_modifier_of_more_sides_than_the_image_is_refused(victim):
+    """It would be no coarse one, and its coordinates would be spent on what is then averaged."""
+    trace(named.zoo(sides=(2, 8), steps=2, importance=True), victim)
+    with pytest.raises(BadInput, match=r"sides=\(2, 9\): accepted are sides up to the image's, 8"):
+        trace(named.zoo(sides=(2, 9), steps=2), victim)
+
+
+def test_a_blur_wider_than_the_image_is_refused(victim):
+    """It leaves one slope for all pixels, whatever the network."""
+    trace(named.mi_fgsm(kernel=15, steps=2), victim)
+    with pytest.raises(BadInput, match=r"kernel=17: accepted are odd sizes up to twice the image's, 8"):
+        trace(named.mi_fgsm(kernel=17, steps=2), victim)
 
 
 def test_a_fraction_is_the_number_it_is():

@@ -130,6 +130,18 @@ def test_a_file_that_is_no_image_is_refused(data):
         decode([data], (*SIZE, 3), "made")
 
 
+def test_a_picture_is_not_turned_as_its_camera_was():
+    turned = Image.Exif()
+    turned[0x0112] = 6  # by 90 degrees, which exchanges the sides
+    np.testing.assert_array_equal(decode([saved(Image.fromarray(RGB), exif=turned)], (*SIZE, 3), "made")[0], RGB)
+
+
+def test_more_pixels_than_are_safe_are_refused(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
+    with pytest.raises(BadInput, match=r"made: an image of feature 'image' cannot be read \(Image size \(20 pixels\)"):
+        decode([plain(RGB)], (*SIZE, 3), "made")
+
+
 def test_a_set_of_deep_images_in_memory_and_in_a_stream(tmp_path, cache_dir, monkeypatch):
     monkeypatch.setattr("tests.data.helpers.png", lambda image: io.BytesIO(sixteen(DEEP[1])))
     prepare(tmp_path, shape=(*SIZE, 1))

@@ -30,6 +30,13 @@ def with_pixel(value):
     return image
 
 
+def test_no_labels_cannot_be_hidden():
+    nothing = digits("test")
+    nothing = nothing.with_column("label", np.full(len(nothing), -1, np.int32))
+    with pytest.raises(BadInput, match=r"keep=10 labels of digits/test: no label is known; accepted: examples with"):
+        hide_labels(nothing, 10, 0)
+
+
 def test_what_is_right_comes_back_as_it_is():
     for source in (
         made(),

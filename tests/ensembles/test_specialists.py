@@ -1,5 +1,7 @@
 """Specialists: who is confused with whom, what a specialist learns from, and what a committee says."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +73,9 @@ def test_the_correction_undoes_the_over_sampling():
     corrected = correct_dustbin(trained, (1 - special_share) / special_share)
     expected = likelihood * prior / (likelihood * prior).sum(1, keepdims=True)
     np.testing.assert_allclose(jax.nn.softmax(corrected), expected, rtol=1e-5)
+    with jax.enable_x64(True), warnings.catch_warnings():
+        warnings.simplefilter("error")  # JAX's, of numbers of 64 bits put among those of 32
+        np.testing.assert_allclose(correct_dustbin(trained, (1 - special_share) / special_share), corrected)
 
 
 def test_a_network_seen_as_a_specialist_adds_the_others_up():

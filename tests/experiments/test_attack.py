@@ -41,7 +41,7 @@ def case(key):
 def test_every_attack_that_can_be_typed_is_made(name):
     found = attacks.named(f"{name}(objective=dlr, restarts=2)", flag="attacks")
     assert found.objective is objectives.dlr
-    assert callable(found.repeated(found.make(epsilon=0.2, norm="linf", image_shape=(4, 4, 1))))
+    assert callable(found.repeated(found.make(epsilon=0.2, norm="linf")))
     assert attacks.named(name, flag="attacks").objective is catalogue.OBJECTIVES[catalogue.objective_of(name)]
 
 
@@ -90,10 +90,10 @@ def test_settings_that_cannot_be_typed_are_not_advertised():
 
 def test_the_training_attack_of_an_audit_is_read_as_any_other():
     config = audit.Config(training_attack="pgd(steps=7, objective=dlr)", epsilon=0.2)
-    name, made, objective = audit.parse_attack(config, (8, 8, 1))
+    name, made, objective = audit.parse_attack(config)
     assert (name, made.steps, objective) == ("pgd(objective=dlr, steps=7)", 7, objectives.dlr)
     with pytest.raises(BadInput, match=r"training_attack, column 1: .*steps=abc of pgd; accepted: a whole number"):
-        audit.parse_attack(audit.Config(training_attack="pgd(steps=abc)"), (8, 8, 1))
+        audit.parse_attack(audit.Config(training_attack="pgd(steps=abc)"))
 
 
 def test_a_share_of_attacked_images_needs_an_attack(tmp_path):
@@ -210,7 +210,7 @@ def test_a_sweep_of_the_experiment_compiles_once_restarts_included(case):
 
     victim = white_box(counted, case.victim.variables)
     one = attacks.named("pgd(steps=3, random_start=True, restarts=2)", flag="attacks")
-    at, looks = attack.programs(attack.Config(), one, (4, 4, 1)), []
+    at, looks = attack.programs(attack.Config(), one), []
     for epsilon in (0.01, 0.1, 0.2):
         run(at(epsilon), victim, case.image, case.label, objective=one.objective, on_device=False)
         looks.append(len(traced))

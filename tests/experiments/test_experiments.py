@@ -276,6 +276,7 @@ BAD = {
     "no widths": (["--student=mlp"], "accepted: one or more positive widths"),
     "splits that share examples": (["--train_split=train"], "share examples"),
     "a stray argument": (["stray"], "unexpected argument 'stray'"),
+    "a name in other bytes": (["--workdir=bad\udcff"], "is not UTF-8; accepted: names that are"),
     "momentum for adam": (["--optimizer=adam(momentum=0.9)"], "optimizer, column 1: momentum=0.9"),
     "a warm-up longer than the run": (["--schedule=warmup(2)"], "read share=2 of warmup; accepted: a fraction"),
     "a rate that climbs above itself": (["--schedule=linear(0, 2)"], "schedule=linear(0, 2) runs from 0 to 2"),

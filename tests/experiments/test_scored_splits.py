@@ -54,6 +54,13 @@ def test_unknown_labels_are_refused_before_training(made, tmp_path, flag, split,
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_a_network_that_learns_from_labels_alone_needs_one(made, tmp_path):
+    said = r"--train_split: none of the 12 examples of tiny/none has a label"
+    with pytest.raises(BadInput, match=said):
+        train_teacher.main(config(made, train_split="none", validation_split=""), tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_images_to_learn_from_may_lack_labels(made, tmp_path):
     study = open_study(config(made, train_split="none"), tmp_path)
     assert (study.train.labels() == -1).all()

@@ -88,25 +88,47 @@ def test_nan_is_not_hidden(loss, student, teacher):
             assert not jnp.isfinite(gradients(loss, *sides)[0][1]).all(), "the student would go on unmoved"
 
 
-# Those that compare the numbers themselves have no meaning for what is ruled out.
-COMPARES_NUMBERS = {
-    "response.logit_mse", "response.logit_l1", "response.centred_logit_mse", "response.standardized_kl",
-    "response.dist",
-}  # fmt: skip
+# These count it: one divides by the number of classes, the other relates their probabilities, 0 among them.
+COUNTS_WHAT_IS_RULED_OUT = {"response.mean_kl", "response.dist"}
 
 
 def test_a_teacher_without_a_largest_class_is_not_hidden(loss, student, teacher):
     assert not jnp.isfinite(loss(student, teacher.at[1].set(-jnp.inf))[1])
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - COMPARES_NUMBERS - {"response.mean_kl"}))  # which divides by K
-def test_a_class_that_both_sides_rule_out_adds_nothing(name, loss, student, teacher):
-    out = jnp.full((BATCH, 1), -jnp.inf)
-    masked = [jnp.concatenate([x, out], 1) for x in (student, teacher)]
-    np.testing.assert_allclose(loss(*masked), loss(student, teacher), rtol=1e-5, atol=1e-6)
-    for got, want in zip(gradients(loss, *masked), gradients(loss, student, teacher), strict=True):
-        np.testing.assert_allclose(got[:, :-1], want, rtol=1e-4, atol=1e-5)
-        assert (got[:, -1] == 0).all()
+@pytest.mark.parametrize("place", [0, CLASSES])
+@pytest.mark.parametrize("name", sorted(set(NAMES) - COUNTS_WHAT_IS_RULED_OUT))
+def test_a_class_that_both_sides_rule_out_adds_nothing(name, place, loss, student, teacher):
+    masked = [jnp.insert(x, place, -jnp.inf, axis=1) for x in (student, teacher)]
+    loss = functools.partial(loss, labels=jnp.where(place <= LABELS, LABELS + 1, LABELS))
+    same = functools.partial(LOSSES.functions[name], labels=LABELS)
+    np.testing.assert_allclose(loss(*masked), same(student, teacher), rtol=1e-5, atol=1e-6)
+    for got, want in zip(gradients(loss, *masked), gradients(same, student, teacher), strict=True):
+        np.testing.assert_allclose(jnp.delete(got, place, axis=1), want, rtol=1e-4, atol=1e-5)
+        assert (got[:, place] == 0).all()
+
+
+@pytest.mark.parametrize("name", sorted(COUNTS_WHAT_IS_RULED_OUT))
+def test_a_class_that_both_sides_rule_out_is_no_nan(loss, student, teacher):
+    masked = [x.at[:, 3].set(-jnp.inf) for x in (student, teacher)]
+    for found in (loss(*masked), *gradients(loss, *masked)):
+        assert jnp.isfinite(found).all()
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"response.hard_label"}))
+def test_a_class_that_the_student_alone_rules_out_is_no_agreement(name, loss, teacher):
+    value = loss(teacher.at[1, 2].set(-jnp.inf), teacher)[1]
+    assert value > loss(teacher, teacher)[1] + 1e-3 or not jnp.isfinite(value)
+
+
+def test_arrays_of_numpy_are_taken_as_they_are(name, student, teacher, unchecked, recwarn):
+    """Numbers of 64 bits among them, NumPy's own, with no word of JAX's about what it lacks."""
+    function, keep = LOSSES.functions[name], np.arange(BATCH) % 2
+    plain = {"labels": np.asarray(LABELS, np.int64), "where": keep}
+    found = function(*ROWS, **plain)
+    np.testing.assert_allclose(found, function(student, teacher, labels=LABELS, where=jnp.asarray(keep)), rtol=1e-6)
+    assert found.dtype == jnp.float32
+    assert not [str(warning.message) for warning in recwarn]
 
 
 def numbers(name):

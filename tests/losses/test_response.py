@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.special import softmax
+from scipy.stats import entropy
 
 from kdjax.losses import response
 from kdjax.types import BadInput
@@ -144,6 +146,25 @@ def test_a_class_that_the_teacher_excludes_counts_as_zero_times_log_zero():
     student, teacher = log([0.25, 0.75]), jnp.array([[0.0, -jnp.inf]])
     close(response.kl(student, teacher, temperature=1.0), [math.log(4)])
     close(student_gradient(response.kl, student, teacher, temperature=1.0), [[-0.75, 0.75]])
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (response.logit_mse, lambda z, v: np.mean((z - v) ** 2)),
+        (response.logit_l1, lambda z, v: np.mean(np.abs(z - v))),
+        (response.centred_logit_mse, lambda z, v: np.var(z - v)),
+        (response.standardized_kl, lambda z, v: 4 * entropy(*(softmax(x / x.std(ddof=1) / 2) for x in (v, z)))),
+    ],
+)
+def test_what_both_sides_rule_out_is_left_out_of_numbers_compared(loss, expected):
+    """Rows of other classes, as where tasks share a network; the numbers are NumPy's and SciPy's, of the rest alone."""
+    z, v = np.random.default_rng(5).normal(size=(2, 3, 6))
+    out = np.array([[1, 0, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0]], bool)
+    close(
+        loss(*(jnp.asarray(np.where(out, -np.inf, x), jnp.float32) for x in (z, v))),
+        [expected(a[~row], b[~row]) for a, b, row in zip(z, v, out, strict=True)],
+    )
 
 
 def test_no_overflow_in_float32():

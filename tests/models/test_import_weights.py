@@ -80,6 +80,12 @@ def test_a_wrapper_may_stand_anywhere(arrays, tmp_path):
     assert_same(load(tmp_path, inside), load(tmp_path, arrays))
 
 
+def test_an_average_of_weights_is_a_network(arrays, tmp_path):
+    """`torch.optim.swa_utils.AveragedModel` counts what it averaged."""
+    averaged = {f"module.{key}": array for key, array in arrays.items()} | {"n_averaged": np.array(7)}
+    assert_same(load(tmp_path, averaged), load(tmp_path, arrays))
+
+
 def test_what_lies_beside_the_network_is_named(arrays, tmp_path):
     wrapped = {f"module.{key}": array for key, array in arrays.items()}
     with pytest.raises(BadInput, match=r"no place for criterion.weight \(taken off .*: module.\)"):

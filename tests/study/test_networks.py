@@ -112,11 +112,14 @@ def test_the_norm_that_was_asked_for(norm):
 
 def test_a_text_that_is_a_folder_is_one_and_another_is_a_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert not networks.is_run("mlp")
+    for text in ("mlp", f"mlp({', '.join(['100'] * 80)})", "~nobody_has_this_home"):  # longer than a name may be
+        assert not networks.is_run(text)
     (tmp_path / "mlp").mkdir()
     assert networks.is_run("mlp")
     with pytest.raises(BadInput, match=r"--teacher=mlp: model.json, .* is missing or damaged"):
         distill.main(distill.Config(teacher="mlp"), tmp_path)
+    with pytest.raises(BadInput, match=r"--teacher: 'a+' cannot be a path \(File name too long\); accepted"):
+        networks.load_network("a" * 300, flag="teacher")
     with pytest.raises(BadInput, match="--teacher=runs/nowhere: no folder, and teacher, column"):
         distill.main(distill.Config(teacher="runs/nowhere"), tmp_path)
 

@@ -17,7 +17,7 @@ from kdjax.losses import response
 from kdjax.models.from_nnx import from_nnx
 from kdjax.models.resnet import ResNet
 from kdjax.models.zoo import FIXED, MODELS
-from kdjax.recipes import comparisons, distill, mutual, regression
+from kdjax.recipes import comparisons, distill, mutual, peer, regression
 from kdjax.recipes.lesson import lesson
 from kdjax.recipes.supervised import supervised
 from kdjax.teachers.live import Teacher, live
@@ -74,7 +74,7 @@ def program(loss_fn, wrapper):
 
 def stepped(model, loss_fn, rows, wrapper=None):
     """Parameters, state and metrics after one step of SGD."""
-    state = create_state(model, TX, jax.random.key(0), hparams=HPARAMS)
+    state = create_state(model, TX, jax.random.key(0), hparams={**getattr(loss_fn, "hparams", {}), **HPARAMS})
     new, metrics = program(loss_fn, wrapper)(state, rows)
     return new.params, new.model_state, metrics
 
@@ -166,6 +166,13 @@ def peers(model):
 
 
 @cache
+def tutored(_):
+    model = models.from_linen(Users(), (8, 8, 1))
+    attack = "pgd(0.1, steps=1, objective=response.kl(student=attacked, teacher=peer(clean)))"
+    return peer.peers(model, model), peer.peer_aid(model, model, attack=attack), batch()
+
+
+@cache
 def attacked(model):
     return model, supervised(model, attack=named.pgd(0.1, steps=2, random_start=False), attacked=0.5), batch()
 
@@ -181,7 +188,7 @@ def mixed(model):
     return model, recipe, batch()
 
 
-@pytest.mark.parametrize("recipe", [regressor, peers, attacked, mixed])
+@pytest.mark.parametrize("recipe", [regressor, peers, tutored, attacked, mixed])
 @pytest.mark.parametrize("wrapper", ["jit", "pmap"])
 def test_every_recipes_update(recipe, wrapper):
     model, loss_fn, rows = recipe(TINY)
