@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kdjax.files import write_whole
+from kdjax.study import tool
 from kdjax.types import BadInput
 
 FILES = ("table.md", "results.json", "provenance.json")
@@ -128,18 +129,17 @@ def _provenance(folder: Path) -> Mapping[str, Any]:
 
 def main(argv: Sequence[str]) -> int:
     """File a run, or write the page alone; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m kdjax.study.filed", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="[RUN] FOLDER")
-    paths = parser.parse_args(argv).paths
-    if len(paths) > 2:
-        parser.error("accepted: RUN docs/results/NAME, or docs/results")
-    try:
-        file(*paths) if len(paths) == 2 else write_page(*paths)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="[RUN] FOLDER")
+
+    def act(given: argparse.Namespace) -> None:
+        if len(given.paths) > 2:
+            words = " ".join(map(str, given.paths))
+            raise BadInput(f"{words}: {len(given.paths)} paths; accepted: RUN docs/results/NAME, or docs/results")
+        file(*given.paths) if len(given.paths) == 2 else write_page(*given.paths)
+
+    return tool.run("kdjax.study.filed", __doc__, add, act, argv)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from kdjax.files import to_json, write_whole
+from kdjax.study import tool
 from kdjax.study.filed import head, refuse_unfounded
 from kdjax.study.methods import slug
 from kdjax.study.report import spread
@@ -192,20 +193,16 @@ def write_page(results: Path) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Write rows and page, or the page alone; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m kdjax.study.leaderboard", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("folder", type=Path, help="docs/results/NAME, or docs/results")
-    parser.add_argument("--audit", type=Path, action="append", default=[], help="workdir of a finished audit")
-    given = parser.parse_args(argv)
-    try:
-        if (given.folder / "results.json").exists():
-            write(given.folder, given.audit)
-        else:
-            write_page(given.folder)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("folder", type=Path, help="docs/results/NAME, or docs/results")
+        parser.add_argument("--audit", type=Path, action="append", default=[], help="workdir of a finished audit")
+
+    def act(given: argparse.Namespace) -> None:
+        run = (given.folder / "results.json").exists()
+        write(given.folder, given.audit) if run else write_page(given.folder)
+
+    return tool.run("kdjax.study.leaderboard", __doc__, add, act, argv)
 
 
 if __name__ == "__main__":

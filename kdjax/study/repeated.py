@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdjax.study import tool
 from kdjax.types import BadInput
 
 
@@ -63,18 +64,17 @@ def _pairs(folder: Path) -> dict[tuple[str, str, str], Mapping[str, float]]:
 
 def main(argv: Sequence[str]) -> int:
     """Compare; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m kdjax.study.repeated", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("run", type=Path)
-    parser.add_argument("filed", type=Path)
-    given = parser.parse_args(argv)
-    try:
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("run", type=Path)
+        parser.add_argument("filed", type=Path)
+
+    def act(given: argparse.Namespace) -> int:
         found = repeated(given.run, given.filed)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(map(str, found)))
-    return 0 if all(one.holds for one in found) else 1
+        print("\n".join(map(str, found)))
+        return 0 if all(one.holds for one in found) else 1
+
+    return tool.run("kdjax.study.repeated", __doc__, add, act, argv)
 
 
 if __name__ == "__main__":

@@ -155,3 +155,9 @@ def test_the_documentation_shows_what_its_folders_hold():
     assert (results / "README.md").read_text() == filed.page(results), f"python -m kdjax.study.filed {results}"
     for told in results.glob("*/provenance.json"):
         filed.refuse_unfounded(told.parent)
+
+
+def test_a_third_path_is_refused_and_nothing_is_written(run, results, capsys):
+    assert filed.main([str(run), str(results / "diabetes"), str(results)]) == 2
+    assert "3 paths; accepted: RUN docs/results/NAME" in capsys.readouterr().err
+    assert not (results / "diabetes").exists()
