@@ -262,7 +262,7 @@ class Service:
             rows[name] = columns[name]
         whole, size = rows.tobytes(), rows.itemsize
         said = [whole[at : at + size] for at in range(0, len(whole), size)]
-        self.paid.settle(request, said, price)
+        self.paid.settle(request, whole, price)
         return dict(zip(request.asked, said, strict=True))
 
     def _post(self, request: Request) -> httpx.Response:
