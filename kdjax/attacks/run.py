@@ -13,7 +13,7 @@ from kdjax.attacks._settings import require_count
 from kdjax.attacks.objectives import Scored, cross_entropy
 from kdjax.attacks.projections import lengths
 from kdjax.attacks.victims import Victim, look_like_probabilities, own_exceptions, require_classes
-from kdjax.data.source import Source
+from kdjax.data.source import Source, unit_interval
 from kdjax.types import Attack, BadInput
 
 
@@ -140,7 +140,7 @@ def _checked(image: Any, label: Any, target: Any) -> tuple[np.ndarray, np.ndarra
         raise BadInput(f"image has shape {image.shape}: accepted is [N, height, width, channels], N at least 1.")
     # float64 stays what it is where JAX keeps it.
     real = jax.dtypes.canonicalize_dtype(np.float64) if image.dtype == np.float64 else np.float32
-    image = image / np.float32(255) if image.dtype == np.uint8 else image.astype(real)
+    image = unit_interval(image) if image.dtype == np.uint8 else image.astype(real)
     low, high = float(image.min()), float(image.max())
     if not (low >= 0 and high <= 1):
         raise BadInput(f"image runs from {low} to {high}: accepted are values in [0, 1].")

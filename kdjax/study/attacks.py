@@ -13,7 +13,7 @@ from kdjax.attacks.catalogue import ATTACKS
 from kdjax.attacks.combine import restarts
 from kdjax.attacks.objectives import Scored
 from kdjax.attacks.victims import Victim
-from kdjax.data.source import Examples, Source
+from kdjax.data.source import Examples, Source, unit_interval
 from kdjax.data.stream import Stream
 from kdjax.spec import Call, Schedule, Set, ends
 from kdjax.study import report
@@ -113,8 +113,7 @@ def _conduct(objective: Literal["cross_entropy", "dlr", "margin"] = "cross_entro
 def first(source: Examples | Source | Stream, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The first images `[N, H, W, C]`, float32 in [0, 1], and their labels `[N]`; all where there are fewer."""
     rows = source[np.arange(min(count, len(source)))]
-    image = rows["inputs"]
-    return image / np.float32(255) if image.dtype == np.uint8 else image, rows["label"]
+    return unit_interval(rows["inputs"]), rows["label"]
 
 
 COUNTS = ("parameters", "bytes")

@@ -3,6 +3,7 @@
 import json
 import secrets
 import sqlite3
+import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,13 +19,15 @@ CREATE TABLE IF NOT EXISTS requests (
   id TEXT PRIMARY KEY, images INTEGER NOT NULL, sent REAL NOT NULL, answered REAL, price REAL,
   body BLOB, asked BLOB NOT NULL, fault TEXT
 );
-CREATE TABLE IF NOT EXISTS answers (
-  image BLOB NOT NULL, time INTEGER NOT NULL, said BLOB NOT NULL, PRIMARY KEY (image, time)
+CREATE TABLE IF NOT EXISTS said (number INTEGER PRIMARY KEY, asked BLOB NOT NULL, answers BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS places (
+  image INTEGER NOT NULL, said INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (image, said, row)
 ) WITHOUT ROWID;
 """
+"""`said` has a row for each request: what was asked, a `_ROW` for each image, and the answers, side by side. `places`
+says where in them an image may stand, by a part of its digest: rows in no order cost less where they are short."""
 
-AT_ONCE = 500
-"""Images in one query, fewer than any build of SQLite takes."""
+_ROW = struct.Struct("<32sq")
 
 Asked = tuple[bytes, int]
 """An image's digest, and the how-manieth time it is asked about; 0 where one answer serves for all times."""
@@ -57,8 +60,14 @@ class Paid:
             self._db.execute("PRAGMA synchronous=NORMAL")
             # Bodies pass through the log: at 32 MB instead of 4 it is copied an eighth as often.
             self._db.execute("PRAGMA wal_autocheckpoint=8000")
+            self._db.execute("PRAGMA secure_delete=OFF")  # zeros over a body that is settled are one more body to write
+            if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'answers'").fetchone():
+                self._db.close()
+                raise BadInput(f"{path}: a file of an older kdjax, which reads it; accepted: another file, or none.")
             self._db.executescript(SCHEMA)
             self._db.execute("INSERT OR IGNORE INTO facts VALUES ('ledger', ?)", (json.dumps(secrets.token_hex(16)),))
+            # No other process writes to the file: what is in memory is what is in it.
+            self._facts, self._spent = self._read_facts(), self._images()
         except (sqlite3.Error, OSError) as error:
             raise BadInput(f"{path}: {error}; accepted: a file of yours that no other client holds, or none.") from None
 
@@ -73,6 +82,13 @@ class Paid:
                 raise
             self._db.execute("COMMIT")
 
+    def _read_facts(self) -> dict[str, str]:
+        return dict(self._db.execute("SELECT name, value FROM facts").fetchall())
+
+    def _images(self) -> int:
+        """Of all requests, answered or not."""
+        return self._db.execute("SELECT COALESCE(SUM(images), 0) FROM requests").fetchone()[0]
+
     def bind(self, facts: dict[str, Any]) -> None:
         """Make the file one service's own, or find that it is.
 
@@ -82,7 +98,8 @@ class Paid:
         with self._whole() as db:
             for name, value in facts.items():
                 db.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
-            there = dict(db.execute("SELECT name, value FROM facts").fetchall())
+            there = self._read_facts()
+        self._facts = there
         told = [f"{n} {there[n]} there, {json.dumps(v)} now" for n, v in facts.items() if there[n] != json.dumps(v)]
         if told:
             raise BadInput(
@@ -91,24 +108,24 @@ class Paid:
 
     def fact(self, name: str) -> Any:
         """A fact, or None."""
-        with self._lock:
-            found = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return None if found is None else json.loads(found[0])
+        return json.loads(self._facts.get(name, "null"))
 
     def known(self, images: Sequence[bytes], when: int | None) -> dict[bytes, bytes]:
-        """The answers that there are to some images at that time of asking, or at the first that was answered if None.
-
-        One query for many images takes half the time of one for each.
-        """
-        clause, more = ("", ()) if when is None else (" AND time = ?", (when,))
-        found = dict[bytes, bytes]()
-        for at in range(0, len(images), AT_ONCE):
-            part = images[at : at + AT_ONCE]
-            marks = ", ".join("?" * len(part))
-            query = f"SELECT image, said FROM answers WHERE image IN ({marks}){clause} ORDER BY time DESC"
-            with self._lock:
-                found |= dict(self._db.execute(query, (*part, *more)).fetchall())  # the earliest comes last, and stays
-        return found
+        """The answers that there are to some images at that time of asking, or at the first that has one if None."""
+        wanted, first = set(images), dict[bytes, tuple[int, bytes]]()
+        with self._lock:
+            among = "SELECT said, row FROM places WHERE image IN (SELECT value FROM json_each(?))"
+            places = self._db.execute(among, (_short(images),)).fetchall()
+            among = "SELECT number, asked, answers FROM said WHERE number IN (SELECT value FROM json_each(?))"
+            rows = self._db.execute(among, (json.dumps(list({number for number, _ in places})),)).fetchall()
+        said = {number: (asked, answers) for number, asked, answers in rows}
+        for number, row in places:
+            asked, answers = said[number]
+            image, time = _ROW.unpack_from(asked, row * _ROW.size)
+            if image in wanted and when in (None, time) and (image not in first or time < first[image][0]):
+                size = len(answers) * _ROW.size // len(asked)
+                first[image] = time, answers[row * size : (row + 1) * size]
+        return {image: answer for image, (_, answer) in first.items()}
 
     def open(self, request: Request, budget: int) -> None:
         """Write down that a request is about to be sent.
@@ -126,23 +143,25 @@ class Paid:
                 if before[0]:
                     raise BadInput(before[0])
                 return
-            spent = db.execute("SELECT COALESCE(SUM(images), 0) FROM requests").fetchone()[0]
-            if budget and spent + len(request.asked) > budget:
+            if budget and self._spent + len(request.asked) > budget:
                 raise BadInput(
-                    f"budget={budget}: {spent} images are paid, and {len(request.asked)} more are needed; accepted: a "
-                    "larger budget. What is paid is kept."
+                    f"budget={budget}: {self._spent} images are paid, and {len(request.asked)} more are needed; "
+                    "accepted: a larger budget. What is paid is kept."
                 )
             asked = json.dumps([[image.hex(), when] for image, when in request.asked])
             db.execute(
                 "INSERT INTO requests (id, images, sent, body, asked) VALUES (?, ?, ?, ?, ?)",
                 (request.id, len(request.asked), time.time(), request.body, asked),
             )
+            self._spent += len(request.asked)  # also where the disk fails: rather too many than too few
 
-    def settle(self, request: Request, answers: Sequence[bytes], price: float) -> None:
-        """Write down answers and what they cost, whole or not at all."""
+    def settle(self, request: Request, answers: bytes, price: float) -> None:
+        """Write down answers, as many bytes for each image, and what they cost, whole or not at all."""
+        asked = b"".join([_ROW.pack(*one) for one in request.asked])
+        images = _short([image for image, _ in request.asked])
         with self._whole() as db:
-            rows = [(*asked, one) for asked, one in zip(request.asked, answers, strict=True)]
-            db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", rows)
+            number = db.execute("INSERT INTO said (asked, answers) VALUES (?, ?)", (asked, answers)).lastrowid
+            db.execute("INSERT INTO places SELECT value, ?, key FROM json_each(?)", (number, images))
             self._answered(db, request.id, price)
 
     def fault(self, request: Request, message: str, price: float) -> None:
@@ -158,8 +177,10 @@ class Paid:
 
     def withdraw(self, request: Request) -> None:
         """Forget a request that the service refused and did not charge."""
-        with self._whole() as db:
-            db.execute("DELETE FROM requests WHERE id = ? AND answered IS NULL", (request.id,))
+        with self._lock:
+            with self._whole() as db:
+                db.execute("DELETE FROM requests WHERE id = ? AND answered IS NULL", (request.id,))
+            self._spent = self._images()
 
     def waiting(self) -> list[Request]:
         """Requests without an answer: a kill came between, and the service may have charged them."""
@@ -180,3 +201,8 @@ class Paid:
         """Let go of the file."""
         with self._lock:
             self._db.close()
+
+
+def _short(images: Sequence[bytes]) -> str:
+    """Parts of digests as numbers, in JSON: one statement then reads or writes many of them."""
+    return json.dumps([int.from_bytes(image[:7], "big") for image in images])

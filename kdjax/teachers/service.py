@@ -9,7 +9,7 @@ Answers to a pool are data: `Service.logits(images)` becomes the column `teacher
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
@@ -86,9 +86,11 @@ class Service:
             )
         self._url, self._budget, self._concurrency = url.rstrip("/"), budget, concurrency
         self._attempts, self._key = attempts, key
-        self._own = (
-            httpx.Client(timeout=timeout, limits=httpx.Limits(max_connections=concurrency)) if http is None else None
-        )
+        self._own = None
+        if http is None:
+            limits = httpx.Limits(max_connections=concurrency)
+            # To read the list of authorities takes as long as several requests; http: has no use for it.
+            self._own = httpx.Client(timeout=timeout, limits=limits, verify=not url.startswith("http:"))
         self._http = http or self._own
         self._times: Counter[bytes] = Counter()
         self._lock = threading.Lock()
@@ -134,15 +136,24 @@ class Service:
             BadInput: as `ask`.
         """
         images = self._checked(images)
-        digests = [_digest(image) for image in images]
-        places = {digest: row for row, digest in reversed(list(enumerate(digests)))}
-        rows = sorted(places.values())
-        # Requests are cut by place before known ones are left out: a resumed client asks in the same batches.
-        parts = [rows[at : at + self._batch] for at in range(0, len(rows), self._batch)]
-        known = self.paid.known([digests[row] for row in rows], None)
-        missing = [[row for row in part if digests[row] not in known] for part in parts]
-        new = self._send(self._request(images[part], [(digests[row], 0) for row in part]) for part in missing if part)
-        known |= {digest: said for (digest, _), said in new.items()}
+        digests, known, begun = list[bytes](), dict[bytes, bytes](), set[bytes]()
+
+        def requests() -> Iterator[Request]:
+            """Each is made while earlier ones are on their way, and is cut by place before known images are left out: a
+            resumed client asks in the same batches."""
+            for at in range(0, len(images), self._batch):
+                part = images[at : at + self._batch]
+                own = [_digest(image) for image in part]
+                digests.extend(own)
+                known.update(self.paid.known(own, None))
+                new = {digest: row for row, digest in enumerate(own) if digest not in known and digest not in begun}
+                begun.update(new)
+                if len(new) < len(part):
+                    part = part[list(new.values())]
+                if new:
+                    yield self._request(part, [(digest, 0) for digest in new])
+
+        known |= {digest: said for (digest, _), said in self._send(requests()).items()}
         return self._logits([known[digest] for digest in digests])
 
     def ask(self, images: Float[np.ndarray, "batch ..."]) -> Float[np.ndarray, "batch classes"]:
@@ -172,7 +183,7 @@ class Service:
         return self._logits([said[one] for one in asked])
 
     def _checked(self, images: np.ndarray) -> np.ndarray:
-        images = unit_interval(np.asarray(images)).astype(np.float32)
+        images = unit_interval(np.asarray(images)).astype(np.float32, copy=False)
         if images.shape[1:] != self.image_shape:
             raise BadInput(f"images of shape {images.shape[1:]}; accepted by the service: {self.image_shape}.")
         return images
@@ -249,8 +260,9 @@ class Service:
         rows = np.zeros(len(request.asked), np.dtype([(name, kind, tuple(shape)) for name, kind, shape in layout]))
         for name in columns:
             rows[name] = columns[name]
-        said = [row.tobytes() for row in rows]
-        self.paid.settle(request, said, price)
+        whole, size = rows.tobytes(), rows.itemsize
+        said = [whole[at : at + size] for at in range(0, len(whole), size)]
+        self.paid.settle(request, whole, price)
         return dict(zip(request.asked, said, strict=True))
 
     def _post(self, request: Request) -> httpx.Response:

@@ -36,10 +36,14 @@ def longest(media: str, shape: tuple[int, ...], most: int) -> int:
 
 def pack(images: Float[np.ndarray, "batch ..."]) -> bytes:
     """Images as an npy file; as bytes where that loses nothing, a quarter of the size."""
-    levels = np.rint(images * np.float32(255))
-    exact = np.array_equal(unit_interval(levels.clip(0, 255).astype(np.uint8)), images)
+    levels, few, exact = np.empty(images.shape, np.uint8), 64, True  # so few at a time stay in a core's cache
+    for at in range(0, len(images), few):
+        part = images[at : at + few]
+        levels[at : at + few] = np.rint(part * np.float32(255)).clip(0, 255)
+        if not (exact := np.array_equal(unit_interval(levels[at : at + few]), part)):
+            break
     file = io.BytesIO()
-    np.save(file, np.ascontiguousarray(levels.astype(np.uint8) if exact else images.astype(np.float32)))
+    np.save(file, levels if exact else np.ascontiguousarray(images, np.float32))
     return file.getvalue()
 
 
