@@ -1,5 +1,9 @@
 """Padding does not exist: n real rows padded to m are the n rows, for networks, losses, wrappers and attacks."""
 
+import importlib
+import inspect
+import pkgutil
+import typing
 from functools import cache
 
 import jax
@@ -10,23 +14,29 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from kdjax import models
+from kdjax import models, recipes
 from kdjax.attacks import named
 from kdjax.data import augment
+from kdjax.ensembles import pools
 from kdjax.losses import response
+from kdjax.losses.regression import mse
+from kdjax.models.connect import connectors
 from kdjax.models.from_nnx import from_nnx
+from kdjax.models.generator import generator
 from kdjax.models.resnet import ResNet
 from kdjax.models.zoo import FIXED, MODELS
-from kdjax.recipes import comparisons, distill, mutual, peer, regression
+from kdjax.recipes import comparisons, confidence, data_free, distill, learn, mutual, peer, regression
 from kdjax.recipes.lesson import lesson
 from kdjax.recipes.supervised import supervised
 from kdjax.teachers.live import Teacher, live
+from kdjax.teachers.several import together as stacked
+from kdjax.teachers.stored import cached
 from kdjax.training import parallel
 from kdjax.training.optimizers import unit_rate
 from kdjax.training.stacked import Member, create_states, together
 from kdjax.training.state import create_state, separate
 from kdjax.training.step import many_steps, one_step, train_step
-from kdjax.types import BadInput, Outputs
+from kdjax.types import STUDENT, BadInput, LossFn, Model, Networks, Outputs, Recipe
 
 REAL, PADDED = 5, 8
 SHAPE = {"num_classes": 3, "image_shape": (8, 8, 1)}
@@ -56,7 +66,7 @@ def close(a, b, rtol=2e-4, atol=2e-5):
 
 
 TX = unit_rate(optax.sgd(1.0))
-HPARAMS = {"learning_rate": 0.5, "temperature": 4.0, "alpha": 0.9, "weight": 1.0}
+HPARAMS = {"learning_rate": 0.5, "temperature": 4.0, "alpha": 0.9, "weight": 1.0, confidence.WEIGHT: 0.5}
 
 
 @cache
@@ -72,9 +82,10 @@ def program(loss_fn, wrapper):
     )
 
 
-def stepped(model, loss_fn, rows, wrapper=None):
+def stepped(model, loss_fn, rows, wrapper=None, frozen=None):
     """Parameters, state and metrics after one step of SGD."""
-    state = create_state(model, TX, jax.random.key(0), hparams={**getattr(loss_fn, "hparams", {}), **HPARAMS})
+    hparams = {**getattr(loss_fn, "hparams", {}), **HPARAMS}
+    state = create_state(model, TX, jax.random.key(0), hparams=hparams, frozen=frozen or {})
     new, metrics = program(loss_fn, wrapper)(state, rows)
     return new.params, new.model_state, metrics
 
@@ -160,6 +171,44 @@ def regressor(model):
 
 
 @cache
+def regressed(model):
+    rows = {
+        **regressor(model)[2],
+        "teacher_logits": jnp.asarray(np.random.default_rng(2).normal(size=(REAL, 3)), jnp.float32),
+    }
+    return model, regression.distill(model, cached(), mse), rows
+
+
+@cache
+def featured(model):
+    names = ("one", "two")
+    teachers = {name: models.create("mlp", **SHAPE, hidden=(4,)) for name in names}
+    weights = {}
+    for seed, (name, teacher) in enumerate(teachers.items()):
+        params, state = teacher.init(jax.random.key(seed))
+        weights[name] = {"params": params, **state}
+    said = stacked({name: teacher.apply for name, teacher in teachers.items()})
+    whole = Model(model.init, lambda v, x, *, train, key: (said(v, {"inputs": x}), {}))
+    links = {n: connectors.Link(("embedding",), (f"{n}/embedding",), connectors.Project()) for n in names}
+    connected = connectors.connect(model, links, image_shape=(8, 8, 1), teacher=(whole, weights))
+    recipe = confidence.distill_with_features(
+        model, connected.pairs, said, response.kl, names=names,
+        ensemble=pools.resolve("mean_probability + confidence_aware"),
+    )  # fmt: skip
+    return Networks({STUDENT: model.init, "connectors": connected.init}), recipe, batch(), weights
+
+
+@cache
+def climbing(model):
+    maker = generator((8, 8, 1), noise=4, width=4)
+    rng = np.random.default_rng(4)
+    columns = {"noise": (4,), "directions": (1, 8, 8, 1), "inputs": (2, 8, 8, 1), "answers": (2, 3)}
+    drawn = {name: jnp.asarray(rng.normal(size=(REAL, *sides)), jnp.float32) for name, sides in columns.items()}
+    recipe = data_free.climb(model, maker, response.logit_l1, 10.0)  # far apart: rounding is not divided by a step
+    return Networks({STUDENT: model.init, data_free.GENERATOR: maker.init}), recipe, {**batch(), **drawn}
+
+
+@cache
 def peers(model):
     cohort = mutual.alike(model, 2).model
     return cohort, mutual.mutual(cohort), batch()
@@ -188,11 +237,29 @@ def mixed(model):
     return model, recipe, batch()
 
 
-@pytest.mark.parametrize("recipe", [regressor, peers, tutored, attacked, mixed])
+RECIPES = {
+    regression.supervised: regressor, regression.distill: regressed, mutual.mutual: peers, peer.peer_aid: tutored,
+    supervised: attacked, distill: mixed, confidence.distill_with_features: featured, data_free.climb: climbing,
+}  # fmt: skip
+
+
+def test_no_recipe_is_left_out():
+    """Whatever returns a loss function; `learn` is what the losses are learned by."""
+    found = set()
+    for module in pkgutil.iter_modules(recipes.__path__, f"{recipes.__name__}."):
+        for one in vars(importlib.import_module(module.name)).values():
+            own = inspect.isfunction(one) and one.__module__ == module.name
+            if own and typing.get_type_hints(one).get("return") in (LossFn, Recipe):
+                found.add(one)
+    assert found == {*RECIPES, learn}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values())
 @pytest.mark.parametrize("wrapper", ["jit", "pmap"])
 def test_every_recipes_update(recipe, wrapper):
-    model, loss_fn, rows = recipe(TINY)
-    close(stepped(model, loss_fn, rows), stepped(model, loss_fn, padded(rows), wrapper=wrapper), rtol=2e-3, atol=2e-4)
+    model, loss_fn, rows, *frozen = recipe(TINY)
+    found = stepped(model, loss_fn, padded(rows), wrapper, *frozen)
+    close(stepped(model, loss_fn, rows, None, *frozen), found, rtol=2e-3, atol=2e-4)
 
 
 def test_members_of_a_population():
