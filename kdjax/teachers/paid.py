@@ -110,22 +110,34 @@ class Paid:
         """A fact, or None."""
         return json.loads(self._facts.get(name, "null"))
 
-    def known(self, images: Sequence[bytes], when: int | None) -> dict[bytes, bytes]:
-        """The answers that there are to some images at that time of asking, or at the first that has one if None."""
-        wanted, first = set(images), dict[bytes, tuple[int, bytes]]()
+    def known(self, images: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The answers that there are to some images, each as it was said the first time that has one."""
+        first = dict[bytes, tuple[int, bytes]]()
+        for (image, when), answer in self._said(images):
+            if image not in first or when < first[image][0]:
+                first[image] = when, answer
+        return {image: answer for image, (_, answer) in first.items()}
+
+    def told(self, asked: Sequence[Asked]) -> dict[Asked, bytes]:
+        """The answers that there are to images at those very times of asking."""
+        wanted = set(asked)
+        return {one: answer for one, answer in self._said([image for image, _ in wanted]) if one in wanted}
+
+    def _said(self, images: Sequence[bytes]) -> Iterator[tuple[Asked, bytes]]:
+        """All that was answered to some images."""
+        wanted = set(images)
         with self._lock:
             among = "SELECT said, row FROM places WHERE image IN (SELECT value FROM json_each(?))"
-            places = self._db.execute(among, (_short(images),)).fetchall()
+            places = self._db.execute(among, (_short(list(wanted)),)).fetchall()
             among = "SELECT number, asked, answers FROM said WHERE number IN (SELECT value FROM json_each(?))"
             rows = self._db.execute(among, (json.dumps(list({number for number, _ in places})),)).fetchall()
         said = {number: (asked, answers) for number, asked, answers in rows}
         for number, row in places:
             asked, answers = said[number]
             image, time = _ROW.unpack_from(asked, row * _ROW.size)
-            if image in wanted and when in (None, time) and (image not in first or time < first[image][0]):
+            if image in wanted:
                 size = len(answers) * _ROW.size // len(asked)
-                first[image] = time, answers[row * size : (row + 1) * size]
-        return {image: answer for image, (_, answer) in first.items()}
+                yield (image, time), answers[row * size : (row + 1) * size]
 
     def open(self, request: Request, budget: int) -> None:
         """Write down that a request is about to be sent.

@@ -145,7 +145,7 @@ class Service:
                 part = images[at : at + self._batch]
                 own = [_digest(image) for image in part]
                 digests.extend(own)
-                known.update(self.paid.known(own, None))
+                known.update(self.paid.known(own))
                 new = {digest: row for row, digest in enumerate(own) if digest not in known and digest not in begun}
                 begun.update(new)
                 if len(new) < len(part):
@@ -173,10 +173,7 @@ class Service:
             for digest in digests:
                 self._times[digest] += 1
                 asked.append((digest, self._times[digest]))
-        said = dict[Asked, bytes]()
-        for time in {time for _, time in asked}:
-            found = self.paid.known([digest for digest, when in asked if when == time], time)
-            said |= {(digest, time): one for digest, one in found.items()}
+        said = self.paid.told(asked)
         new = [row for row, one in enumerate(asked) if one not in said]
         parts = [new[at : at + self._batch] for at in range(0, len(new), self._batch)]
         said |= self._send(self._request(images[part], [asked[row] for row in part]) for part in parts)

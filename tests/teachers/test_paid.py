@@ -30,10 +30,11 @@ def test_an_image_gets_its_own_answer_and_the_earliest(tmp_path):
             paid.settle(one, answers, 1.0)
     with closing(Paid(tmp_path / "paid.sqlite")) as paid:
         keys = [image for one in asked for image, _ in one.asked] + [b"1234567c".ljust(32, b"\0")]
-        assert images(paid.known(keys, None)) == {b"1234567a": b"a1", b"1234567b": b"b0", b"other": b"o1"}
-        assert images(paid.known(keys, 2)) == {b"1234567a": b"a2"}
-        assert images(paid.known(keys[1:2], None)) == {b"1234567b": b"b0"}
-        assert paid.known([], None) == paid.known(keys, 3) == {}
+        assert images(paid.known(keys)) == {b"1234567a": b"a1", b"1234567b": b"b0", b"other": b"o1"}
+        assert images(paid.known(keys[1:2])) == {b"1234567b": b"b0"}
+        again = request("3", (b"1234567a", 2), (b"1234567a", 1), (b"1234567a", 3), (b"1234567b", 1)).asked
+        assert paid.told(again) == {again[0]: b"a2", again[1]: b"a1"}
+        assert paid.known([]) == paid.told([]) == {}
 
 
 def test_what_is_withdrawn_leaves_the_budget_and_what_waits_does_not(tmp_path):
