@@ -24,11 +24,11 @@ TESTS = (
     "kdjax/losses/response.py",
 )
 BOTH = f"""
-import runpy, sys, pytest
+import sys, pytest
 if pytest.main(["-p", "no:cacheprovider", "-k", {ASKED!r}, *{TESTS!r}]):
     sys.exit("the tests refuse it")
-sys.argv[1:] = ["smoothing", "--smoke", "--seeds=1", "--workdir=made"]
-runpy.run_module("experiments", run_name="__main__", alter_sys=True)
+import experiments
+sys.exit(experiments.main(["smoothing", "--smoke", "--seeds=1", "--workdir=made"]))
 """
 """In one process, which loads the library once."""
 

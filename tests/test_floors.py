@@ -143,8 +143,7 @@ def test_scripts_import_no_script_and_rooms_are_private():
     files = [f for f in FILES if folder(f) == "experiments"]
     assert {shown(f): t for f in files if (t := trespasses(f, imports(TREES[f])))} == {}
     assert [shown(f) for f in files if f.name.startswith("_") and f.name not in ("__init__.py", "__main__.py")] == []
-    # The folder's own `__main__.py` starts any of them by name.
-    alone = [f for f in files if private_room(f) is None and f.name not in ("__init__.py", "__main__.py")]
+    alone = [f for f in files if private_room(f) is None and f.name != "__init__.py"]
     assert [shown(f) for f in alone if not is_script(TREES[f])] == []
 
 

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from experiments import __main__ as command
+import experiments as command
 from tests.experiments.scripts import ROOT, SCRIPTS
 
 
