@@ -69,7 +69,6 @@ class Config(distillation.Flags):
     loss: str = field(
         "response.kl(temperature=grid(1, 2, 4, 8)) + grid(0.1, 1)*labels",
         "what students learn, with a set where a number is swept: grid(1, 2, 4), uniform(0, 1) or log(0.1, 10)",
-        smoke="response.kl(temperature=grid(1, 4)) + grid(0.1, 1)*labels",
     )
     learning_rate: str = field("3e-3", "students' peak rate, a number or a set such as log(1e-4, 1e-2)")  # pyright: ignore[reportIncompatibleVariableOverride]
     teacher_learning_rate: str = field("1e-3", "teachers' peak rate, a number or a set")  # pyright: ignore[reportIncompatibleVariableOverride]

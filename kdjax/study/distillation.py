@@ -80,9 +80,10 @@ def taught_by(config: Flags) -> Method:
     Raises:
         BadInput: both flags, or a text that is none.
     """
-    if config.loss and config.method != type(config).method:
+    says_method, says_loss = config.method != type(config).method, config.loss != type(config).loss
+    if says_method and says_loss:
         raise BadInput(f"--method={config.method} and --loss={config.loss}; accepted: one or the other.")
-    if not config.loss:
+    if says_method or not config.loss:
         return method(config.method)
     typed = spec.parse(config.loss, flag="loss")
     if isinstance(typed, tuple) and len(typed) == 2 and isinstance(typed[1], spec.Call):

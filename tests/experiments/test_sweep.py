@@ -145,10 +145,12 @@ def test_the_axes_of_a_loss_are_its_own_numbers(tmp_path):
 
 def test_the_numbers_of_a_method_can_be_swept_and_the_rate_is_an_axis_too(tmp_path):
     method = "kd(temperature=grid(1, 2, 4))"
-    axes, members, _ = planned(sweep.Config(method=method, loss="", learning_rate="grid(1e-3, 1e-2)"), tmp_path)
+    axes, members, _ = planned(sweep.Config(method=method, learning_rate="grid(1e-3, 1e-2)"), tmp_path)
     assert [a.name for a in axes] == ["response.kl.temperature", "learning_rate"]
     assert len(members) == 3 * 2 * 4
     assert {m.hparams["labels.weight"] for m in members} == {0.1}
+    with pytest.raises(BadInput, match="accepted: one or the other"):
+        planned(sweep.Config(method=method, loss="grid(1, 2)*response.kl"), tmp_path)
 
 
 BESIDE = ("students", "defensive", "domains", "ensemble", "generations", "map", "mutual", "specialists", "hinton2015")
