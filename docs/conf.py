@@ -59,7 +59,6 @@ PARTS = {
         "results/README",
         "results/leaderboard",
         "results/CONTRIBUTING",
-        "results/earlier",
         "benchmarks",
     ),
     "To change it": ("architecture", "adding", "_made/contributing", "_made/changelog", "_made/reference/index"),
