@@ -79,6 +79,7 @@ def test_a_repeat_is_the_same_and_free_and_a_client_has_ids_of_its_own(tmp_path)
     with served(tmp_path, model="another") as service:  # started again, with another network
         again = service.post(npy(images))
         assert again.content == first.content
+        assert again.headers["model-checksum"] == first.headers["model-checksum"] == "one"
         assert (first.headers.get("idempotency-replayed"), again.headers["idempotency-replayed"]) == (None, "true")
         assert service.charged == MOST
         other = service.post(npy(pool(2, seed=1)))
@@ -88,6 +89,19 @@ def test_a_repeat_is_the_same_and_free_and_a_client_has_ids_of_its_own(tmp_path)
         refused = service.post(npy(images), number="2", if_match='"one"')
         assert (refused.status_code, refused.json()["error"]["reason"]) == (412, "other_model")
         assert service.charged == MOST + 2
+
+
+def test_the_price_of_all_is_the_sum_of_what_each_answer_cost_to_the_last_digit(tmp_path):
+    def told(service):
+        head = {"Authorization": f"Bearer {service.keys['alice']}"}
+        return service.http.get("/v1/account", headers=head).json()["price"]
+
+    with served(tmp_path) as service:
+        service.post(npy(pool(2)))
+        service.desk.offer = service.desk.offer._replace(price=1234567.25)  # started again, at another price
+        service.post(npy(pool(1)), number="2")
+        assert told(service) == 1.0 + 1234567.25
+        assert 'kdjax_paid_price{client="alice",policy="soft"} 1234568.25' in service.http.get("/metrics").text
 
 
 def test_a_repeat_that_comes_before_the_answer_waits_for_it(tmp_path):
@@ -193,6 +207,8 @@ BAD = {
     "another version": (GOOD[:6] + b"\x09" + GOOD[7:], 400, "malformed"),
     "pickled": (npy(np.array([Opened()], object), allow_pickle=True), 422, "dtype"),
     "two gigabytes": (header("{'descr': '<f4', 'fortran_order': False, 'shape': (33554432, 4, 4, 1)}"), 422, "shape"),
+    "a truth for one": (header("{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4, 4, 1)}"), 422, "shape"),
+    "a truth for a side": (header("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 4, 4, True)}"), 422, "shape"),
     "below nothing": (header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4, 4, 1)}"), 422, "shape"),
     "a program": (
         header("{'descr': __import__('os').getcwd(), 'fortran_order': False, 'shape': ()}"),

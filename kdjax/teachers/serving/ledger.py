@@ -94,6 +94,11 @@ class Ledger:
         with self._lock:
             return self._db.execute("SELECT COALESCE(SUM(images), 0) FROM answers WHERE who = ?", (who,)).fetchone()[0]
 
+    def price(self, who: str) -> float:
+        """What a client's answers cost, each at the price of its day."""
+        with self._lock:
+            return self._db.execute("SELECT TOTAL(price) FROM answers WHERE who = ?", (who,)).fetchone()[0]
+
     def flagged(self) -> dict[str, int]:
         """Images flagged by client."""
         with self._lock:
