@@ -347,6 +347,12 @@ def test_an_answer_is_added_once(tmp_path):
     again.close()
 
 
+def test_what_is_no_ledger_is_refused(tmp_path):
+    (tmp_path / "books").write_text("no ledger, and long enough to be looked at")
+    with pytest.raises(BadInput, match="books: file is not a database; accepted: a service's ledger"):
+        ledger.Ledger(tmp_path / "books")
+
+
 def test_keys_are_drawn_once_kept_secret_and_do_not_stand_in_flags(tmp_path):
     file = tmp_path / "keys.json"
     first = accounts.clients("ann(budget=5), ben(budget=1, rate=2)", file)
@@ -366,9 +372,10 @@ def test_keys_are_drawn_once_kept_secret_and_do_not_stand_in_flags(tmp_path):
     ):
         with pytest.raises(BadInput, match=r"keys, column \d+: .*accepted: a(nn)?\(budget=IMAGES"):
             accounts.clients(wrong, file)
-    file.write_text("[")
-    with pytest.raises(BadInput, match="is damaged"):
-        accounts.clients("ann(budget=5)", file)
+    for damaged in ("[", '{"ann": "a", "ben": "a"}', '{"ann": ""}', '{"ann": "ключ"}'):
+        file.write_text(damaged)
+        with pytest.raises(BadInput, match="is damaged"):
+            accounts.clients("ann(budget=5), ben(budget=5)", file)
 
 
 def test_few_programs_answer_any_number_of_images_alike():
