@@ -214,9 +214,10 @@ class Service:
         begun = list(islice(left, 2))
         if len(begun) < 2:  # an attack's questions come one by one
             for request in begun:
-                said |= self._settle(request)
+                said |= self._settle(request, threading.Event())
             return said
-        waiting, turn, failed = chain(begun, left), threading.Lock(), threading.Event()
+        waiting, turn = chain(begun, left), threading.Lock()
+        failed, given_up = threading.Event(), threading.Event()
 
         def work() -> None:
             while not failed.is_set():
@@ -225,7 +226,7 @@ class Service:
                 if request is None:
                     return
                 try:
-                    said.update(self._settle(request))  # no two requests hold the same question
+                    said.update(self._settle(request, given_up))  # no two requests hold the same question
                 except BaseException:
                     failed.set()
                     raise
@@ -235,15 +236,17 @@ class Service:
             try:
                 for job in jobs:
                     job.result()
-            except BaseException:
+            except BaseException as error:
                 failed.set()
+                if not isinstance(error, Exception):  # Ctrl-C does not wait for attempts to come
+                    given_up.set()
                 raise
         return said
 
-    def _settle(self, request: Request) -> dict[Asked, bytes]:
+    def _settle(self, request: Request, given_up: threading.Event) -> dict[Asked, bytes]:
         """Write down, send, check, write down; the answers as the ledger keeps them."""
         self.paid.open(request, self._budget)
-        response = self._post(request)
+        response = self._post(request, given_up)
         if response.status_code != 200:
             if response.status_code in FREE:
                 self.paid.withdraw(request)
@@ -271,21 +274,23 @@ class Service:
         self.paid.settle(request, whole, price)
         return dict(zip(request.asked, said, strict=True))
 
-    def _post(self, request: Request) -> httpx.Response:
+    def _post(self, request: Request, given_up: threading.Event) -> httpx.Response:
         headers = {
             "Content-Type": wire.NPY, "Accept": wire.TENSORS, "Idempotency-Key": request.id,
             "If-Match": f'"{self.model}"',
         }  # fmt: skip
-        return self._call("POST", "/v1/answers", headers, request.body)
+        return self._call("POST", "/v1/answers", headers, request.body, given_up)
 
     def _offer(self) -> dict[str, Any]:
-        response = self._call("GET", "/v1/model", {}, None)
+        response = self._call("GET", "/v1/model", {}, None, threading.Event())
         if response.status_code != 200:
             raise self._refusal(response)
         return dict(response.json())
 
-    def _call(self, method: str, path: str, headers: dict[str, str], body: bytes | None) -> httpx.Response:
-        """Send until there is an answer, later each time; as much later as `Retry-After` says."""
+    def _call(
+        self, method: str, path: str, headers: dict[str, str], body: bytes | None, given_up: threading.Event
+    ) -> httpx.Response:
+        """Send until there is an answer, or the caller gives up; later each time, by `Retry-After` at least."""
         assert self._http is not None
         http, headers = self._http, {**headers, "Authorization": f"Bearer {self._key}"}
 
@@ -302,7 +307,8 @@ class Service:
             return max(jitter(state), error.wait if isinstance(error, _Again) else 0.0)
 
         again = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(self._attempts),
+            stop=tenacity.stop_after_attempt(self._attempts) | tenacity.stop_when_event_set(given_up),
+            sleep=lambda seconds: _sleep(given_up, seconds),
             wait=wait,
             retry=tenacity.retry_if_exception_type((httpx.TransportError, _Again))
             & tenacity.retry_if_not_exception_type(HOPELESS),
@@ -325,6 +331,10 @@ class Service:
         except (ValueError, KeyError, TypeError):
             told = response.text[:200]
         return BadInput(f"{self._url} refuses ({response.status_code}): {told} What is paid is kept.")
+
+
+def _sleep(given_up: threading.Event, seconds: float) -> None:
+    given_up.wait(seconds)
 
 
 def _digest(image: np.ndarray) -> bytes:

@@ -1,6 +1,7 @@
 """The client's side: what is paid is kept, nothing is paid twice, and both sides' books say the same."""
 
 import json
+import signal
 import threading
 import time
 
@@ -21,7 +22,7 @@ from tests.teachers.endpoints import CLASSES, SHAPE, URL, network, pool, served
 def waits(monkeypatch):
     """The seconds that clients would have waited."""
     found = []
-    monkeypatch.setattr("tenacity.nap.time", type("time", (), {"sleep": staticmethod(found.append)}))
+    monkeypatch.setattr("kdjax.teachers.service._sleep", lambda given_up, seconds: found.append(seconds))
     return found
 
 
@@ -232,6 +233,23 @@ def test_a_service_that_does_not_answer_ends_in_one_error(tmp_path, waits, how):
         service.transport.meddle = good
         one.logits(pool(16))
         assert (one.paid.totals()[1], service.charged) == (16, 16)
+
+
+def test_ctrl_c_does_not_wait_for_attempts_to_come(tmp_path, waits):
+    def hang(request, response):
+        time.sleep(0.02)
+        if not waits:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        raise httpx.ReadTimeout("no", request=request)
+
+    with served(tmp_path) as service, client(service, tmp_path, attempts=200, concurrency=2) as one:
+        service.transport.meddle = hang
+        with pytest.raises(KeyboardInterrupt):
+            one.logits(pool(32))
+        assert len(waits) < 20
+        service.transport.meddle = lambda request, response: response
+        one.logits(pool(32))  # what was on its way then is settled first, by its id
+        assert (one.paid.totals()[1], service.charged) == (32, 32)
 
 
 def test_another_model_ends_the_client_and_nothing_is_mixed_or_charged(tmp_path):
