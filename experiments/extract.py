@@ -63,6 +63,7 @@ class Config(Common):
         "mlp(64, 64)",
         f"workdir of a finished train_teacher run; or, trained here, {networks.NETWORK}; or {service.HELP}",
         smoke="mlp(32)",
+        identity=service.identity,
     )
     victim_epochs: int = field(60, "its passes, if trained here", low=1, smoke=8)
     victim_learning_rate: float = field(1e-3, "its peak learning rate, if trained here", low=0.0, smoke=3e-3)
@@ -93,7 +94,7 @@ def main(config: Config, workdir: Path) -> None:
     surrogate = networks.named(config.surrogate, study.shape, flag="surrogate").model
     chosen = asking.ways(config.arms, flag="arms", says=victim.says)
     pools = extraction.pools(config, study)
-    extraction.refuse_small_pools(chosen, pools, config.budgets)
+    extraction.refuse_small_pools(chosen, pools, config.budgets, config.batch_size)
     for epochs, places in ((config.epochs, config.budgets[-1]), (config.victim_epochs, len(study.train))):
         optimizer_of(config, steps=-(-places // config.batch_size) * epochs)
     thief = Thief(study, surrogate, victim, pools, config.budgets, extraction.recipe(surrogate))

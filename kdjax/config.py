@@ -29,7 +29,7 @@ def field(
     low: float | int | None = None,
     high: float | int | None = None,
     smoke: Any = dataclasses.MISSING,
-    identity: bool = True,
+    identity: bool | Callable[[Any], Any] = True,
     may_grow: bool = False,
 ) -> Any:
     """A Config field.
@@ -40,7 +40,8 @@ def field(
         choices: the accepted names.
         low, high: the accepted range of a number, inclusive.
         smoke: the value under `--smoke`, where it differs.
-        identity: False for what does not change results (where files lie): it may differ when a run is resumed.
+        identity: False for what does not change results (where files lie): it may differ when a run is resumed. Or
+            what of a value changes them: two values of which it says the same are one.
         may_grow: a larger number goes on from what a smaller one left, and ends as if it had begun so.
     """
     metadata = {
@@ -197,7 +198,8 @@ def claim(config: Any, workdir: str | os.PathLike[str]) -> tuple[Path, str | Non
     known = {f.name: f.metadata for f in dataclasses.fields(config)}
     for name in sorted(old.keys() | new.keys()):
         was, now, meta = old.get(name, "(absent)"), new.get(name, "(absent)"), known.get(name, {})
-        if was != now and meta.get("identity", True):
+        counts = meta.get("identity", True)
+        if counts(was) != counts(now) if callable(counts) else counts and was != now:
             grows = meta.get("may_grow", False) and isinstance(was, int | float)
             if not (grows and now > was):
                 told.append(f"  --{name}: {was!r} there, {now!r} now" + " (it may only grow)" * grows)

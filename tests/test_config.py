@@ -8,6 +8,7 @@ from absl import flags
 
 from kdjax import config as configs
 from kdjax.config import field
+from kdjax.study import service
 from kdjax.types import BadInput
 
 
@@ -106,6 +107,24 @@ def test_claim_writes_reads_and_refuses(tmp_path):
     assert "--widths: [20] there, [30] now" in str(error.value)
     assert "--rate" not in str(error.value)
     assert json.loads((folder / "config.json").read_text())["steps"] == 3
+
+
+def test_two_values_of_which_the_same_counts_are_one(tmp_path):
+    @dataclass(frozen=True)
+    class Asks:
+        teacher: str = field("runs/a", "who answers", identity=service.identity)
+
+    def claim(text, folder="served"):
+        return configs.claim(Asks(text), tmp_path / folder)
+
+    claim("http://127.0.0.1:8000")
+    for text in ("https://other.host", "service('http://127.0.0.1:8000', budget=7)"):
+        assert claim(text)[1]
+    with pytest.raises(BadInput, match=r"--teacher: 'http://127.0.0.1:8000' there, 'runs/a' now"):
+        claim("runs/a")
+    claim("runs/a", "run")
+    with pytest.raises(BadInput, match="there, 'http://one' now"):
+        claim("http://one", "run")
 
 
 def test_what_may_grow_grows_and_nothing_else_does(tmp_path):

@@ -68,7 +68,10 @@ class Config:
     """Flags of this experiment."""
 
     workdir: str = field("runs/attack", "folder of the run", identity=False, smoke="runs/smoke/attack")
-    model: str = field("", f"workdir of a finished run, or {service.HELP}; empty trains a small network on digits")
+    model: str = field(
+        "", f"workdir of a finished run, or {service.HELP}; empty trains a small network on digits",
+        identity=service.identity,
+    )  # fmt: skip
     role: str = field("teacher", "which of its networks: a folder in its checkpoints/, such as distilled")
     seed: int = field(-1, "which of its seeds; -1 for all", low=-1)
     dataset: str = field("", "what is attacked; empty for what the network learned from")

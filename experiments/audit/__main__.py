@@ -54,7 +54,10 @@ class Config(Common):
     """Flags of this experiment."""
 
     workdir: str = field("runs/audit", "folder for everything the run leaves", identity=False, smoke="runs/smoke/audit")
-    model: str = field("", f"workdir of a finished run, or {service.HELP}; empty trains a small network on --dataset")
+    model: str = field(
+        "", f"workdir of a finished run, or {service.HELP}; empty trains a small network on --dataset",
+        identity=service.identity,
+    )  # fmt: skip
     model_seed: int = field(0, "which of that run's seeds", low=0)
     role: str = field("teacher", "which of its networks: a folder in its checkpoints/, such as distilled")
     twin: str = field("", "workdir of the same network trained without the defence; empty skips what needs it")

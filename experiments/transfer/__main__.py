@@ -114,7 +114,7 @@ def main(config: Config, workdir: Path) -> None:
     if len(ways) != 1:
         raise BadInput(f"--asks={config.asks}; accepted: one way.")
     pools = extraction.pools(config, study)
-    extraction.refuse_small_pools(ways, pools, config.budgets)
+    extraction.refuse_small_pools(ways, pools, config.budgets, config.batch_size)
     recipes, victims = victims_of(config, study)
     for epochs, places in ((config.epochs, config.budgets[-1]), (config.victim_epochs, len(study.train))):
         optimizer_of(config, steps=-(-places // config.batch_size) * epochs)

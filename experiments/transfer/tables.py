@@ -53,10 +53,14 @@ def points(seeds: Sequence[Scores]) -> Points:
 
 
 def at_equal_queries(lines: Mapping[str, Points], count: int = 6) -> str:
-    """Mean success at numbers of queries that are the same for all lines; a dash before a line begins."""
-    if not lines:
-        return ""
+    """Mean success at numbers of queries that are the same for all lines; a dash before a line begins.
+
+    A line that asked nothing, for its victim is right on no image, has no place on a logarithmic axis.
+    """
+    lines = {name: [point for point in line if point[0] > 0] for name, line in lines.items()}
     every = [x for line in lines.values() for x, _ in line]
+    if not every:
+        return ""
     grid = np.geomspace(min(every), max(every), count)
     rows = ["| success % at queries | " + " | ".join(f"{x:,.0f}" for x in grid) + " |", "|---" * (count + 1) + "|"]
     for name, line in lines.items():

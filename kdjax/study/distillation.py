@@ -29,6 +29,7 @@ class Flags(Common):
         "workdir of a finished train_teacher run (other teacher_ flags are then unused); or, trained here for each "
         f"seed, {networks.NETWORK}; or {service.HELP}",
         smoke="mlp(16, dropout=0.2)",
+        identity=service.identity,
     )
     teacher_epochs: int = field(60, "teacher's passes", low=1, smoke=2)
     teacher_learning_rate: float = field(1e-3, "teacher's peak learning rate", low=0.0)

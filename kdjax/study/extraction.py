@@ -132,14 +132,19 @@ def pools(config: Any, study: Study) -> dict[str, Source]:
     return found
 
 
-def refuse_small_pools(chosen: Sequence[Way], pool: Mapping[str, Source], budgets: Sequence[int]) -> None:
-    """Refuse, before anything is paid, what would end in the middle: budgets that do not grow, a pool that is short.
+def refuse_small_pools(
+    chosen: Sequence[Way], pool: Mapping[str, Source], budgets: Sequence[int], batch_size: int = 1
+) -> None:
+    """Refuse, before anything is paid, what would end in the middle: budgets that do not grow, a pool that is short, a
+    batch of more images than are bought.
 
     Raises:
         BadInput: such.
     """
     if list(budgets) != sorted(set(budgets)):
         raise BadInput(f"--budgets={','.join(map(str, budgets))}; accepted: numbers that grow.")
+    if batch_size > budgets[-1]:
+        raise BadInput(f"--batch_size={batch_size}; accepted: 1 to {budgets[-1]}, the last of --budgets.")
     for way in chosen:
         made = way.made or way.strategy.func is queries.jacobian
         wanted = budgets[0] if made else budgets[-1]

@@ -52,6 +52,14 @@ def is_service(text: str) -> bool:
     return text.startswith(("http://", "https://", "service("))
 
 
+def identity(text: str) -> str:
+    """What of a flag changes results: of a service nothing, for what it paid is bound to the model and the policy.
+
+    So a run goes on with a larger budget, and where the service has moved to another address.
+    """
+    return "a service" if is_service(text) else text
+
+
 def connect(text: str, folder: Path, *, flag: str) -> "Service":
     """Connect to the service that a flag names; its ledger is in a folder, and held as long as the process lives.
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdjax.files import NotSaved
 from kdjax.types import BadInput
 
 SCHEMA = """
@@ -74,13 +75,16 @@ class Paid:
     @contextmanager
     def _whole(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
+                self._db.execute("COMMIT")
+            except BaseException as error:
+                if self._db.in_transaction:  # SQLite itself ends one for which there is no room
+                    self._db.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    raise NotSaved(str(self.path), str(error)) from error
                 raise
-            self._db.execute("COMMIT")
 
     def _read_facts(self) -> dict[str, str]:
         return dict(self._db.execute("SELECT name, value FROM facts").fetchall())

@@ -7,6 +7,8 @@ Answers to a pool are data: `Service.logits(images)` becomes the column `teacher
 """
 
 import hashlib
+import math
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,8 +30,12 @@ from kdjax.types import BadInput
 
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses after which the same request is sent again."""
+HOPELESS = (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError)
+"""Errors of what is sent, which a later attempt would send again."""
 FREE = frozenset({400, 402, 403, 409, 411, 412, 413, 415, 422})
 """Statuses that say that this request was not charged, now or before: who asks looks for a kept answer first."""
+
+_KEY = re.compile(r"[\x21-\x7e]+")
 
 
 class _Again(Exception):
@@ -84,6 +90,8 @@ class Service:
                 f"service: batch={batch}, concurrency={concurrency}, budget={budget}, timeout={timeout}, "
                 f"attempts={attempts}; accepted: numbers from 1, a budget from 0, a timeout above 0."
             )
+        if not _KEY.fullmatch(key):  # nothing else fits in a header; and it is nobody's business what stands there
+            raise BadInput(f"{url}: a key of {len(key)} characters; accepted: visible ASCII characters alone.")
         self._url, self._budget, self._concurrency = url.rstrip("/"), budget, concurrency
         self._attempts, self._key = attempts, key
         self._own = None
@@ -98,8 +106,9 @@ class Service:
         try:
             offer = self._offer()
             self.model, self.policy = str(offer["model"]), str(offer["policy"])
-            self.num_classes, self.image_shape = int(offer["num_classes"]), tuple(map(int, offer["image_shape"]))
-            self.price, most = float(offer["price"]), int(offer["most"])
+            self.num_classes, most = _size(offer["num_classes"]), _size(offer["most"])
+            self.image_shape = tuple(map(_size, offer["image_shape"]))
+            self.price = _price(offer["price"])
             self._read = policy(self.policy).read
             self._batch = min(batch, most)
             facts = {name: offer[name] for name in ("model", "policy", "num_classes", "image_shape")}
@@ -205,9 +214,10 @@ class Service:
         begun = list(islice(left, 2))
         if len(begun) < 2:  # an attack's questions come one by one
             for request in begun:
-                said |= self._settle(request)
+                said |= self._settle(request, threading.Event())
             return said
-        waiting, turn, failed = chain(begun, left), threading.Lock(), threading.Event()
+        waiting, turn = chain(begun, left), threading.Lock()
+        failed, given_up = threading.Event(), threading.Event()
 
         def work() -> None:
             while not failed.is_set():
@@ -216,7 +226,7 @@ class Service:
                 if request is None:
                     return
                 try:
-                    said.update(self._settle(request))  # no two requests hold the same question
+                    said.update(self._settle(request, given_up))  # no two requests hold the same question
                 except BaseException:
                     failed.set()
                     raise
@@ -226,15 +236,17 @@ class Service:
             try:
                 for job in jobs:
                     job.result()
-            except BaseException:
+            except BaseException as error:
                 failed.set()
+                if not isinstance(error, Exception):  # Ctrl-C does not wait for attempts to come
+                    given_up.set()
                 raise
         return said
 
-    def _settle(self, request: Request) -> dict[Asked, bytes]:
+    def _settle(self, request: Request, given_up: threading.Event) -> dict[Asked, bytes]:
         """Write down, send, check, write down; the answers as the ledger keeps them."""
         self.paid.open(request, self._budget)
-        response = self._post(request)
+        response = self._post(request, given_up)
         if response.status_code != 200:
             if response.status_code in FREE:
                 self.paid.withdraw(request)
@@ -262,21 +274,23 @@ class Service:
         self.paid.settle(request, whole, price)
         return dict(zip(request.asked, said, strict=True))
 
-    def _post(self, request: Request) -> httpx.Response:
+    def _post(self, request: Request, given_up: threading.Event) -> httpx.Response:
         headers = {
             "Content-Type": wire.NPY, "Accept": wire.TENSORS, "Idempotency-Key": request.id,
             "If-Match": f'"{self.model}"',
         }  # fmt: skip
-        return self._call("POST", "/v1/answers", headers, request.body)
+        return self._call("POST", "/v1/answers", headers, request.body, given_up)
 
     def _offer(self) -> dict[str, Any]:
-        response = self._call("GET", "/v1/model", {}, None)
+        response = self._call("GET", "/v1/model", {}, None, threading.Event())
         if response.status_code != 200:
             raise self._refusal(response)
         return dict(response.json())
 
-    def _call(self, method: str, path: str, headers: dict[str, str], body: bytes | None) -> httpx.Response:
-        """Send until there is an answer, later each time; as much later as `Retry-After` says."""
+    def _call(
+        self, method: str, path: str, headers: dict[str, str], body: bytes | None, given_up: threading.Event
+    ) -> httpx.Response:
+        """Send until there is an answer, or the caller gives up; later each time, by `Retry-After` at least."""
         assert self._http is not None
         http, headers = self._http, {**headers, "Authorization": f"Bearer {self._key}"}
 
@@ -293,14 +307,18 @@ class Service:
             return max(jitter(state), error.wait if isinstance(error, _Again) else 0.0)
 
         again = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(self._attempts),
+            stop=tenacity.stop_after_attempt(self._attempts) | tenacity.stop_when_event_set(given_up),
+            sleep=lambda seconds: _sleep(given_up, seconds),
             wait=wait,
-            retry=tenacity.retry_if_exception_type((httpx.TransportError, _Again)),
+            retry=tenacity.retry_if_exception_type((httpx.TransportError, _Again))
+            & tenacity.retry_if_not_exception_type(HOPELESS),
             reraise=True,
         )
         try:
             return again(once)
-        except (httpx.HTTPError, httpx.InvalidURL, _Again) as error:
+        except HOPELESS as error:
+            raise BadInput(f"{self._url}: {error}; accepted: http://HOST:PORT of a service.") from None
+        except (httpx.HTTPError, _Again) as error:
             what = str(error) or type(error).__name__
             raise BadInput(
                 f"{self._url}: no answer after {self._attempts} attempts ({what}); accepted: a service that runs. What "
@@ -315,15 +333,28 @@ class Service:
         return BadInput(f"{self._url} refuses ({response.status_code}): {told} What is paid is kept.")
 
 
+def _sleep(given_up: threading.Event, seconds: float) -> None:
+    given_up.wait(seconds)
+
+
 def _digest(image: np.ndarray) -> bytes:
     return hashlib.sha256(image.tobytes()).digest()
 
 
-def _price(typed: str) -> float:
+def _size(told: Any) -> int:
+    if type(told) is not int or told < 1:
+        raise ValueError(f"{told!r} where a whole number from 1 stands")
+    return told
+
+
+def _price(told: Any) -> float:
     try:
-        return float(typed)
-    except ValueError:
-        raise BadInput(f"the service answers price={typed[:80]!r}; accepted: a number.") from None
+        found = float(told)
+    except (ValueError, TypeError):
+        found = -1.0
+    if not 0 <= found < math.inf:
+        raise BadInput(f"the service answers price={str(told)[:80]!r}; accepted: a number from 0.")
+    return found
 
 
 def _seconds(typed: str) -> float:

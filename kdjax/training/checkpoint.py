@@ -185,9 +185,13 @@ class Checkpointer:
                     f"checkpoint={str(self.directory / str(step))!r}: {name} was saved with another structure "
                     f"({len(differ)} differences, the first at {differ[0]}); accepted: the same model and optimizer."
                 )
-        # Of a part no form is given: all is read, so that its digest can be told, and the part is taken.
+        # Of a part no form is given: all is read, so that its digest can be told, and the part is taken. It goes to one
+        # device where those that saved it are not here: a teacher may be used on another machine.
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         targets = {
-            name: ocp.args.StandardRestore(None if part else jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
+            name: ocp.args.StandardRestore(fallback_sharding=here)
+            if part
+            else ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, tree))
             for name, tree in like.items()
         }
         arrays = self._manager.restore(step, args=ocp.args.Composite(**targets))

@@ -2,21 +2,29 @@
 
 import dataclasses
 import json
+import time
+from contextlib import closing, contextmanager, suppress
 from itertools import pairwise
 
+import httpx
+import jax
 import numpy as np
 import pytest
 
 from kdjax.data.load import load
+from kdjax.data.source import unit_interval
 from kdjax.evaluation.fidelity import fidelity
-from kdjax.study import extraction
+from kdjax.study import extraction, networks, service
 from kdjax.study.asking import ways
 from kdjax.study.data import open_study
 from kdjax.study.extraction import slug
 from kdjax.teachers import queries
 from kdjax.teachers.queries import Known, Surrogate
+from kdjax.teachers.serving import host
+from kdjax.teachers.serving.ledger import Ledger
 from kdjax.teachers.serving.policy import policy
 from kdjax.types import BadInput
+from tests.experiments import processes, studies
 from tests.experiments.studies import SEEDS, ran
 
 VICTIM = "victim/seed-{}"
@@ -138,6 +146,56 @@ def test_scores_are_of_the_test_split_and_honest_users_get_what_the_policy_leave
     json.dumps(found.results)
 
 
+@contextmanager
+def serving(model, folder):
+    """A service of a run's first network, in a process of its own: its address, and a key.
+
+    That process has one device, and the network was trained on two.
+    """
+    folder.mkdir()
+    with host.bind("127.0.0.1", 0) as free:
+        port = free.getsockname()[1]
+    flags = (f"--model={model}", f"--port={port}", "--price=0.5", "--role=victim", "--most=64", f"--workdir={folder}")
+    child = processes.FORKS.Process(target=processes._run, args=("serve", flags, folder / "out", folder / "err"))
+    child.start()
+    try:
+        for _ in range(600):
+            with suppress(httpx.TransportError):
+                httpx.get(f"http://127.0.0.1:{port}/health").raise_for_status()
+                break
+            assert child.is_alive(), (folder / "err").read_text()
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}", json.loads((folder / "keys.json").read_text())["user"]
+    finally:
+        child.terminate()
+        child.join(60)
+    assert child.exitcode == 143, (folder / "err").read_text()
+
+
+def test_over_http_an_extraction_pays_what_the_server_counts_and_ends_as_in_process(found, tmp_path, monkeypatch):
+    """The victim of the run in process is served, and robbed again."""
+    networks.save_model(found.workdir, role="victim", name="mlp", num_classes=10, image_shape=(8, 8, 1), hidden=(32,))
+    clients, connect = [], service.connect
+    monkeypatch.setattr(service, "connect", lambda *a, **own: clients.append(connect(*a, **own)) or clients[-1])
+    with serving(found.workdir, tmp_path / "server") as (url, key):
+        monkeypatch.setenv(service.KEY, key)
+        robbed = studies.run("extract", victim=url, seeds=1, arms="jacobian(pool=own), adaptive")
+    ((_, paid, price),) = [client.paid.totals() for client in clients]
+    clients[0].close()
+    with closing(Ledger(tmp_path / "server" / "ledger.sqlite")) as books:
+        assert [(t.who, t.policy, t.images, t.price) for t in books.totals()] == [("user", "soft", paid, price)]
+    surrogates = {name: run for name, run in robbed.runs.items() if "queries" in name}
+    assert len(surrogates) == 4
+    asked = [run.source.arrays["inputs"] for run in surrogates.values()]
+    asked.append(open_study(robbed.config, robbed.workdir).test.arrays["inputs"])  # for the scores
+    assert paid == price / 0.5 == len({unit_interval(image).tobytes() for images in asked for image in images})
+    for name, run in surrogates.items():
+        mine, there = run.source.arrays, found.runs[name].source.arrays
+        np.testing.assert_array_equal(mine["inputs"], there["inputs"])
+        np.testing.assert_allclose(mine["teacher_logits"], there["teacher_logits"], atol=1e-4)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), run.last, found.runs[name].last)
+
+
 WRONG = {
     "randm": "did you mean random",
     "random, random(pool=public)": "read random(pool=public) twice",
@@ -160,6 +218,8 @@ def test_what_would_end_in_the_middle_is_refused_before_anything_is_asked(found,
     for budgets, said in (((10, 10), "numbers that grow"), ((10, 100000), "has 575"), ((10, 30), "at most double")):
         with pytest.raises(BadInput, match=said):
             extraction.refuse_small_pools(read, pools, budgets)
+    with pytest.raises(BadInput, match="batch_size=41; accepted: 1 to 40"):
+        extraction.refuse_small_pools(read, pools, (20, 40), 41)
     with pytest.raises(BadInput, match="answers=hard: the service answers by soft"):
         ways("random(answers=hard)", flag="arms", says="soft")
     study = open_study(found.config, found.workdir)

@@ -5,7 +5,7 @@ import pytest
 
 from experiments.transfer import __main__ as transfer
 from experiments.transfer.attacks import by_caps, joined, within_radius
-from experiments.transfer.tables import points
+from experiments.transfer.tables import at_equal_queries, points
 from kdjax.attacks import named, objectives
 from kdjax.attacks.run import Attacked, run
 from kdjax.attacks.victims import white_box
@@ -118,7 +118,12 @@ def test_a_line_counts_all_images_together_and_leaves_out_those_that_never_were_
     assert at[1000 + 4 + 4 + 4] == pytest.approx(1 / 3)
     point = within_radius(attacked([10, 20, 30], [3, 3, -1], [0.1, 0.3, 0.0]), np.array([True] * 3), 0.2, "linf")
     assert point == {"queries": [60.0], "success": [pytest.approx(1 / 3)]}
-    assert set(by_caps(told, np.zeros(4, bool), paid=5)["success"]) == {0.0}
+    nobody = np.zeros(4, bool)
+    assert set(by_caps(told, nobody, paid=5)["success"]) == {0.0}
+    asked_none, asked = points([by_caps(told, nobody)]), [(10.0, [0.5])]
+    table = at_equal_queries({"none": asked_none, "some": asked}, count=2).splitlines()
+    assert table[2:] == ["| none | – | – |", "| some | 50.0 | 50.0 |"]
+    assert at_equal_queries({"none": asked_none}) == ""
     short, long = ({"queries": [1.0, 3.0, 9.0][:n], "success": [0.0, 0.5, 1.0][:n]} for n in (2, 3))
     assert points([short, long]) == [(1.0, [0.0, 0.0]), (3.0, [0.5, 0.5]), (6.0, [0.5, 1.0])]
     assert joined([line, point])["queries"] == sorted([*line["queries"], 60.0])

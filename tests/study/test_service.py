@@ -209,7 +209,7 @@ def test_answers_are_data_kept_for_runs_that_share_a_folder_and_the_pool_may_gro
     ],
 )
 def test_what_a_service_cannot_teach_is_refused_before_it_is_paid(digits, tmp_path, own, message, monkeypatch):
-    monkeypatch.setattr("tenacity.nap.time", type("time", (), {"sleep": staticmethod(lambda seconds: None)}))
+    monkeypatch.setattr("kdjax.teachers.service._sleep", lambda given_up, seconds: None)
     digits.desk.offer = digits.desk.offer._replace(image_shape=own.pop("shape", (8, 8, 1)))
     with pytest.raises(BadInput, match=message):
         run(flags(tmp_path / "run", **own), tmp_path / "run")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kdjax.data.source import Source
+from kdjax.files import NotSaved
 from kdjax.study import attacks
 from kdjax.teachers.paid import Paid, Request
 from kdjax.teachers.serving import wire
@@ -50,6 +51,18 @@ def test_what_is_withdrawn_leaves_the_budget_and_what_waits_does_not(tmp_path):
             paid.open(request("3", (b"e", 0), (b"f", 0)), 3)
         paid.open(request("4", (b"e", 0)), 3)
         assert [one.id for one in paid.waiting()] == ["2", "4"]
+
+
+def test_a_full_disk_is_said_and_the_same_file_goes_on_once_there_is_room(tmp_path):
+    with closing(Paid(tmp_path / "paid.sqlite")) as paid:
+        paid.open(request("1", (b"a", 0)), 0)
+        paid._db.execute("PRAGMA max_page_count = 1")
+        big = request("2", (b"b", 0))._replace(body=b"x" * 100000)
+        with pytest.raises(NotSaved, match=r"paid\.sqlite: cannot be written \(database or disk is full\)"):
+            paid.open(big, 0)
+        paid._db.execute("PRAGMA max_page_count = 100000")
+        paid.open(big, 0)
+        assert [one.id for one in paid.waiting()] == ["1", "2"]
 
 
 def test_an_older_file_is_refused_and_left_as_it_is(tmp_path):

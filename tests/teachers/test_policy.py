@@ -74,11 +74,15 @@ GOOD = np.array([[0.1, 0.2, 0.7]], np.float32)
         ("noisy(1.0)", {"probabilities": np.array([[0.1, 0.2, 0.6]], np.float32)}),
         ("rounded(3)", {"probabilities": np.array([[0.1, 0.2, 0.69]], np.float32)}),
         ("logits", {"logits": np.array([[1.0, np.inf, 0.0]], np.float32)}),
+        ("logits", {"logits": np.array([[1.0, 1e300, 0.0]])}),
         ("hard", {"classes": np.array([3])}),
         ("hard", {"classes": np.array([-1])}),
         ("hard", {"classes": np.array([1.0])}),
         ("top_k(2)", {"probabilities": GOOD[:, :2], "classes": np.array([[1, 1]])}),
         ("top_k(2)", {"probabilities": np.array([[0.7, 0.5]], np.float32), "classes": np.array([[1, 2]])}),
+        # Three classes: what is left out would be likelier than what is told.
+        ("top_k(2)", {"probabilities": np.array([[0.2, 0.1]], np.float32), "classes": np.array([[0, 1]])}),
+        ("top_k(1)", {"probabilities": np.array([[0.2]], np.float32), "classes": np.array([[0]])}),
         ("top_k(3)", {"probabilities": np.array([[0.1, 0.1, 0.1]], np.float32), "classes": np.array([[0, 1, 2]])}),
     ],
 )

@@ -1,6 +1,7 @@
 """The client's side: what is paid is kept, nothing is paid twice, and both sides' books say the same."""
 
 import json
+import signal
 import threading
 import time
 
@@ -21,7 +22,7 @@ from tests.teachers.endpoints import CLASSES, SHAPE, URL, network, pool, served
 def waits(monkeypatch):
     """The seconds that clients would have waited."""
     found = []
-    monkeypatch.setattr("tenacity.nap.time", type("time", (), {"sleep": staticmethod(found.append)}))
+    monkeypatch.setattr("kdjax.teachers.service._sleep", lambda given_up, seconds: found.append(seconds))
     return found
 
 
@@ -198,6 +199,22 @@ def test_a_service_that_is_busy_is_waited_for_as_long_as_it_says(tmp_path, waits
         assert waits[0] >= 1.0
 
 
+@pytest.mark.parametrize("key", ["ключ", "secret\r", "se cret", ""])
+def test_a_key_that_fits_in_no_header_is_refused_unsent_and_unsaid(tmp_path, key):
+    with served(tmp_path) as service:
+        with pytest.raises(BadInput, match="accepted: visible ASCII") as refused:
+            Service(URL, tmp_path / "client.sqlite", key=key, http=service.http)
+        assert "cret" not in str(refused.value)
+        assert not service.desk.counts
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:door", "http://"])
+def test_an_address_that_is_none_is_said_at_once(tmp_path, waits, url):
+    with pytest.raises(BadInput, match=r"accepted: http://HOST:PORT"):
+        Service(url, tmp_path / "client.sqlite", key="k")
+    assert not waits
+
+
 @pytest.mark.parametrize("how", ["hangs", "fails", "is gone"])
 def test_a_service_that_does_not_answer_ends_in_one_error(tmp_path, waits, how):
     kinds = {"hangs": httpx.ReadTimeout, "is gone": httpx.ConnectError}
@@ -216,6 +233,23 @@ def test_a_service_that_does_not_answer_ends_in_one_error(tmp_path, waits, how):
         service.transport.meddle = good
         one.logits(pool(16))
         assert (one.paid.totals()[1], service.charged) == (16, 16)
+
+
+def test_ctrl_c_does_not_wait_for_attempts_to_come(tmp_path, waits):
+    def hang(request, response):
+        time.sleep(0.02)
+        if not waits:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        raise httpx.ReadTimeout("no", request=request)
+
+    with served(tmp_path) as service, client(service, tmp_path, attempts=200, concurrency=2) as one:
+        service.transport.meddle = hang
+        with pytest.raises(KeyboardInterrupt):
+            one.logits(pool(32))
+        assert len(waits) < 20
+        service.transport.meddle = lambda request, response: response
+        one.logits(pool(32))  # what was on its way then is settled first, by its id
+        assert (one.paid.totals()[1], service.charged) == (32, 32)
 
 
 def test_another_model_ends_the_client_and_nothing_is_mixed_or_charged(tmp_path):
@@ -250,6 +284,8 @@ def changed(change, **facts):
         (changed(lambda c: {n: x * np.float32("nan") for n, x in c.items()}), "do not sum to 1"),
         (changed(lambda c: {n: x / 2 for n, x in c.items()}), "do not sum to 1"),
         (changed(lambda c: c, model="two"), "the model is two, and was one"),
+        (changed(lambda c: c, price="nan"), "price='nan'; accepted: a number from 0"),
+        (changed(lambda c: c, price="-1"), "price='-1'; accepted: a number from 0"),
         (lambda request, response: httpx.Response(200, content=b"hello"), "no safetensors file"),
     ],
 )
@@ -278,9 +314,13 @@ def test_what_does_not_fit_is_refused(tmp_path):
         for wrong in ({"batch": 0}, {"concurrency": 0}, {"budget": -1}, {"timeout": 0.0}, {"attempts": 0}):
             with pytest.raises(BadInput, match="accepted: numbers from 1"):
                 client(service, tmp_path, **wrong)
-        service.transport.meddle = lambda request, response: httpx.Response(200, json={"model": "one"})
-        with pytest.raises(BadInput, match="answers what is no offer"):
-            client(service, tmp_path)
+        offer = {**service.desk.offer._asdict(), "num_classes": 3}
+        odd = [("most", 0), ("most", -1), ("num_classes", 1e999), ("image_shape", [4.5, 4, 1])]
+        odd += [("price", "free"), ("price", -1.0), ("price", 1e999)]
+        for told in ({"model": "one"}, *({**offer, name: value} for name, value in odd)):
+            service.transport.meddle = lambda *_, told=told: httpx.Response(200, content=json.dumps(told))
+            with pytest.raises(BadInput, match=r"answers what is no offer|answers price="):
+                client(service, tmp_path)
         service.transport.meddle = lambda request, response: response
         with client(service, tmp_path) as one, pytest.raises(BadInput, match=r"accepted by the service: \(4, 4, 1\)"):
             one.logits(np.zeros((2, 4, 1, 1), np.float32))

@@ -79,6 +79,7 @@ def test_a_repeat_is_the_same_and_free_and_a_client_has_ids_of_its_own(tmp_path)
     with served(tmp_path, model="another") as service:  # started again, with another network
         again = service.post(npy(images))
         assert again.content == first.content
+        assert again.headers["model-checksum"] == first.headers["model-checksum"] == "one"
         assert (first.headers.get("idempotency-replayed"), again.headers["idempotency-replayed"]) == (None, "true")
         assert service.charged == MOST
         other = service.post(npy(pool(2, seed=1)))
@@ -88,6 +89,19 @@ def test_a_repeat_is_the_same_and_free_and_a_client_has_ids_of_its_own(tmp_path)
         refused = service.post(npy(images), number="2", if_match='"one"')
         assert (refused.status_code, refused.json()["error"]["reason"]) == (412, "other_model")
         assert service.charged == MOST + 2
+
+
+def test_the_price_of_all_is_the_sum_of_what_each_answer_cost_to_the_last_digit(tmp_path):
+    def told(service):
+        head = {"Authorization": f"Bearer {service.keys['alice']}"}
+        return service.http.get("/v1/account", headers=head).json()["price"]
+
+    with served(tmp_path) as service:
+        service.post(npy(pool(2)))
+        service.desk.offer = service.desk.offer._replace(price=1234567.25)  # started again, at another price
+        service.post(npy(pool(1)), number="2")
+        assert told(service) == 1.0 + 1234567.25
+        assert 'kdjax_paid_price{client="alice",policy="soft"} 1234568.25' in service.http.get("/metrics").text
 
 
 def test_a_repeat_that_comes_before_the_answer_waits_for_it(tmp_path):
@@ -193,6 +207,8 @@ BAD = {
     "another version": (GOOD[:6] + b"\x09" + GOOD[7:], 400, "malformed"),
     "pickled": (npy(np.array([Opened()], object), allow_pickle=True), 422, "dtype"),
     "two gigabytes": (header("{'descr': '<f4', 'fortran_order': False, 'shape': (33554432, 4, 4, 1)}"), 422, "shape"),
+    "a truth for one": (header("{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4, 4, 1)}"), 422, "shape"),
+    "a truth for a side": (header("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 4, 4, True)}"), 422, "shape"),
     "below nothing": (header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4, 4, 1)}"), 422, "shape"),
     "a program": (
         header("{'descr': __import__('os').getcwd(), 'fortran_order': False, 'shape': ()}"),
@@ -331,6 +347,12 @@ def test_an_answer_is_added_once(tmp_path):
     again.close()
 
 
+def test_what_is_no_ledger_is_refused(tmp_path):
+    (tmp_path / "books").write_text("no ledger, and long enough to be looked at")
+    with pytest.raises(BadInput, match="books: file is not a database; accepted: a service's ledger"):
+        ledger.Ledger(tmp_path / "books")
+
+
 def test_keys_are_drawn_once_kept_secret_and_do_not_stand_in_flags(tmp_path):
     file = tmp_path / "keys.json"
     first = accounts.clients("ann(budget=5), ben(budget=1, rate=2)", file)
@@ -350,9 +372,10 @@ def test_keys_are_drawn_once_kept_secret_and_do_not_stand_in_flags(tmp_path):
     ):
         with pytest.raises(BadInput, match=r"keys, column \d+: .*accepted: a(nn)?\(budget=IMAGES"):
             accounts.clients(wrong, file)
-    file.write_text("[")
-    with pytest.raises(BadInput, match="is damaged"):
-        accounts.clients("ann(budget=5)", file)
+    for damaged in ("[", '{"ann": "a", "ben": "a"}', '{"ann": ""}', '{"ann": "ключ"}'):
+        file.write_text(damaged)
+        with pytest.raises(BadInput, match="is damaged"):
+            accounts.clients("ann(budget=5), ben(budget=5)", file)
 
 
 def test_few_programs_answer_any_number_of_images_alike():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 import threading
 import time
@@ -15,6 +16,9 @@ from kdjax import spec
 from kdjax.teachers.serving.ledger import Ledger
 from kdjax.teachers.serving.wire import Refused
 from kdjax.types import BadInput
+
+VISIBLE = re.compile(r"[\x21-\x7e]+")
+"""What a key, or a request's id, is made of: nothing else fits in every header."""
 
 
 @dataclass
@@ -114,6 +118,8 @@ def clients(text: str, file: Path, *, flag: str = "keys") -> dict[str, Account]:
     try:
         keys = json.loads(file.read_text()) if file.exists() else {}
         kept = {name: str(keys[name]) for name in keys}
+        if len(set(kept.values())) < len(kept) or not all(VISIBLE.fullmatch(key) for key in kept.values()):
+            raise ValueError("a key is another's too, or has other characters than visible ASCII")
     except (ValueError, TypeError) as error:
         raise BadInput(f"{file} is damaged ({error}); accepted: names and keys, or no file.") from None
     if new := {name: secrets.token_urlsafe(24) for name in found if name not in kept}:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from kdjax.teachers.serving.accounts import Account
 from kdjax.teachers.serving.answering import Desk
 from kdjax.teachers.serving.openapi import document
-from kdjax.teachers.serving.wire import JSON, NPY, TENSORS, Refused, to_json
+from kdjax.teachers.serving.wire import JSON, NPY, TENSORS, Refused, to_json, unpack_answer
 
 ROOM = 32
 """Requests whose bodies are in memory at once; others wait unread."""
@@ -47,7 +47,9 @@ def application(desk: Desk) -> Starlette:
                     lambda: desk.answer(account, number, body, media=media, model=wanted)
                 )
         desk.counts["replayed" if again else "answered"] += 1
-        headers = {"Model-Checksum": desk.offer.model} | ({"Idempotency-Replayed": "true"} if again else {})
+        # A repeat is what was answered then, perhaps by the network that was served before.
+        model = unpack_answer(sent)[1]["model"] if again else desk.offer.model
+        headers = {"Model-Checksum": model} | ({"Idempotency-Replayed": "true"} if again else {})
         if request.headers.get("accept", "").startswith(TENSORS):
             return Response(sent, media_type=TENSORS, headers=headers)
         return Response(await to_thread.run_sync(to_json, sent), media_type=JSON, headers=headers)
@@ -59,10 +61,9 @@ def application(desk: Desk) -> Starlette:
     async def account(request: Request) -> Response:
         who = _account(desk, request)
         left = who.budget - who.spent
-        return JSONResponse({
-            "name": who.name, "budget": who.budget, "spent": who.spent, "left": left, "rate": who.rate,
-            "price": who.spent * desk.offer.price,
-        })  # fmt: skip
+        price = await to_thread.run_sync(desk.ledger.price, who.name)
+        told = {"name": who.name, "budget": who.budget, "spent": who.spent, "left": left, "rate": who.rate}
+        return JSONResponse({**told, "price": price})
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "model": desk.offer.model})
@@ -170,6 +171,6 @@ def _metrics(desk: Desk) -> str:
     lines += [f"# TYPE kdjax_{name} gauge" for name in ("paid_images", "paid_price", "flagged_images")]
     for total in desk.ledger.totals():
         label = f'{{client="{total.who}",policy="{total.policy}"}}'.replace("\n", " ")
-        lines += [f"kdjax_paid_images{label} {total.images}", f"kdjax_paid_price{label} {total.price:g}"]
+        lines += [f"kdjax_paid_images{label} {total.images}", f"kdjax_paid_price{label} {total.price!r}"]
         lines += [f"kdjax_flagged_images{label} {total.flagged}"]
     return "\n".join(lines) + "\n"

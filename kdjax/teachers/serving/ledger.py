@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from kdjax.types import BadInput
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
   who TEXT NOT NULL, request TEXT NOT NULL, at REAL NOT NULL, images INTEGER NOT NULL, policy TEXT NOT NULL,
@@ -59,7 +61,18 @@ class Ledger:
     """
 
     def __init__(self, path: Path) -> None:
+        """Open the file, or make it.
+
+        Raises:
+            BadInput: it is no ledger, or not to be written.
+        """
         self._lock = threading.Lock()
+        try:
+            self._open(path)
+        except sqlite3.Error as error:
+            raise BadInput(f"{path}: {error}; accepted: a service's ledger, or no file.") from None
+
+    def _open(self, path: Path) -> None:
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
@@ -93,6 +106,11 @@ class Ledger:
         """Images answered to a client."""
         with self._lock:
             return self._db.execute("SELECT COALESCE(SUM(images), 0) FROM answers WHERE who = ?", (who,)).fetchone()[0]
+
+    def price(self, who: str) -> float:
+        """What a client's answers cost, each at the price of its day."""
+        with self._lock:
+            return self._db.execute("SELECT TOTAL(price) FROM answers WHERE who = ?", (who,)).fetchone()[0]
 
     def flagged(self) -> dict[str, int]:
         """Images flagged by client."""

@@ -67,8 +67,8 @@ def logits() -> Policy:
 
     def read(columns: Columns, n: int, k: int) -> np.ndarray:
         found = _column(columns, ["logits"], "logits", (n, k), "f")
-        if not np.isfinite(found).all():
-            raise BadInput("the service answers logits with NaN or infinity; accepted: finite numbers.")
+        if not (np.abs(found) <= np.finfo(np.float32).max).all():  # NaN is refused too
+            raise BadInput("the service answers logits with NaN or infinity; accepted: finite numbers of float32.")
         return found.astype(np.float32)
 
     return Policy(lambda logits, images, secret: {"logits": logits.astype(np.float32)}, read)
@@ -95,8 +95,9 @@ def top_k(k: int = 1) -> Policy:
         _in_range(classes, number)
         if kept > 1 and (np.diff(np.sort(classes, axis=-1), axis=-1) == 0).any():
             raise BadInput("the service answers a class twice for one image; accepted: k different classes.")
+        # No class that is left out is likelier than the least that is told.
+        _summing(values, 1e-3, low=1 - (number - kept) * values.min(-1).astype(np.float64))
         whole = kept == number
-        _summing(values, 1e-3, low=1.0 if whole else 0.0)
         rest = np.maximum(1 - values.sum(-1, dtype=np.float64), SMALLEST)
         rest = np.full(n, -np.inf) if whole else np.log(rest)
         kept_logits, rest = _logarithm(values, SMALLEST, normalize=False), rest.astype(np.float32)
@@ -188,7 +189,7 @@ def _probabilities(columns: Columns, n: int, k: int, *, slack: float) -> np.ndar
     return found
 
 
-def _summing(found: np.ndarray, slack: float, low: float = 1.0) -> None:
+def _summing(found: np.ndarray, slack: float, low: float | np.ndarray = 1.0) -> None:
     """Refuse what is not in [0, 1], or sums to less than low or more than 1, but for slack; NaN among it."""
     total = found.sum(-1, dtype=np.float64)
     if not ((found >= 0).all() and (found <= 1).all() and (total >= low - slack).all() and (total <= 1 + slack).all()):

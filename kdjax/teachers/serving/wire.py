@@ -100,7 +100,8 @@ def _from_json(body: bytes, shape: tuple[int, ...], most: int) -> np.ndarray:
 
 
 def _check_shape(found: tuple[int, ...], shape: tuple[int, ...], most: int) -> None:
-    if len(found) != 1 + len(shape) or tuple(found[1:]) != tuple(shape) or not 1 <= found[0] <= most:
+    whole = all(type(size) is int for size in found)  # True is 1, and no size that an array can be given
+    if not whole or len(found) != 1 + len(shape) or found[1:] != tuple(shape) or not 1 <= found[0] <= most:
         wanted = ", ".join(map(str, shape))
         raise Refused(422, "shape", f"images of shape {str(found)[:80]}; accepted: (1 to {most}, {wanted}).")
 
