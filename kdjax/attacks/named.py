@@ -354,19 +354,22 @@ def zoo(
 
 
 def nes(
-    epsilon: Radius = 0.1, *, steps: int = 200, samples: int = 50, sigma: Number = 1e-3,
+    epsilon: Radius = 0.1, *, steps: int = 200, samples: int = 50, sigma: Number = 1e-3, norm: str = "linf",
     step_size: Radius | None = None, budget: int | None = None, chunk: int | None = None,
 ) -> Attack:  # fmt: skip
-    """PGD on slopes of natural evolution strategies, stopping when fooled.
+    """PGD on slopes of natural evolution strategies, stopping when fooled; in l2 along the slope's unit vector.
 
     Reference:
         Ilyas, Engstrom, Athalye, Lin, Black-box Adversarial Attacks with Limited Queries and Information, ICML 2018.
+        In l2: Ilyas, Engstrom, Madry, Prior Convictions: Black-Box Adversarial Attacks with Bandits and Priors, ICLR
+        2019.
     """
-    _settings.require_step(step_size)
+    more = [] if step_size is None else [transforms.no_longer("step_size", step_size, norm)]
+    length = epsilon / 10 if step_size is None else step_size
     return iterate(
         oracles.nes(samples, sigma=sigma, chunk=chunk),
-        optax.chain(optax.scale_by_sign(), optax.scale(-(epsilon / 10 if step_size is None else step_size))),
-        projections.ball("linf", epsilon),
+        optax.chain(transforms.steepest(norm), optax.scale(-length), *more),
+        projections.ball(norm, epsilon),
         steps=steps,
         stop=on_success(),
         keep="value",
@@ -376,9 +379,9 @@ def nes(
 
 def spsa(
     epsilon: Radius = 0.1, *, steps: int = 100, samples: int = 128, delta: Number = 0.01, learning_rate: Number = 0.01,
-    budget: int | None = None, chunk: int | None = None,
+    norm: str = "linf", budget: int | None = None, chunk: int | None = None,
 ) -> Attack:  # fmt: skip
-    """Adam on slopes of simultaneous perturbation, projected, stopping when fooled.
+    """Adam on slopes of simultaneous perturbation, projected to the ball of linf or l2, stopping when fooled.
 
     Reference:
         Uesato, O'Donoghue, van den Oord, Kohli, Adversarial Risk and the Dangers of Evaluating Against Weak Attacks,
@@ -388,7 +391,7 @@ def spsa(
     return iterate(
         oracles.spsa(samples, delta=delta, chunk=chunk),
         optax.chain(optax.scale_by_adam(), optax.scale(-learning_rate)),
-        projections.ball("linf", epsilon),
+        projections.ball(norm, epsilon),
         steps=steps,
         stop=on_success(),
         keep="value",

@@ -359,10 +359,25 @@ def test_square_bumps_are_two_opposite_ones_of_unit_length():
     np.testing.assert_allclose(turned, window.T, atol=1e-6)
 
 
-def test_momentum_in_l2_stays_in_its_ball_and_fools(victim, image, label):
-    result = run(named.mi_fgsm(1.5, norm="l2"), victim, image, label, objective=objectives.cross_entropy)
-    assert result.distance["l2"].max() <= 1.5 + 1e-5
-    assert result.success.mean() >= 0.8
+@pytest.mark.parametrize(
+    ("attack", "floor"),
+    [
+        (named.mi_fgsm(1.5, norm="l2"), 0.8),
+        (named.nes(1.5, norm="l2", steps=20, samples=20, step_size=0.3), 0.5),
+        (named.spsa(1.5, norm="l2", steps=20, samples=16, learning_rate=0.05), 0.5),
+    ],
+    ids=["mi_fgsm", "nes", "spsa"],
+)
+def test_in_l2_an_attack_stays_in_its_ball_and_fools(attack, floor, victim, image, label):
+    result = run(attack, victim, image, label, objective=objectives.cross_entropy)
+    assert 1 < result.distance["l2"].max() <= 1.5 + 1e-5
+    assert result.success.mean() >= floor
+
+
+def test_a_step_of_nes_in_l2_has_the_length_that_was_typed(victim, image, label):
+    one = named.nes(1.5, norm="l2", steps=1, samples=20, step_size=0.25)
+    length = run(one, victim, image, label, objective=objectives.margin).distance["l2"]
+    assert 0.1 < length.max() <= 0.25 + 1e-6  # shorter where the box cuts
 
 
 def test_noise_reports_its_failures(victim, image, label):
