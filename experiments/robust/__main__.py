@@ -13,7 +13,8 @@ For each seed: the teacher's network on clean images (`clean model`), the same a
 student alone, and the student by each of --methods; all students from the same initial parameters in as many steps.
 Every student is compared with the first method's, seed by seed. `snippet` is the code of an article on robust
 distillation, cross-entropy + 0.1 mean |S(x) - T(x)| on the logits of clean images, and `snippet_training` the same with
-the teacher left in training mode, as there: two controls.
+the teacher left in training mode, as there: two controls. `peer_aid` has no teacher: another network of the teacher's
+kind learns beside the student.
 
 With --labels students have as many labels, and the teacher all. A method that asks a teacher and attacks images without
 a label (rslad, adaad), or attacks none (kd), learns from all images; the others, and the student alone, from the
@@ -62,8 +63,8 @@ class Config(Common):
     methods: str = field(
         "pgd_at, trades, kd, snippet, snippet_training, ard, rslad, adaad, iad_i, mtard, saad",
         "how students learn, all compared with the first: methods with numbers of their own if need be, sums of them, "
-        f"sums of losses, or a control ({', '.join(learned.CONTROLS)}). Of those that attack there are "
-        f"{', '.join(ROBUST.names())}",
+        f"sums of losses, {learned.PEER_AID}, or a control ({', '.join(learned.CONTROLS)}). Of those that attack there "
+        f"are {', '.join(ROBUST.names())}",
         smoke="pgd_at, snippet, snippet_training, rslad, mtard",
     )  # fmt: skip
     labels: int = field(0, "labelled images that students get, balanced over classes; 0 for all", low=0, smoke=100)
@@ -151,12 +152,12 @@ def lessons(
     how = learned.named(config.teacher_method, radius, flag="teacher_method")
     own = {"steps": steps * config.teacher_epochs, "batch_size": config.batch_size}
     learns = learned.training_of(*next(iter(how.items())), teacher, teacher, **own)
-    if len(how) > 1 or learns.plan.asks:
+    if len(how) > 1 or learns.asks:
         raise BadInput(f"--teacher_method={config.teacher_method}; accepted: one method that asks no teacher.")
     own["steps"] = steps * config.epochs
     named = learned.named(config.methods, radius, flag="methods")
     trainings = {name: learned.training_of(name, one, student, teacher, **own) for name, one in named.items()}
-    if any(one.teacher_in_training_mode for one in trainings.values()):
+    if any(one.facts[learned.IN_TRAINING] for one in trainings.values()):
         learned.refuse_same_in_training(teacher, study.shape)
     return learns, trainings
 

@@ -46,11 +46,11 @@ def arms(
         Arm(CLEAN, teacher, supervised(teacher), config.teacher_epochs, theirs, Lineage("labels"), run="clean"),
         Arm(
             TEACHER,
-            learns.plan.model,
+            learns.model,
             learns.recipe,
             config.teacher_epochs,
-            {**theirs, **learns.plan.hparams},
-            Lineage(str(learns.method.expression), facts={**learns.facts, **origin}),
+            {**theirs, **learns.hparams},
+            Lineage(learns.says, facts={**learns.facts, **origin}),
             run="teacher",
             answers=teacher,
             known=(lambda done: given[done.seed % len(given)]) if given else None,
@@ -69,16 +69,16 @@ def arms(
         ),
     ]
     for name, one in trainings.items():
-        who = tuple(ASKED[role] for role in one.plan.asks)
+        who = tuple(ASKED[role] for role in one.asks)
         source = seen(config.labels, "" if one.from_labelled else ", all images")
         found.append(
             Arm(
                 name,
-                one.plan.model,
+                one.model,
                 one.recipe,
                 config.epochs,
-                {**own, **one.plan.hparams},
-                Lineage(str(one.method.expression), who, source, facts={**one.facts, **epoch}),
+                {**own, **one.hparams},
+                Lineage(one.says, who, source, facts={**one.facts, **epoch}),
                 _given(one, transfers),
                 run=f"student-{slug(name)}",
                 places=len(study.train),
@@ -95,8 +95,8 @@ def _given(one: Training, transfers: Sequence[Examples]) -> Callable[[Done], Giv
     def given(done: Done) -> Given:
         images = transfers[done.seed]
         source = labelled(images) if one.from_labelled else images
-        weights = {role: done.weights(ASKED[role]) for role in one.plan.asks}
-        others: dict[str, Any] = {role: weights[role] for role in one.plan.others}
-        return Given(source, one.plan.frozen(weights.get("teacher"), source.labels, others))
+        weights = {role: done.weights(ASKED[role]) for role in one.asks}
+        others: dict[str, Any] = {role: weights[role] for role in one.others}
+        return Given(source, one.frozen(weights.get("teacher"), source.labels, others))
 
     return given

@@ -1,6 +1,6 @@
 """What networks learn here: methods by name with one radius, and the snippet's two controls."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,47 +11,44 @@ from jaxtyping import Array
 
 from kdjax import spec
 from kdjax.methods import METHODS, Method, bound, method
-from kdjax.recipes.lesson import Lesson, lesson
+from kdjax.recipes import peer
+from kdjax.recipes.lesson import lesson
 from kdjax.spec import Call, Formula
 from kdjax.teachers.live import Teacher
-from kdjax.types import Aux, BadInput, Batch, LossFn, Model, PyTree, Recipe, TrainState
+from kdjax.types import Aux, BadInput, Batch, LossFn, Model, Networks, PyTree, Recipe, TrainState
 
 SNIPPET = "labels + 0.1*response.logit_l1"
 CONTROLS = ("snippet", "snippet_training")
 """The article's snippet, and the same with its teacher left in training mode, as the article leaves it."""
+PEER_AID = "peer_aid"
+"""Two networks that learn at once: no method of a fixed teacher. The peer is another network of the teacher's kind."""
+IN_TRAINING = "teacher in training mode"
 TEACHER_KEY = "teacher_key"
 
 
 class Training(NamedTuple):
-    """How one student is trained: its method, the lesson, and whether the teacher answers in training mode."""
+    """How one network is trained, as its arm takes it.
 
-    method: Method
-    plan: Lesson
-    teacher_in_training_mode: bool = False
+    `says`: what it minimises; `asks`: the teachers whose variables `frozen` arranges; `from_labelled`: whether it
+    learns from labelled images alone.
+    """
 
-    @property
-    def recipe(self) -> LossFn:
-        """The lesson's, with live teachers."""
-        if not self.teacher_in_training_mode:
-            return self.plan.loss_fn
-        return with_key(self.plan.taught_by(in_training(self.plan.teacher)))
-
-    @property
-    def from_labelled(self) -> bool:
-        """Whether it learns from labelled images alone: it attacks no others, or no teacher says anything of them."""
-        return self.plan.by_label or not self.plan.asks
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What tells it from others."""
-        attack = self.method.attack
-        return {"attack": str(attack) if attack else "", "teacher in training mode": self.teacher_in_training_mode}
+    says: str
+    model: Networks
+    recipe: LossFn
+    hparams: Mapping[str, float]
+    frozen: Callable[..., PyTree]
+    facts: Mapping[str, Any]
+    asks: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    from_labelled: bool = False
 
 
 def named(text: str, epsilon: Any, *, flag: str = "methods") -> dict[str, Method]:
     """The methods that a flag names, each with the radius, where it attacks and says none.
 
-    Beside `kdjax.methods` there are the controls, and sums of losses that are no method: `labels + response.logit_l1`.
+    Beside `kdjax.methods` there are the controls, PeerAiD, and sums of losses that are no method:
+    `labels + response.logit_l1`.
 
     Raises:
         BadInput: a name that is none, or one twice.
@@ -68,6 +65,8 @@ def named(text: str, epsilon: Any, *, flag: str = "methods") -> dict[str, Method
             raise BadInput(f"--{flag}={text} names {name} twice; accepted is each once.")
         if name in CONTROLS:
             found[name] = Method(spec.formula(SNIPPET))
+        elif name == PEER_AID:
+            found[name] = Method(formula, attack=replace(spec.call(peer.ATTACK, flag=flag), args=(epsilon,)))
         elif any("." in call.name or call.name == "labels" for call in calls):
             found[name] = Method(formula)
         else:
@@ -84,11 +83,15 @@ def _at(call: Call, epsilon: Any) -> Call:
 
 
 def training_of(name: str, one: Method, student: Model, teacher: Model, *, steps: int, batch_size: int) -> Training:
-    """What the student learns by one method, checked on shapes.
+    """How the student learns by one method, checked on shapes.
 
     Raises:
         BadInput: as `lesson`; the folder of a further teacher.
     """
+    facts = {"attack": str(one.attack or ""), IN_TRAINING: name == CONTROLS[1]}
+    if name == PEER_AID and one.attack:
+        both = peer.peer_aid(student, teacher, attack=one.attack, steps=steps)
+        return Training(name, peer.peers(student, teacher), both, both.hparams, _none, facts, from_labelled=True)
     if any(folder for _, folder in one.others):
         raise BadInput(f"{name}: read {dict(one.others)}; accepted: none, the natural teacher is trained here.")
     others = {role: teacher for role, _ in one.others}
@@ -97,7 +100,15 @@ def training_of(name: str, one: Method, student: Model, teacher: Model, *, steps
         flag=name,
     )  # fmt: skip
     plan.refuse_sets(name)
-    return Training(one, plan, name == CONTROLS[1])
+    recipe = with_key(plan.taught_by(in_training(plan.teacher))) if facts[IN_TRAINING] else plan.loss_fn
+    # Of images without a label it attacks none, or no teacher says anything of them.
+    labelled = plan.by_label or not plan.asks
+    says = str(one.expression)
+    return Training(says, plan.model, recipe, plan.hparams, plan.frozen, facts, plan.asks, tuple(plan.others), labelled)
+
+
+def _none(*given: Any) -> None:
+    """A method without a teacher reads no variables but its own."""
 
 
 def refuse_same_in_training(teacher: Model, shape: Mapping[str, Any]) -> None:

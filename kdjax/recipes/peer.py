@@ -1,6 +1,7 @@
 """PeerAiD: a student and a peer begin together, and the peer learns of the images that attack the student.
 
-This is no expression of a `--method`: there one network learns, and its teachers are fixed. Here the sum is of the
+This is no expression of a `--method`: there one network learns, and its teachers are fixed; `experiments.robust` takes
+it by its name. Here the sum is of the
 losses of two networks; since no gradient of one reaches the other, an optimizer that looks at each number by itself
 moves them as two optimizers would.
 """
@@ -47,6 +48,7 @@ def peer_aid(
     attack: str | Call = ATTACK,
     form: Literal["paper", "release"] = "paper",
     augment: Augment | None = None,
+    steps: int | None = None,
 ) -> Recipe:
     """The student's loss and the peer's, per example:
 
@@ -64,6 +66,7 @@ def peer_aid(
             classes, and lets the gradient through p_S(x) and, of the peer's loss, through p_S(x'), so that this one
             trains the student too. Its third pass of the student, x' once more, moves no weight and is left out.
         augment: applied to the images of each step, before the attack.
+        steps: of the run; needed where a schedule stands in the attack.
 
     Returns:
         A recipe with the metrics `accuracy`, `attacked_accuracy` and `peer_accuracy` (both on x'), and each term.
@@ -78,7 +81,7 @@ def peer_aid(
     if form not in ("paper", "release"):
         raise BadInput(f"form={form!r}; accepted: paper, release")
     divergence = response.mean_kl if form == "release" else response.kl
-    read = read_attack(attack, teachers=(PEER,))
+    read = read_attack(attack, steps=steps, teachers=(PEER,))
     held = jax.lax.stop_gradient if form == "paper" else lambda x: x
 
     def ask(network: str, variables: PyTree, image: Array, beside: Array) -> Array:

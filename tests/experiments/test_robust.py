@@ -6,11 +6,13 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.special import log_softmax
 
 from experiments.robust import __main__ as robust
 from experiments.robust import learned, scores
+from kdjax import spec
 from kdjax.attacks import named, objectives
 from kdjax.attacks.run import run
 from kdjax.attacks.victims import white_box
@@ -20,6 +22,7 @@ from kdjax.study import attacks, networks
 from kdjax.study.compare import Arm, Done, Lineage, Trainer
 from kdjax.study.data import Common, open_study
 from kdjax.training.checkpoint import Checkpointer
+from kdjax.training.state import create_state
 from kdjax.types import BadInput
 from tests.experiments.studies import SEEDS, ran, smallest
 from tests.experiments.test_science import close
@@ -150,11 +153,11 @@ def test_the_best_epoch_is_kept_beside_the_last(tmp_path):
     assert not close(trained.best, trained.weights)
 
 
-LABELLED = {"trades", "iad_i", "mtard"}
+LABELLED = {"trades", "iad_i", "mtard", "peer_aid"}
 """What learns from labelled images alone: nobody is asked, or the attack climbs the labels' cross-entropy."""
 ASKS = {
     "trades": (), "kd": ("teacher",), "iad_i": ("teacher",), "mtard": ("natural", "teacher"),
-    "adaad + igdm": ("teacher",), "saad": ("teacher",), "0.5*labels + 2*labels(student=attacked)": None,
+    "adaad + igdm": ("teacher",), "saad": ("teacher",), "peer_aid": (), "0.5*labels + 2*labels(student=attacked)": None,
 }  # fmt: skip
 
 
@@ -167,9 +170,22 @@ def test_a_lesson_says_which_teachers_it_asks(name):
             learned.training_of(shown, method, model, model, steps=2, batch_size=4)
         return
     found = learned.training_of(shown, method, model, model, steps=2, batch_size=4)
-    assert (shown, found.plan.asks) == (name, ASKS[name])
+    assert (shown, found.asks) == (name, ASKS[name])
     assert found.from_labelled == (name in LABELLED)
-    assert found.plan.hparams.get("pgd.epsilon", 0.2) == 0.2
+    assert found.hparams.get("pgd.epsilon", 0.2) == 0.2
+
+
+def test_peer_aids_peer_is_a_second_network_of_the_teachers_kind():
+    student, teacher = (create("mlp", num_classes=10, image_shape=(4, 4, 1), hidden=(n,)) for n in (3, 5))
+    [(shown, one)] = learned.named("peer_aid", spec.number("linear(0, 0.2)")).items()
+    found = learned.training_of(shown, one, student, teacher, steps=2, batch_size=4)
+    state = create_state(found.model, optax.sgd(0.1), jax.random.key(0), hparams=dict(found.hparams))
+    widths = {name: min(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in state.params.items()}
+    assert widths == {"student": 3, "peer": 5}
+    batch = {"inputs": jnp.ones((4, 4, 4, 1)), "label": jnp.zeros(4, int), "mask": jnp.ones(4), "epoch": jnp.zeros(4)}
+    loss, aux = jax.eval_shape(found.recipe, state.params, state, batch, jax.random.key(0))
+    assert loss.shape == (4,)
+    assert set(aux.model_state) == {"student", "peer"}
 
 
 def test_a_radius_of_a_methods_own_is_kept():
