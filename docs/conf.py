@@ -29,6 +29,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 default_role = "code"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
+viewcode_follow_imported_members = False  # else its index links to a page of builtins, which is none
 napoleon_use_ivar = True
 
 # Pages outside of this folder, and what they are called as pages of the site.

@@ -53,7 +53,7 @@ def shown(networks: Mapping[str, Shown], test: Examples) -> str:
     networks = dict(list(networks.items())[:NETWORKS])  # more than a reader compares, and than fit beside each other
     classes = {one.logits.shape[-1] for one in networks.values()}
     if len(classes) == 1 and (count := classes.pop()) <= CLASSES:
-        html += "<h2>Confusions</h2><p>Rows are labels, columns answers; test images in a hundred of each label.</p>"
+        html += "<h2>Confusions</h2><p>Rows are labels, columns answers, in per cent of a label's test images.</p>"
         html += '<div class="side">' + "".join(
             f"<div><b>{escape(name)}</b>{confusion(one.logits, label, count)}</div>" for name, one in networks.items()
         )

@@ -9,7 +9,7 @@ import pytest
 
 from kdjax.data import splits
 from kdjax.data.load import load
-from kdjax.data.prepared import command
+from kdjax.data.prepared import command, prepared_sets
 from kdjax.data.source import Source, hide_labels, labelled
 from kdjax.data.stream import Stream
 from kdjax.types import BadInput
@@ -159,6 +159,8 @@ def test_nearest_class_mean_of_a_real_set(name, least, most):
 
 def test_a_real_set_without_a_training_split():
     assert len(load(prepared("kmnist"), "test[:100]", memory_gb=1e-4)) == 100
+    if any(list(one.folder.glob("kmnist-train*")) for one in prepared_sets("") if one.name == "kmnist"):
+        pytest.skip("kmnist was prepared with its training split here")
     with pytest.raises(BadInput, match="split='train' of kmnist; accepted: test"):
         load("kmnist", "train")
 

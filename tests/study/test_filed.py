@@ -1,6 +1,7 @@
 """A run is filed whole or not at all, and only where its provenance says what made it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -155,6 +156,42 @@ def test_the_documentation_shows_what_its_folders_hold():
     assert (results / "README.md").read_text() == filed.page(results), f"python -m kdjax.study.filed {results}"
     for told in results.glob("*/provenance.json"):
         filed.refuse_unfounded(told.parent)
+
+
+DEVIATION = r"()([\d.]+\d) ± ([\d.]+\d)"
+INTERVAL = r"([\d.]+\d)(?:\s+points)?(?:\s+less)?,?(?: 95% interval| \|)?\s*\[[+-]?([\d.]+\d), [+-]?([\d.]+\d)\]"
+EARLIER = {("0.18", "0.05", "0.30")}
+"""What the page says of earlier code."""
+
+
+def by_hand():
+    return (ROOT / "docs" / "results" / "README.md").read_text().partition(filed.MARK)[0]
+
+
+def measured(text):
+    """Numbers with their standard deviation or interval, without signs."""
+    return {(n, *sorted(more, key=float)) for n, *more in re.findall(INTERVAL, text)} | set(re.findall(DEVIATION, text))
+
+
+def rounded(short, exact):
+    return short == exact or (
+        "" not in (short, exact) and abs(float(short) - float(exact)) < 0.501 / 10 ** len(short.partition(".")[2])
+    )
+
+
+def test_numbers_in_prose_are_those_of_the_tables():
+    tables = measured("".join(file.read_text() for file in (ROOT / "docs" / "results").glob("*/table.md")))
+    said = measured(by_hand()) - EARLIER
+    assert len(said) > 20
+    assert [one for one in said if not any(all(map(rounded, one, row)) for row in tables)] == []
+
+
+def test_minutes_of_the_list_are_those_of_the_runs():
+    listed = {}
+    for names, minutes in re.findall(r"^\| ([\w, -]+) \| .* \| ([\d, ]+) \|$", by_hand(), re.MULTILINE):
+        listed |= dict(zip(names.split(", "), map(int, minutes.split(", ")), strict=True))
+    runs = {f.parent.name: json.loads(f.read_text()) for f in (ROOT / "docs" / "results").glob("*/provenance.json")}
+    assert listed == {name: max(1, round(told["seconds"] / 60)) for name, told in runs.items()}
 
 
 def test_a_third_path_is_refused_and_nothing_is_written(run, results, capsys):
