@@ -1,6 +1,6 @@
 """`standard` beside AutoAttack in PyTorch, on the same weights: what is left, image by image, over seeds of both.
 
-    python -m experiments.benchmarks.autoattack --models=runs/fgsm-rs,runs/natural --epsilons=0.3,0.1
+    python -m experiments.benchmarks.autoattack --models=runs/robust-mnist,runs/natural --epsilons=0.3,0.1
 
 It needs the benchmarks extra and `pip install --no-deps torchattacks`. Cost: about five minutes for each network, seed
 and side on two cores that are otherwise idle. Result: a table.
