@@ -1,16 +1,19 @@
 """Results in the documentation: a finished run is copied into a folder, and one page shows every such folder.
 
     python -m kdjax.study.filed runs/regression docs/results/regression
+    python -m kdjax.study.filed docs/results/regression --run experiments.regression --workdir=runs/regression
     python -m kdjax.study.filed docs/results
 
 The first copies what says what was found and how: table.md, results.json, provenance.json and the figures, all of them
-or none, and writes the page anew. The second writes the page alone, after a folder was taken away.
+or none, and writes the page anew. The second runs the study before. The third writes the page alone, after a folder was
+taken away.
 """
 
 import argparse
 import json
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -127,17 +130,45 @@ def _provenance(folder: Path) -> Mapping[str, Any]:
         raise BadInput(f"{path}: is not JSON ({error}); accepted: what a run wrote.") from None
 
 
+def run(command: Sequence[str], into: Path) -> int:
+    """Run a study and file it.
+
+    Args:
+        command: an experiment's module and its flags, `--workdir` among them.
+        into: the folder, beside the page README.md.
+
+    Returns: the study's exit code; nothing is filed where it is not 0.
+
+    Raises:
+        BadInput: no experiment, or no --workdir; as `file`.
+    """
+    name, *flags = command or [""]
+    places = [flag.partition("=")[2] for flag in flags if flag.startswith("--workdir=")]
+    if not name.startswith("experiments.") or not places or not places[-1]:
+        raise BadInput(f"--run {shlex.join(command)}; accepted: experiments.NAME and its flags, with --workdir=FOLDER.")
+    head(into.parent / "README.md", MARK)
+    code = subprocess.run([sys.executable, "-m", *command], check=False).returncode
+    if code == 0:
+        file(Path(places[-1]), into)
+    return code
+
+
 def main(argv: Sequence[str]) -> int:
-    """File a run, or write the page alone; the exit code."""
+    """File a run, run a study and file it, or write the page alone; the exit code."""
 
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="[RUN] FOLDER")
+        parser.add_argument("--run", nargs=argparse.REMAINDER, help="experiments.NAME --flag=value ..., run before")
 
-    def act(given: argparse.Namespace) -> None:
-        if len(given.paths) > 2:
+    def act(given: argparse.Namespace) -> int | None:
+        most = 2 if given.run is None else 1
+        if len(given.paths) > most:
             words = " ".join(map(str, given.paths))
-            raise BadInput(f"{words}: {len(given.paths)} paths; accepted: RUN docs/results/NAME, or docs/results")
-        file(*given.paths) if len(given.paths) == 2 else write_page(*given.paths)
+            accepted = "RUN docs/results/NAME, or docs/results" if most == 2 else "docs/results/NAME --run COMMAND"
+            raise BadInput(f"{words}: {len(given.paths)} paths; accepted: {accepted}")
+        if given.run is not None:
+            return run(given.run, *given.paths)
+        return file(*given.paths) if len(given.paths) == 2 else write_page(*given.paths)
 
     return tool.run("kdjax.study.filed", __doc__, add, act, argv)
 

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -192,6 +194,27 @@ def test_minutes_of_the_list_are_those_of_the_runs():
         listed |= dict(zip(names.split(", "), map(int, minutes.split(", ")), strict=True))
     runs = {f.parent.name: json.loads(f.read_text()) for f in (ROOT / "docs" / "results").glob("*/provenance.json")}
     assert listed == {name: max(1, round(told["seconds"] / 60)) for name, told in runs.items()}
+
+
+def test_one_command_runs_a_study_and_files_it(run, results, monkeypatch, capsys):
+    command, codes = ["experiments.regression", "--seeds=3", f"--workdir={run}"], [1, 0]
+    started = []
+
+    def start(words, **how):
+        started.append(words)
+        return subprocess.CompletedProcess(words, codes.pop(0))
+
+    monkeypatch.setattr(filed.subprocess, "run", start)
+    assert filed.main([str(results / "diabetes"), "--run", *command]) == 1
+    assert everything(results).keys() == {"README.md"}
+    assert filed.main([str(results / "diabetes"), "--run", *command]) == 0
+    assert started == 2 * [[sys.executable, "-m", *command]]
+    assert (results / "diabetes" / "table.md").read_text() == TABLE
+    for wrong in ([], command[:2], ["kdjax.study.filed", command[2]]):
+        assert filed.main([str(results / "diabetes"), "--run", *wrong]) == 2
+    assert filed.main([str(run), str(results / "diabetes"), "--run", *command]) == 2
+    assert "accepted: docs/results/NAME --run COMMAND" in capsys.readouterr().err
+    assert len(started) == 2
 
 
 def test_a_third_path_is_refused_and_nothing_is_written(run, results, capsys):
