@@ -81,7 +81,8 @@ def taught_by(config: Flags) -> Method:
     Raises:
         BadInput: both flags, or a text that is none.
     """
-    says_method, says_loss = config.method != type(config).method, config.loss != type(config).loss
+    says_method = config.method != type(config).method
+    says_loss = config.loss not in ("", type(config).loss)
     if says_method and says_loss:
         raise BadInput(f"--method={config.method} and --loss={config.loss}; accepted: one or the other.")
     if says_method or not config.loss:

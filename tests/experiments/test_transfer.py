@@ -142,14 +142,16 @@ WRONG = {
     "begun": ("zoo", "--begun: zoo has no radius"),
     "victims": ("mlp(4), mlp(4)", "twice"),
     "attacks": ("pgd(epsilon=0.1)", "--epsilons"),
-    "norm": ("l2", "nes knows linf alone"),
+    "norm": ("l2", "bim knows linf alone"),
 }
 
 
 @pytest.mark.parametrize("flag", WRONG)
 def test_what_cannot_run_is_refused_before_anything_trains(flag, tmp_path):
     value, said = WRONG[flag]
-    config = studies.smallest("transfer", tmp_path, **{"queried": "nes", "begun": "square", flag: value})
+    config = studies.smallest(
+        "transfer", tmp_path, **{"attacks": "bim", "queried": "nes", "begun": "square", flag: value}
+    )
     with pytest.raises(BadInput, match=said):
         transfer.main(config, tmp_path)
     assert not (tmp_path / "checkpoints").exists()
