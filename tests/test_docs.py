@@ -33,7 +33,7 @@ PAGES = [
 TEXTS = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / ".github").rglob("*.md"))]
 EVERYWHERE = {"help", "helpfull", "smoke", "flagfile", "undefok"}
 """Flags that no Config has and every experiment knows."""
-OTHERS = {"amend", "audit", "check", "durations"}
+OTHERS = {"amend", "audit", "check", "durations", "run"}
 """Flags of other programs."""
 
 
