@@ -159,7 +159,8 @@ def main(config: Config, workdir: Path) -> None:
     if (paid := under.paid) is not None:
         text += f"\nThe service answered {paid['images']} images, {counted} of them to attacks' queries."
     images = f"{name} {config.split}, first {len(label)}"
-    arms = {"network": lineage.trained_elsewhere(under.lineage, path, role=config.role, attacked=images)}
+    network = lineage.trained_elsewhere(under.lineage, path, role=config.role, attacked=images)
+    arms = {"network": {**network, "seeds": list(seeds)}}
     lineages = lineage.lineages(arms, dict.fromkeys(rows, arms))
     report.save_results(
         workdir, {**rows, **({"service": {**paid, "counted": counted}} if paid else {}), **lineages}, text

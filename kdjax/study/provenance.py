@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -19,8 +20,12 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("kdjax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
-def provenance(workdir: Path) -> dict[str, Any]:
+def provenance(workdir: Path, arms: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> dict[str, Any]:
     """What made the results in a folder, of which `config.json` says the flags.
+
+    Args:
+        workdir: the folder.
+        arms: its networks as data: whoever attacks those of another run has seeds of theirs, and none of its own.
 
     Returns:
         `commit` (null where the package is installed and no checkout) and `dirty`, whether a tracked file differs from
@@ -33,7 +38,7 @@ def provenance(workdir: Path) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
-        "seeds": list(range(_seeds(workdir))),
+        "seeds": _seeds(workdir, arms),
         "seconds": round(time.monotonic() - BEGUN, 1),
     }
 
@@ -68,9 +73,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _seeds(workdir: Path) -> int:
+def _seeds(workdir: Path, arms: Mapping[str, Mapping[str, Any]]) -> list[int]:
     try:
         config: Mapping[str, Any] = json.loads((workdir / "config.json").read_text())
     except (OSError, ValueError):
-        return 1
-    return int(config.get("seeds", 1))
+        config = {}
+    if "seeds" in config:
+        return list(range(int(config["seeds"])))
+    return sorted({seed for arm in arms.values() for seed in arm.get("seeds", ())}) or [0]

@@ -69,7 +69,7 @@ def save_results(workdir: Path, results: Mapping[str, Any], text: str, networks:
     write_whole(workdir / "table.md", text + "\n")
     file, source = workdir / "results.json", workdir / "provenance.json"
     if not (source.exists() and file.exists() and file.read_text() == content):
-        write_whole(source, to_json(provenance(workdir), source.name, indent=2) + "\n")
+        write_whole(source, to_json(provenance(workdir, results.get("arms", {})), source.name, indent=2) + "\n")
     page.of_run(workdir, text, networks)
     write_whole(file, content)  # last: it says that the run is finished
     print(text)

@@ -50,6 +50,7 @@ def test_every_experiment_runs_and_leaves_what_it_promises(name, tmp_path):
         assert (network["loss"], network["chosen_on"], network["start"]) == ("labels", "none", "fresh")
         assert network["facts"]["from"] == str(tmp_path / "network")
         assert "test, first" in network["facts"]["attacked"]
+        assert json.loads((tmp_path / "provenance.json").read_text())["seeds"] == network["seeds"]
     # A file gets plain lines: no carriage returns of a progress bar.
     assert "\r" not in done.stderr
 
