@@ -1,6 +1,7 @@
 """What a method is, and the methods by the name that a flag gives: `crd`, `review(weight=5)`, `adaad + igdm`."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -70,5 +71,16 @@ def _made(call: Call) -> Method:
     except BadInput as error:
         raise call.error(f"{call.name}: {error}") from None
     here = lambda part: replace(part, place=call.place)  # noqa: E731
+    _refuse_a_set_of_many_places(call, own, one)
     terms = tuple(Weighted(weight, here(part)) for weight, part in one.expression.terms)
     return one._replace(expression=Formula(terms), attack=one.attack and here(one.attack))
+
+
+def _refuse_a_set_of_many_places(call: Call, typed: Mapping[str, Any], made: Method) -> None:
+    """Each place of a set is an axis of its own, and most members of such a sweep would not be the method."""
+    parts = [made.expression, *filter(None, [made.attack])]
+    for key, value in typed.items():
+        places = [place for part in parts for place, found in spec.sets(part).items() if found is value]
+        if len(places) > 1:
+            accepted = "one number, or a --loss with a set in each place"
+            raise call.error(f"{call.name}: {key}={value} stands in {' and in '.join(places)}; accepted: {accepted}")

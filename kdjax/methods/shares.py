@@ -35,9 +35,22 @@ def rest(*weights: float) -> float:
     """What is left of 1.
 
     Raises:
-        BadInput: nothing is.
+        BadInput: nothing is, or one is a set or a schedule.
     """
+    if not all(isinstance(weight, int | float) for weight in weights):
+        raise BadInput(f"weights {weights}: the labels have what is left of 1; accepted: a number each")
     left = round(1 - sum(weights), 12)
     if not (min(weights) >= 0 and left >= 0):
         raise BadInput(f"weights {weights} leave {left} to the labels; accepted: from 0 up, 1 together at most")
     return left
+
+
+def squared(temperature: Number) -> float:
+    """t^2 as a weight.
+
+    Raises:
+        BadInput: a set or a schedule.
+    """
+    if not isinstance(temperature, int | float):
+        raise BadInput(f"temperature={temperature!r}: its square is a weight in the release; accepted: a number")
+    return float(temperature) ** 2

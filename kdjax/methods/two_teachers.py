@@ -19,7 +19,7 @@ from kdjax.methods.formulas import (
     teacher,
 )
 from kdjax.methods.formulas import natural as naturally
-from kdjax.methods.shares import rest
+from kdjax.methods.shares import rest, squared
 
 
 def iad_ii(
@@ -43,7 +43,7 @@ def iad_ii(
 
     Reference: Zhu et al., ICLR 2022, equation 7.
     """
-    trust, scale = trusted(power, begin), temperature**2 if is_release(form) else 1.0
+    trust, scale = trusted(power, begin), squared(temperature) if is_release(form) else 1.0
     taught = response.kl(
         student=attacked, teacher=clean, temperature=temperature, times=confidence(teacher(attacked), power=trust)
     )

@@ -1,7 +1,9 @@
 """Robust methods: each equals its paper's formula, and its code's, written here once more in numpy on fixed arrays."""
 
+import contextlib
 import dataclasses
 import functools
+import inspect
 import json
 
 import jax
@@ -511,3 +513,32 @@ def test_what_couples_examples_sees_all_devices(text, spy):
     for a, b in zip(*(jax.tree.leaves((one.params, one.memory)) for one in found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert float(jnp.abs(jax.tree.leaves(found[0].params)[1] - jax.tree.leaves(state_of(made).params)[1]).max()) > 1e-4
+
+
+NUMBERS = [
+    (name, key)
+    for name, make in METHODS.functions.items()
+    for key, one in inspect.signature(make).parameters.items()
+    if isinstance(one.default, int | float) and not isinstance(one.default, bool)
+]
+
+
+def test_a_set_that_is_typed_once_is_one_axis_or_refused_and_nothing_else_goes_wrong():
+    """Two axes would hold members that are not the method."""
+    swept, refused = set(), set()
+    for name, key in NUMBERS:
+        forms = ("", ", form=release") if "form" in inspect.signature(METHODS.functions[name]).parameters else ("",)
+        for form in forms:
+            with contextlib.suppress(BadInput):  # a schedule stands in several places at one moment
+                method(f"{name}({key}=linear(0.5, 0.75){form})")
+            try:
+                made = method(f"{name}({key}=grid(0.5, 0.75){form})")
+            except BadInput:
+                refused.add((name, key))
+                continue
+            axes = [*spec.sets(made.expression), *(spec.sets(made.attack) if made.attack else ())]
+            assert len(axes) == 1, (name, key)
+            swept.add((name, key))
+    assert swept >= {("kd", "temperature"), ("trades", "beta")}
+    assert refused >= {("adaiad", "power"), ("iad_i", "begin"), ("saad", "scale"), ("akd2", "temperature")}
+    assert refused >= {("iad_ii", "robust"), ("kd", "alpha")}
