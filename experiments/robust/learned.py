@@ -67,6 +67,8 @@ def named(text: str, epsilon: Any, *, flag: str = "methods") -> dict[str, Method
             found[name] = Method(spec.formula(SNIPPET))
         elif name == PEER_AID:
             found[name] = Method(formula, attack=replace(spec.call(peer.ATTACK, flag=flag), args=(epsilon,)))
+        elif peers := [call for call in calls if call.name == PEER_AID]:
+            raise peers[0].error(f"read {one}; accepted: {PEER_AID} by itself, without settings or weight")
         elif any("." in call.name or call.name == "labels" for call in calls):
             found[name] = Method(formula)
         else:

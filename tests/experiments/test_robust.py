@@ -178,6 +178,9 @@ def test_a_lesson_says_which_teachers_it_asks(name):
 def test_peer_aids_peer_is_a_second_network_of_the_teachers_kind():
     student, teacher = (create("mlp", num_classes=10, image_shape=(4, 4, 1), hidden=(n,)) for n in (3, 5))
     [(shown, one)] = learned.named("peer_aid", spec.number("linear(0, 0.2)")).items()
+    for wrong in ("peer_aid(form=release)", "2*peer_aid", "peer_aid + igdm"):
+        with pytest.raises(BadInput, match="accepted: peer_aid by itself"):
+            learned.named(wrong, 0.2)
     found = learned.training_of(shown, one, student, teacher, steps=2, batch_size=4)
     state = create_state(found.model, optax.sgd(0.1), jax.random.key(0), hparams=dict(found.hparams))
     widths = {name: min(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in state.params.items()}
