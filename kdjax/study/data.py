@@ -25,10 +25,11 @@ from kdjax.types import BadInput, Batch, Model, PyTree, nearest
 
 log = logging.getLogger("kdjax.train")
 
-_NUMBERS = ("momentum", "weight_decay", "grad_clip")
+_NUMBERS = ("momentum", "weight_decay", "grad_clip", "max_norm")
 OPTIMIZER = (
     "Optax optimizer, with numbers of its own such as sgd(momentum=0.9, weight_decay=5e-4, grad_clip=1): momentum of "
-    "sgd and rmsprop, weight decay decoupled for adamw and its kin and L2 otherwise, the largest global gradient norm; "
+    "sgd and rmsprop, weight decay decoupled for adamw and its kin and L2 otherwise, the largest global gradient norm, "
+    "the largest norm of the weights into one unit; "
     f"{', '.join(optimizers.OPTIMIZERS)}"
 )
 """The manual of --optimizer."""

@@ -8,10 +8,12 @@ against Optax itself. An optimizer of Optax's own, such as `optax.adam(1e-3)`, m
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from kdjax.spec import Schedule
-from kdjax.types import BadInput, nearest
+from kdjax.types import BadInput, PyTree, nearest
 
 # Decay decoupled from the gradient is the optimizer's own; for the others it is added to the gradient (L2), as the
 # CIFAR recipes of the field do with SGD.
@@ -22,12 +24,38 @@ OPTIMIZERS = tuple(sorted(DECOUPLED + COUPLED))
 
 
 class UnitRate(optax.GradientTransformationExtraArgs):
-    """An Optax transformation whose updates a step multiplies by the traced learning rate."""
+    """An Optax transformation whose updates a step multiplies by the traced learning rate.
+
+    Attributes:
+        max_norm: what `bounded` keeps the weights within after each update; 0 bounds nothing.
+    """
+
+    max_norm: float = 0.0
 
 
-def unit_rate(tx: optax.GradientTransformation) -> UnitRate:
+def unit_rate(tx: optax.GradientTransformation, *, max_norm: float = 0.0) -> UnitRate:
     """The same transformation, as one that the traced learning rate multiplies; it must have rate 1."""
-    return UnitRate(tx.init, optax.with_extra_args_support(tx).update)
+    made = UnitRate(tx.init, optax.with_extra_args_support(tx).update)
+    made.max_norm = max_norm
+    return made
+
+
+def bounded(params: PyTree, max_norm: float) -> PyTree:
+    """Weight constraints: the weights into one unit, scaled down to an L2 norm of `max_norm` where theirs is larger.
+
+    w_j <- w_j min(1, max_norm / ||w_j||), j along a kernel's last axis. Biases and scales, which have one axis, stay.
+
+    Reference: Hinton, Srivastava, Krizhevsky, Sutskever, Salakhutdinov, Improving neural networks by preventing
+    co-adaptation of feature detectors, arXiv:1207.0580, page 2.
+    """
+
+    def one(w: jax.Array) -> jax.Array:
+        if w.ndim < 2:
+            return w
+        norm = jnp.sqrt(jnp.sum(w * w, axis=tuple(range(w.ndim - 1)), keepdims=True))
+        return w * (max_norm / jnp.maximum(norm, max_norm)).astype(w.dtype)
+
+    return jax.tree.map(one, params)
 
 
 def following(schedule: Schedule, *, steps: int) -> optax.Schedule:
@@ -60,6 +88,7 @@ def optimizer(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     grad_clip: float = 0.0,
+    max_norm: float = 0.0,
 ) -> UnitRate:
     """An Optax optimizer by name.
 
@@ -69,6 +98,7 @@ def optimizer(
         momentum: heavy-ball coefficient in [0, 1), for sgd and rmsprop only.
         weight_decay: decoupled for `DECOUPLED`, otherwise added to the gradient.
         grad_clip: largest global norm of the gradient; 0 does not clip.
+        max_norm: largest norm of the weights into one unit, see `bounded`; 0 bounds nothing.
 
     Raises:
           BadInput: an unknown name, a value out of range, or momentum for an optimizer that has its own.
@@ -79,8 +109,9 @@ def optimizer(
         raise BadInput(f"momentum={momentum}: accepted are numbers in [0, 1).")
     if momentum and name not in MOMENTUM:
         raise BadInput(f"momentum={momentum} with optimizer={name!r}: only {', '.join(MOMENTUM)} take it.")
-    if weight_decay < 0 or grad_clip < 0:
-        raise BadInput(f"weight_decay={weight_decay}, grad_clip={grad_clip}: neither may be negative.")
+    for number, value in {"weight_decay": weight_decay, "grad_clip": grad_clip, "max_norm": max_norm}.items():
+        if not 0 <= value < float("inf"):
+            raise BadInput(f"{number}={value}: accepted are numbers from 0.")
     own: dict[str, Any] = {}
     if momentum:
         own["momentum"] = momentum
@@ -89,4 +120,4 @@ def optimizer(
     parts = [optax.clip_by_global_norm(grad_clip)] if grad_clip else []
     if weight_decay and name in COUPLED:
         parts.append(optax.add_decayed_weights(weight_decay))
-    return unit_rate(optax.chain(*parts, getattr(optax, name)(learning_rate, **own)))
+    return unit_rate(optax.chain(*parts, getattr(optax, name)(learning_rate, **own)), max_norm=max_norm)

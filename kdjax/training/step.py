@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from kdjax.axis import batch_over
 from kdjax.training.metrics import Sums, reduce
-from kdjax.training.optimizers import UnitRate
+from kdjax.training.optimizers import UnitRate, bounded
 from kdjax.training.state import need
 from kdjax.training.update import Update, updates_of
 from kdjax.types import AnyArray, ApplyFn, Aux, BadInput, Batch, LossFn, Metrics, PyTree, TrainState
@@ -90,6 +90,8 @@ def _moved(
     metrics["grad_norm"] = (optax.tree.norm(grads), jnp.ones(()))
     opt_states = (*state.opt_state[:number], opt_state, *state.opt_state[number + 1 :])
     moved: Any = optax.apply_updates(mine, updates)
+    if isinstance(update.tx, UnitRate) and update.tx.max_norm:
+        moved = bounded(moved, update.tx.max_norm)
     new = state.replace(
         params={**state.params, **moved},
         model_state={**state.model_state, **seen},

@@ -7,7 +7,11 @@ import optax
 import pytest
 
 from kdjax import spec
+from kdjax.models.create import create
+from kdjax.recipes.supervised import supervised
 from kdjax.training import optimizers
+from kdjax.training.state import create_state
+from kdjax.training.step import train_step
 from kdjax.types import BadInput
 
 PARAMS = {"w": jnp.array([[0.3, -0.2], [0.1, 0.4]]), "b": jnp.array([0.1, -0.1])}
@@ -67,6 +71,25 @@ def test_clipping_bounds_the_global_norm():
     assert float(optax.tree.norm(updates)) == pytest.approx(0.1, rel=1e-5)
 
 
+def test_a_bound_on_weights_holds_after_every_update_at_the_rate_that_is_traced(key):
+    model = create("cnn", num_classes=3, image_shape=(8, 8, 1), hidden=(8,))
+    batch = {"inputs": jax.random.uniform(key, (6, 8, 8, 1)), "label": jnp.arange(6) % 3, "mask": jnp.ones(6)}
+    made = {}
+    for bound in (0.0, 1.0):
+        tx = optimizers.optimizer("sgd", max_norm=bound)
+        state = create_state(model, tx, key, hparams={"learning_rate": 0.7})
+        made[bound], _ = jax.jit(train_step(supervised(model), tx))(state, batch)
+    free, held = (jax.tree.leaves(made[bound].params) for bound in (0.0, 1.0))
+    scaled = 0
+    for w, got in zip(map(np.asarray, free), map(np.asarray, held), strict=True):
+        if w.ndim > 1:
+            norms = np.linalg.norm(w.reshape(-1, w.shape[-1]), axis=0)
+            scaled += int((norms > 1).sum())
+            w = w * np.minimum(1, 1 / norms)
+        np.testing.assert_allclose(got, w, atol=1e-6)
+    assert 0 < scaled < sum(w.shape[-1] for w in free if w.ndim > 1)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -74,6 +97,7 @@ def test_clipping_bounds_the_global_norm():
         (lambda: optimizers.optimizer("adam", momentum=0.9), r"momentum=0.9 with optimizer='adam'"),
         (lambda: optimizers.optimizer("sgd", momentum=1.0), r"momentum=1.0"),
         (lambda: optimizers.optimizer("sgd", weight_decay=-1.0), r"weight_decay=-1.0"),
+        (lambda: optimizers.optimizer("sgd", max_norm=float("nan")), r"max_norm=nan: accepted are numbers from 0"),
         (lambda: optimizers.following(spec.linear(1, -1), steps=9), r"linear\(1, -1\) runs from -1 to 1"),
         (lambda: optimizers.following(spec.constant(0), steps=9), r"runs from 0 to 0; accepted: a factor"),
     ],
