@@ -171,7 +171,7 @@ def hide_labels(source: AnyExamples, keep: int, seed: int) -> AnyExamples:
 
 def labelled(source: AnyExamples) -> AnyExamples:
     """The rows whose label is known."""
-    return _where(source, source.labels() >= 0, "no label is known")
+    return _where(source, source.labels() >= 0, "no label is known; accepted: examples with labels")
 
 
 def drop_classes(source: AnyExamples, classes: tuple[int, ...]) -> AnyExamples:
@@ -185,12 +185,12 @@ def drop_classes(source: AnyExamples, classes: tuple[int, ...]) -> AnyExamples:
     wrong = [number for number in classes if not 0 <= number < source.num_classes]
     if wrong:
         raise BadInput(f"classes={classes}: {wrong} out of range; accepted: 0 to {source.num_classes - 1}")
-    return _where(source, ~np.isin(source.labels(), classes), f"classes={classes} drops every example")
+    return _where(source, ~np.isin(source.labels(), classes), f"classes={classes} drops every example; accepted: classes that leave one")
 
 
 def _where(source: AnyExamples, kept: Bool[np.ndarray, " examples"], empty: str) -> AnyExamples:
     if not kept.any():
-        raise BadInput(f"{source.name}: {empty}; accepted: what leaves at least one example")
+        raise BadInput(f"{source.name}: {empty}")
     return source.select(np.flatnonzero(kept))  # pyright: ignore[reportReturnType]
 
 
