@@ -105,8 +105,8 @@ def training_of(name: str, one: Method, student: Model, teacher: Model, *, steps
     recipe = with_key(plan.taught_by(in_training(plan.teacher))) if facts[IN_TRAINING] else plan.loss_fn
     # Of images without a label it attacks none, or no teacher says anything of them.
     labelled = plan.by_label or not plan.asks
-    says = str(one.expression)
-    return Training(says, plan.model, recipe, plan.hparams, plan.frozen, facts, plan.asks, tuple(plan.others), labelled)
+    says, asks = str(one.expression), tuple(plan.asks)
+    return Training(says, plan.model, recipe, plan.hparams, plan.frozen, facts, asks, tuple(plan.others), labelled)
 
 
 def _none(*given: Any) -> None:

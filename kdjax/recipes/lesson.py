@@ -43,9 +43,9 @@ class Lesson:
         layers: the pairs of numbered layers that a map gave, and `named`, all compared layers by name.
         augmented: whether images are augmented in each step.
         memories: the losses that remember, by name.
-        attacked: whether a term looks at the attacked view.
         by_label: whether an image without a label cannot be attacked.
-        asks: the teachers that a term asks, or what the attack makes large, by name.
+        asks: the teachers that a term asks, or what the attack makes large, by name, each with the views that it is
+            asked about.
     """
 
     expression: Formula
@@ -58,9 +58,8 @@ class Lesson:
     layers: tuple[tuple[int, int], ...] = ()
     named: tuple[tuple[str, str], ...] = ()
     augmented: bool = False
-    attacked: bool = False
     by_label: bool = False
-    asks: tuple[str, ...] = ()
+    asks: Mapping[str, frozenset[str]] = field(default_factory=dict)
     memories: Mapping[str, Remembering] = field(default_factory=dict)
     others: Mapping[str, Model] = field(default_factory=dict)
 
@@ -81,8 +80,8 @@ class Lesson:
 
     @property
     def live(self) -> bool:
-        """Whether the teacher must run in every step."""
-        return self.compares_layers or self.augmented or self.attacked
+        """Whether the teacher must run in every step: a stored answer is that to a clean image."""
+        return self.compares_layers or self.augmented or not self.asks.get(TEACHER, frozenset()) <= {CLEAN}
 
     def refuse_sets(self, what: str) -> None:
         """Refuse a set, for who trains one network.
@@ -224,9 +223,11 @@ def lesson(
         accepted = "a term that does, such as response.kl(student=attacked), or no attack"
         raise BadInput(f"{flag}={formula}: no term looks at the images of {typed}; accepted: {accepted}")
     asking = (*read.terms, *(attacked.terms if attacked else ()))
-    asks = {side.network for t in asking for side in t.sides} - {STUDENT, LABELS}
+    asked = [(side.network, view) for t in asking for side in t.sides for view in side.views]
+    asks = {name: frozenset(view for one, view in asked if one == name) for name in sorted({name for name, _ in asked})}
+    asks = {name: seen for name, seen in asks.items() if name not in (STUDENT, LABELS)}
     if ensemble is None:
-        answering = {side.network for t in asking if not t.on_layers for side in t.sides} & asks
+        answering = {side.network for t in asking if not t.on_layers for side in t.sides} & asks.keys()
         _refuse_other_classes(student, {n: one for n, one in {TEACHER: teacher, **others}.items() if n in answering})
     made = Lesson(
         formula,
@@ -239,9 +240,8 @@ def lesson(
         tuple(read.numbers),
         tuple(read.named),
         augment is not None,
-        not looked_at <= {CLEAN},
         attacked is not None and attacked.needs_labels,
-        tuple(sorted(asks)),
+        asks,
         read.memories,
         others,
     )

@@ -9,9 +9,10 @@ from kdjax.config import field
 from kdjax.methods import METHODS, Method, method
 from kdjax.recipes.comparisons import BY_LABELS, names
 from kdjax.recipes.lesson import Lesson, lesson
+from kdjax.recipes.terms import TEACHER
 from kdjax.study import networks, service, stages, views
 from kdjax.study.data import Common, Study
-from kdjax.types import BadInput, Model
+from kdjax.types import CLEAN, BadInput, Model
 
 NAMES = ", ".join(METHODS.names())
 LOSSES = ", ".join([*names(), *BY_LABELS.names()])
@@ -35,7 +36,8 @@ class Flags(Common):
     teacher_learning_rate: float = field(1e-3, "teacher's peak learning rate", low=0.0)
     teacher_outputs: str = field(
         "cached",
-        "teacher's answers: computed once, or in every step (always where layers are compared or images augmented)",
+        "teacher's answers: computed once, or in every step (always where layers are compared, images augmented, or "
+        "attacked ones asked about)",
         choices=("cached", "live"),
     )
     answers_dir: str = field(
@@ -129,17 +131,26 @@ def planned(
         )
     if plan.live and (config.answers_dir or config.answers_top_k):
         raise BadInput(
-            "--answers_dir and --answers_top_k keep answers to images as they are stored; accepted: losses on answers "
-            "to clean images alone, without --augment."
+            f"--answers_dir and --answers_top_k keep answers to images as they are stored, and {_why_live(plan)}; "
+            "accepted: losses on answers to clean images alone, without --augment."
         )
     if plan.live and service.is_service(config.teacher):
         raise BadInput(
-            f"--teacher={config.teacher}: a service answers to images as they are stored; accepted: losses on answers "
-            "alone, without --augment."
+            f"--teacher={config.teacher}: a service answers to images as they are stored, and {_why_live(plan)}; "
+            "accepted: losses on answers to clean images alone, without --augment."
         )
     if plan.uses_labels:
         views.refuse_mixing(config.augment, why="labels have weight here")
     return plan
+
+
+def _why_live(plan: Lesson) -> str:
+    """Why the teacher must run in every step."""
+    if plan.compares_layers:
+        return "layers are compared"
+    if plan.augmented:
+        return "images are augmented"
+    return f"the teacher is asked about {' and '.join(sorted(plan.asks[TEACHER] - {CLEAN}))} images"
 
 
 def hint_epochs(config: Config) -> int:

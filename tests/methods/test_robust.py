@@ -19,7 +19,9 @@ from kdjax.methods import METHODS, ROBUST, method
 from kdjax.models.create import create
 from kdjax.recipes.lesson import lesson
 from kdjax.study.distillation import Config, planned
-from kdjax.teachers.stored import cached
+from kdjax.teachers import top_k
+from kdjax.teachers.live import live
+from kdjax.teachers.stored import cached, cached_top_k
 from kdjax.training import parallel
 from kdjax.training.state import create_state
 from kdjax.training.step import train_step
@@ -188,6 +190,8 @@ CLIMBS = {
         for name in ("pgd_at", "fgsm_rs", "mart", "ard", "iad_i", "iad_ii", "akd2", "mtard", "b_mtard")
     },
 }
+SEES_ATTACKED = {"iad_i", "iad_ii", "akd2", "adaad", "adaiad", "mtard", "b_mtard", "saad"}
+"""Whose teacher is asked about attacked images."""
 WITHOUT_LABELS = {"trades", "rslad", "absld", "adaad", "adaiad", "saad"}
 
 
@@ -350,11 +354,29 @@ def test_no_gradient_reaches_a_teacher_through_its_attacked_view():
 @pytest.mark.parametrize("name", CLIMBS)
 def test_stored_answers_are_refused_where_the_teacher_sees_attacked_images(name, spy):
     made = made_of(name)
-    if name in ("iad_i", "iad_ii", "akd2", "adaad", "adaiad", "mtard", "b_mtard", "saad"):
+    assert made.live == (name in SEES_ATTACKED)
+    if made.live:
         with pytest.raises(BadInput, match="asks the teacher about the view attacked, and its answers are stored"):
             made.taught_by(cached())
     else:
         made.taught_by(cached())
+
+
+@pytest.mark.parametrize("text", ["ard(alpha=0.5, steps=2)", "rslad(steps=2)", "absld(steps=2)"])
+def test_stored_answers_train_the_student_that_a_teacher_at_hand_trains(text):
+    made, says = made_of(text), logits(TEACHER, WEIGHTS, IMAGE)
+    values, classes, rest = top_k.shorten(says, 4)
+    kept = {"teacher_values": values, "teacher_classes": classes, "teacher_rest": rest}
+    states = []
+    for who, more in ((live(TEACHER.apply), {}), (cached(), {"teacher_logits": says}), (cached_top_k(4), kept)):
+        step = jax.jit(train_step(made.taught_by(who), SGD))
+        state = state_of(made)
+        for _ in range(3):
+            state, metrics = step(state if not more else state.replace(frozen=None), {**ROWS, **more})
+        states.append((state.params, state.memory, metrics["attacked_accuracy"]))
+    for other in states[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), states[0], other)
+    assert float(jnp.abs(jax.tree.leaves(states[0][0])[1] - jax.tree.leaves(state_of(made).params)[1]).max()) > 1e-3
 
 
 def test_stored_answers_are_refused_where_the_attack_alone_asks(spy):
@@ -470,7 +492,7 @@ def test_a_name_typed_in_the_shell_is_the_papers_plan(text, spy):
     config, study = parsed(Config, f"--method={text}", "--batch_size=10"), study_of(SHAPE, 100)
     others = {name: NATURAL for name, _ in method(text).others}
     plan = planned(config, study, STUDENT, TEACHER, 10, others=others)
-    assert plan.live
+    assert plan.live == (text.split(" ")[0] in SEES_ATTACKED)
     epsilons = {x for name, x in plan.hparams.items() if name.endswith(".epsilon")}
     assert epsilons == {8 / 255}
     if others:
@@ -478,8 +500,14 @@ def test_a_name_typed_in_the_shell_is_the_papers_plan(text, spy):
         with pytest.raises(BadInput, match=r"no teacher called natural; accepted: .*natural='runs/natural'"):
             planned(config, study, STUDENT, TEACHER, 10)
     stored = dataclasses.replace(config, answers_dir="somewhere")
-    with pytest.raises(BadInput, match="keep answers to images as they are stored"):
-        planned(stored, study, STUDENT, TEACHER, 10, others=others)
+    served = dataclasses.replace(config, teacher="http://127.0.0.1:1")
+    for kept in (stored, served):
+        with (
+            pytest.raises(BadInput, match="to images as they are stored, and the teacher is asked about attacked")
+            if plan.live
+            else contextlib.nullcontext()
+        ):
+            planned(kept, study, STUDENT, TEACHER, 10, others=others)
 
 
 def test_a_loss_brings_an_attack_of_its_own(spy):

@@ -95,7 +95,7 @@ def test_trades_is_its_formula_with_gradient_on_both_sides(key):
 def test_adversarial_training_is_a_term_on_the_attacked_view(key):
     attack = named.pgd(0.2, steps=2, random_start=True)
     made = lesson("labels(student=attacked)", STUDENT, TEACHER, attacked=Attacked(attack, share=0.5))
-    assert made.attacked
+    assert (made.asks, made.by_label) == ({}, True)
     state = state_of(made, key)
     ours, metrics = train_step(made.loss_fn, SGD)(state, ROWS)
     theirs, same = train_step(supervised(STUDENT, attack=attack, attacked=0.5), SGD)(state, ROWS)

@@ -188,9 +188,15 @@ def test_what_a_lesson_says_of_itself():
     plain = small("response.kl + labels")
     assert not plain.compares_layers
     assert not plain.live
-    assert not plain.attacked
     assert small("response.kl", augment=lambda key, image, mask: image).live
-    assert small("labels(student=attacked)", attacked=Attacked(named.fgsm(0.1))).live
+    for asked in ("clean", "attacked", "attacked - mirrored"):
+        by = f"pgd(0.1, objective=response.kl(student=attacked, teacher={asked.split()[0]}))"
+        for made in (
+            small(f"response.kl(student=attacked, teacher={asked})", attacked="fgsm"),
+            small("labels(student=attacked)", attacked=by),
+        ):
+            assert (made.live, list(made.asks)) == (asked != "clean", ["teacher"])
+    assert not small("labels(student=attacked)", attacked=Attacked(named.fgsm(0.1))).live
     assert small("response.kl + feature.hint(every(2))").layers == ((1, 2), (2, 4))
 
 

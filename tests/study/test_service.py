@@ -15,7 +15,7 @@ from kdjax.data.load import load
 from kdjax.study import compare, networks, service
 from kdjax.study import teacher as answering
 from kdjax.study.data import open_study
-from kdjax.types import BadInput
+from kdjax.types import BadInput, Model, Outputs
 from tests.teachers.endpoints import URL, served
 
 WEIGHTS = np.random.default_rng(3).normal(size=(64, 10)).astype(np.float32)
@@ -115,6 +115,24 @@ def test_a_student_learns_from_a_service_and_a_killed_run_ends_alike_and_pays_no
     assert [f for f in files if digits.keys["user"].encode() in f.read_bytes()] == []
 
 
+def test_a_robust_student_of_a_service_is_that_of_the_same_teacher_at_hand(digits, tmp_path, monkeypatch):
+    """The teacher of RSLAD is asked about clean images alone, by the attack too."""
+    robust = {"method": "rslad(epsilon=0.1, steps=1)"}
+    run(flags(tmp_path / "served", **robust), tmp_path / "served")
+
+    def apply(variables, image, *, train, key, mask=None):
+        return Outputs(image.reshape(len(image), -1) @ variables["params"]), {}
+
+    linear = Model(lambda key: (WEIGHTS, {}), apply, (8, 8, 1))
+    monkeypatch.setattr(networks, "teacher_of", lambda *_: (linear, [{"params": WEIGHTS}], {}))
+    at_hand = flags(tmp_path / "at hand", **robust, teacher="linear", teacher_outputs="live")
+    run(at_hand, tmp_path / "at hand")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        *(student(tmp_path / name) for name in ("served", "at hand")),
+    )
+
+
 def test_a_surrogate_of_a_service_pays_for_its_budget_and_the_scored_images_and_for_no_other(
     digits, tmp_path, monkeypatch
 ):
@@ -202,6 +220,7 @@ def test_answers_are_data_kept_for_runs_that_share_a_folder_and_the_pool_may_gro
         ({"augment": "random_shift(1)"}, "a service answers to images as they are stored"),
         ({"teacher_outputs": "live"}, "a service is not asked in every step; accepted: cached"),
         ({"loss": "response.kl + feature.hint(hidden1)"}, "hint"),
+        ({"method": "adaad(steps=1)"}, "as they are stored, and the teacher is asked about attacked images"),
         ({"teacher": 'service("http://service", badge=3)'}, r"badge=3; accepted: service takes url, budget"),
         ({"teacher": 'service("http://service", batch=0)'}, "batch=0"),
         ({"teacher": "http://nowhere.invalid:1/x y"}, "no answer|refuses"),
