@@ -493,6 +493,7 @@ def test_members_of_a_population():
             "f(2*a(1) + 3*a(4))",
             {"f(a + a).0.a.weight": 2, "f(a + a).0.a.0": 1, "f(a + a).0.a#2.weight": 3, "f(a + a).0.a#2.0": 4},
         ),
+        ("f(x=a - b)", {"f(x=a - b).x.a.weight": 1, "f(x=a - b).x.b.weight": -1}),
         ("linear(1, 0)*a", {"a.weight.start": 1, "a.weight.end": 0}),
         (
             "steps((1, 2), (0.5,))*a(t=warmup(0.1, cosine(8, 1)))",
@@ -508,6 +509,13 @@ def test_members_of_a_population():
 def test_numbers_are_named_by_their_place(text, places):
     assert spec.numbers(spec.parse(text)) == places
     assert list(spec.numbers(spec.parse(text), name="loss")) == [f"loss.{place}" for place in places]
+
+
+def test_a_difference_is_written_as_one():
+    formula = spec.formula("a - b - 2*c + -1*d")
+    assert str(formula) == "a - b - 2*c - d"
+    assert spec.formula(str(formula)) == formula
+    assert str(spec.formula("-1*a - grid(1, 2)*b")) == "-1*a + grid(-1, -2)*b"
 
 
 def test_a_number_alone_has_the_name_that_is_given():

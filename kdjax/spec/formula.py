@@ -111,18 +111,20 @@ class Weighted(NamedTuple):
 class Formula(Summand):
     """A sum of weighted calls, in the order in which they were written.
 
-    >>> 0.5 * (Call("a") + 0.5 * Call("b"))
-    0.5*a + 0.25*b
+    >>> 0.5 * (Call("a") - 0.5 * Call("b"))
+    0.5*a - 0.25*b
     """
 
     terms: tuple[Weighted, ...]
 
     def __repr__(self) -> str:
-        alone = len(self.terms) == 1
-        return " + ".join(
-            f"{call!r}" if not alone and isinstance(w, int | float) and w == 1 else f"{w!r}*{call!r}"
-            for w, call in self.terms
-        )
+        alone, text = len(self.terms) == 1, ""
+        for w, call in self.terms:
+            sign = " + " if text else ""
+            if text and isinstance(w, int | float) and w < 0:
+                sign, w = " - ", -w
+            text += sign + (f"{call!r}" if not alone and isinstance(w, int | float) and w == 1 else f"{w!r}*{call!r}")
+        return text
 
 
 class Names:

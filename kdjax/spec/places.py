@@ -185,11 +185,12 @@ def _label(call: Call, place: str, calls: Counter[str]) -> str:
 
 
 def _bare(value: Value) -> Value:
-    """A value without its numbers, schedules and sets."""
+    """A value without its numbers, schedules and sets; of a difference the minus stays."""
     if isinstance(value, tuple):
         return tuple(_bare(part) for part in value if not _numeric(part))
     if isinstance(value, Formula):
-        return Formula(tuple(Weighted(1, _bare(call)) for _, call in value.terms))
+        signs = (-1 if isinstance(weight, int | float) and weight < 0 else 1 for weight, _ in value.terms)
+        return Formula(tuple(Weighted(sign, _bare(call)) for sign, (_, call) in zip(signs, value.terms, strict=True)))
     if isinstance(value, Call):
         kwargs = tuple((key, _bare(part)) for key, part in value.kwargs if not _numeric(part))
         return Call(value.name, _bare(value.args), kwargs)

@@ -433,7 +433,7 @@ def test_numbers_may_follow_the_run():
         ("iad_i(power=-1)", "power=-1"),
         ("rslad + trades", "accepted: one attack, one stage"),
         ("adaad + fitnet_two_stages", "accepted: one attack, one stage"),
-        ("igdm", r"method, column 1: read attacked \+ -1\*mirrored, and no attack makes such a view; accepted: clean"),
+        ("igdm", r"method, column 1: read attacked - mirrored, and no attack makes such a view; accepted: clean"),
         ("absld(rate=-1)", "class_risk: rate=-1"),
         ("b_mtard(temperature_rate=-1)", "entropy_balance: rate=-1"),
         ("rsladd", "read the name rsladd; accepted: .*did you mean rslad"),
