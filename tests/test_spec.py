@@ -404,6 +404,22 @@ def test_schedules_are_optaxs(schedule, peer):
     assert (3 * schedule).at(0.6) == pytest.approx(3 * schedule.at(0.6))
 
 
+def test_a_schedule_knows_where_it_is_least_and_greatest():
+    brief = spec.steps((1, -2, 5, 1), (0.311, 0.312, 0.313))
+    kinds = [spec.constant(3), spec.linear(2, -1), spec.cosine(-1, 2), brief, spec.warmup(0.3, 2)]
+    kinds += [
+        spec.warmup(0.3, brief),
+        spec.warmup(1 / 3, spec.linear(2, -1)),
+        spec.warmup(0.1, spec.warmup(0.7, brief)),
+    ]
+    for schedule in kinds:
+        along = [schedule.at(x) for x in np.linspace(0, 1, 20_001)]
+        np.testing.assert_allclose([schedule.at(x) for x in schedule.extremes], [min(along), max(along)], atol=1e-3)
+    found = spec.extremes(spec.formula(f"{brief}*a(t=linear(grid(7, 8), 9))"))
+    assert {term.weight for one in found for term in one.terms} == {1, -2, 5}
+    assert {one.terms[0].call.keywords["t"] for one in found} > {7, 8, 9}
+
+
 def test_a_schedule_costs_no_recompile():
     """Its ends are traced as all numbers are, so other ends are the same program."""
     formula = spec.formula("linear(1, 0)*a(temperature=cosine(8, 1)) + 0.5*b")

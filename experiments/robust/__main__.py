@@ -147,9 +147,9 @@ def lessons(
     if spec.sets(radius):
         raise BadInput(f"--train_epsilon={config.train_epsilon}: a set; accepted: one number, or a schedule.")
     if config.train_epsilon:
-        along = [float(radius.at(x)) for x in np.linspace(0, 1, 101)] if isinstance(radius, spec.Schedule) else [radius]
-        require_radius("--train_epsilon", min(along), "linf")
-        require_radius("--train_epsilon", max(along), "linf", zero=False)
+        along = [radius.at(x) for x in radius.extremes] if isinstance(radius, spec.Schedule) else [radius]
+        require_radius("--train_epsilon", along[0], "linf")
+        require_radius("--train_epsilon", along[-1], "linf", zero=False)
     steps = -(-len(study.train) // config.batch_size)
     for epochs in (config.teacher_epochs, config.epochs):
         optimizer_of(config, steps=steps * epochs)

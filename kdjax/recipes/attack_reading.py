@@ -1,13 +1,11 @@
 """Read an attack of an expression: `pgd(8/255, steps=10, objective=response.kl(student=attacked))`."""
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from kdjax import spec
 from kdjax.attacks import catalogue, objectives
@@ -46,7 +44,7 @@ def read_attack(typed: str | Call, *, steps: int | None = None, teachers: tuple[
 
     Raises:
         BadInput: an unknown attack, setting, loss or view, a set where a whole number stands, or a number that the
-            attack or a loss refuses: of sets and schedules both ends are looked at.
+            attack or a loss refuses: of sets both ends are looked at, of schedules the least and the greatest too.
     """
     call = spec.call(typed, flag="attack")
     bound = ATTACKS.bind(call, beside=_conduct)
@@ -59,9 +57,9 @@ def read_attack(typed: str | Call, *, steps: int | None = None, teachers: tuple[
         raise call.error(f"read {varying[0]}={bound[varying[0]]!r} of {call.name}; accepted: one whole number")
     traced = {key: x for key, x in bound.items() if key not in whole and _varies(x)}
     plain = {key: x for key, x in bound.items() if key not in traced}
-    for moment in _moments(traced):
+    for moment in spec.extremes(Call(call.name, (), tuple(traced.items()))):
         try:
-            make(**plain, **moment)
+            make(**plain, **moment.keywords)
         except BadInput as error:
             raise call.error(str(error)) from None
     reader = Reader(Formula(()), None, steps)
@@ -96,28 +94,17 @@ def _climbed(
     if not isinstance(aim, Call | Formula):
         names = ", ".join(catalogue.OBJECTIVES)
         raise call.error(f"read {OBJECTIVE}={aim!r}; accepted: a sum of losses, or one of {names}")
-    read = Reader(
-        spec.formula(aim), None, steps, teachers=teachers, prefix=f"{call.name}.", stop=False, views=CLIMBED, fits=False
-    )
-    for term in read.terms:
-        _look(term, read.hparams)
-    return read
+    own: Any = {"teachers": teachers, "prefix": f"{call.name}.", "stop": False, "views": CLIMBED, "fits": False}
+    formula = spec.formula(aim)
+    for moment in spec.extremes(formula):
+        plain = Reader(moment, None, steps, **own)
+        for term in plain.terms:
+            _look(term, plain.hparams)
+    return Reader(formula, None, steps, **own)
 
 
 def _varies(value: Any) -> bool:
     return isinstance(value, Schedule | Set | float | int) and not isinstance(value, bool)
-
-
-def _moments(settings: Mapping[str, Any]) -> Iterator[dict[str, float]]:
-    """The settings at both ends of their sets, and all along their schedules."""
-    fractions = np.linspace(0, 1, 21) if any(isinstance(x, Schedule) for x in settings.values()) else (0.0,)
-    for end, fraction in itertools.product((min, max), fractions):
-        found = {}
-        for key, value in settings.items():
-            sets = {place: end(spec.ends(one)) for place, one in spec.sets(value, name=key).items()}
-            filled = spec.fill(value, sets, name=key)
-            found[key] = float(filled.at(float(fraction))) if isinstance(filled, Schedule) else filled
-        yield found
 
 
 def _look(term: Term, hparams: Mapping[str, float]) -> None:

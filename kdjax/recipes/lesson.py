@@ -22,7 +22,7 @@ from kdjax.recipes.layers import Shown
 from kdjax.recipes.learn import CONNECTORS, Frozen, learn
 from kdjax.recipes.reading import OF_FACTORS, OF_LABELS, OF_LAYERS, VIEWS, Reader
 from kdjax.recipes.terms import LABELS, TEACHER
-from kdjax.spec import Call, Formula, Schedule, Set, grid
+from kdjax.spec import Call, Formula, Schedule, Set
 from kdjax.teachers.live import Teacher, live
 from kdjax.types import CLEAN, STUDENT, BadInput, LossFn, Model, Networks, Outputs, PyTree, Recipe, TrainState
 
@@ -249,7 +249,10 @@ def lesson(
         _try(made, batch_size, shape)
         # The attack was looked at when it was read: here nobody is attacked.
         unmoved = attacked._replace(share=0.0) if attacked else None
-        for plain in _ends(formula):
+        # Numbers that vary are traced in a step: losses see them plain here.
+        for plain in spec.extremes(formula):
+            if plain == formula:
+                continue
             lesson(
                 plain, student, teacher, examples=examples, batch_size=batch_size, augment=augment, attacked=unmoved,
                 others=others, taught=taught, flag=flag,
@@ -270,21 +273,6 @@ def _refuse_other_classes(student: Model, teachers: Mapping[str, Model]) -> None
             raise BadInput(
                 f"{name} answers with {own} classes; accepted: as many as the student, {classes}, or losses on layers"
             )
-
-
-def _bounds(one: Set) -> tuple[float | int, ...]:
-    return one.values() if isinstance(one, grid) else tuple(one.parts().values())
-
-
-def _ends(formula: Formula) -> list[Formula]:
-    """The expression at both ends of its sets and its schedules, whose numbers are traced: losses see these plain."""
-    sets, found = spec.sets(formula), []
-    for end in (min, max):
-        filled = spec.fill(formula, {place: end(_bounds(one)) for place, one in sets.items()})
-        schedules = spec.schedules(filled)
-        for share in (0.0, 1.0):
-            found.append(spec.fill(filled, {place: float(one.at(share)) for place, one in schedules.items()}))
-    return [plain for number, plain in enumerate(found) if plain != formula and plain not in found[:number]]
 
 
 def _variables(model: Model) -> PyTree:

@@ -61,6 +61,7 @@ from kdjax.spec.parse import formula as formula
 from kdjax.spec.parse import number as number
 from kdjax.spec.parse import parse as parse
 from kdjax.spec.parse import summands as summands
+from kdjax.spec.places import extremes as extremes
 from kdjax.spec.places import fill as fill
 from kdjax.spec.places import labels as labels
 from kdjax.spec.places import numbers as numbers

@@ -96,6 +96,24 @@ def fill(expression: Value, values: Mapping[str, Any], *, name: str = "") -> Val
     return filled
 
 
+def extremes(expression: Value) -> list[Value]:
+    """The expression with plain numbers: at both ends of its sets, and there wherever one of its schedules begins,
+    ends, is least or greatest.
+
+    >>> extremes(Call("f", (grid(2, 1), 3)))
+    [f(1, 3), f(2, 3)]
+    """
+    found, varied = list[Value](), sets(expression)
+    for end in (min, max):
+        ends = {n: end(one.numbers if isinstance(one, grid) else one.parts().values()) for n, one in varied.items()}
+        filled = fill(expression, ends)
+        along = schedules(filled)
+        for x in sorted({0.0, 1.0, *(x for one in along.values() for x in one.extremes)}):
+            moment = fill(filled, {place: float(one.at(x)) for place, one in along.items()})
+            found += [] if moment in found else [moment]
+    return found
+
+
 def points(found: Mapping[str, Set], *, sample: int = 0, seed: int = 0) -> list[dict[str, float | int]]:
     """The members of a population, each what `fill` takes: all combinations, or so many drawn, no two alike.
 

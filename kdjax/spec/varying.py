@@ -4,6 +4,7 @@ A product with a number is a schedule or a set again: `100*linear(1, 0)` is `lin
 """
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -80,6 +81,25 @@ class Schedule(Varying):
     def at(self, fraction: Number) -> Number:
         """The number when this fraction of the run is over, from 0 to 1; it may be traced."""
         raise NotImplementedError
+
+    @property
+    def turns(self) -> tuple[float, ...]:
+        """Fractions of the run between 0 and 1 at which it turns: with both ends, it is nowhere less or more.
+
+        >>> steps((0.1, -0.1, 0.1), (0.5, 0.75)).turns
+        (0.25, 0.625, 0.875)
+        """
+        return ()
+
+    @property
+    def extremes(self) -> tuple[float, float]:
+        """The fractions of the run at which the number is least and greatest.
+
+        >>> warmup(0.5, linear(8, -1)).extremes
+        (1.0, 0.5)
+        """
+        along = (0.0, 1.0, *self.turns)
+        return min(along, key=self.at), max(along, key=self.at)
 
     def complement(self) -> "Schedule":
         """1 - the number, all along the run.
@@ -176,6 +196,11 @@ class warmup(Schedule):
     def _from_one(self, name: str, part: Value) -> Value:
         raise BadInput(f"read {self!r}, which rises from 0; accepted: a schedule that has a value at once, as linear")
 
+    @property
+    def turns(self) -> tuple[float, ...]:
+        inner = self.value.turns if isinstance(self.value, Schedule) else ()
+        return (self.share, *(self.share + (1 - self.share) * x for x in inner))
+
     def at(self, fraction: Number) -> Number:
         rest = _clip((fraction - self.share) / (1 - self.share))
         value = self.value.at(rest) if isinstance(self.value, Schedule) else self.value
@@ -204,6 +229,12 @@ class steps(Schedule):
             ends = [x for x in part if isinstance(x, int | float)]
             if ends != sorted(set(ends)) or any(not 0 < x < 1 for x in ends) or len(part) != len(self.values) - 1:
                 self._refuse(name, f"{len(self.values) - 1} rising fractions of the run, one fewer than values")
+
+    @property
+    def turns(self) -> tuple[float, ...]:
+        # The middle of each stretch: a rounded fraction at its end may belong to another.
+        between = (0.0, *self.after, 1.0)
+        return tuple((a + b) / 2 for a, b in itertools.pairwise(between))
 
     def at(self, fraction: Number) -> Number:
         found = self.values[0]

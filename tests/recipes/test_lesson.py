@@ -340,6 +340,7 @@ def test_a_kill_costs_a_lesson_nothing_and_the_student_can_be_read_alone(tmp_pat
         ),
         ("labels + response.kl(temperature=warmup(0.1, 4))", {"steps": 9}, "response.kl: temperature=0"),
         ("labels + response.kl(temperature=linear(4, 0))", {"steps": 9}, "response.kl: temperature=0"),
+        ("response.kl(temperature=steps((1, 0, 1), (0.31, 0.34)))", {"steps": 9}, "response.kl: temperature=0"),
         ("labels + response.kl(temperature=grid(4, 0, 2))", {}, "response.kl: temperature=0"),
         ("linear(1, 0)*labels", {}, r"steps=None: labels\.weight=linear\(1, 0\) follows the run"),
         ("relation.sp", {"batch_size": 1}, "batch_size=1: relation.sp compares examples of a batch; accepted: from 2"),
