@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from kdjax.attacks.catalogue import ATTACKS
 from kdjax.methods.formulas import Method, Number, attacked, gaussian, labels, pgd, response
-from kdjax.spec import Call
+from kdjax.spec import Call, Schedule, linear
 from kdjax.spec import steps as piecewise
 from kdjax.types import BadInput
 
@@ -65,8 +65,34 @@ def divergence(form: Form) -> Call:
 
 
 def trusted(power: Number, begin: float) -> Number:
-    """The power of a teacher's confidence: 0, which trusts it wholly, until a share of the run is over."""
+    """The power of a teacher's confidence: 0, which trusts it wholly, until a share of the run is over.
+
+    Raises:
+        BadInput: a schedule, of the power too unless it begins at once.
+    """
+    typed = {"begin": begin, "power": power} if begin else {"begin": begin}
+    _refuse_schedules("the power is 0 until a share of the run is over", typed)
     return piecewise((0.0, power), (begin,)) if begin else power
+
+
+def rising(**typed: Number) -> Number:
+    """A weight that rises in a straight line from 0 to a number, over the run.
+
+    Args:
+        typed: the number, by the argument's name.
+
+    Raises:
+        BadInput: a schedule: the weight follows one already.
+    """
+    _refuse_schedules("the weight rises from 0 over the run", typed)
+    return linear(0.0, *typed.values())
+
+
+def _refuse_schedules(already: str, typed: Mapping[str, Number]) -> None:
+    for name, value in typed.items():
+        if isinstance(value, Schedule):
+            accepted = "a number or a set of numbers, or a --loss with a schedule of its own"
+            raise BadInput(f"{name}={value!r}: {already}; accepted: {accepted}")
 
 
 def falling(rate: float) -> Number:

@@ -12,7 +12,7 @@ running averages of BatchNorm see attacked images eleven times a step: that is n
 over classes that `torch.nn.KLDivLoss()` takes, a tenth of the sum on ten classes, and so a tenth of the learning rate.
 """
 
-from kdjax.methods.climbing import Form, climb, divergence, falling, is_release, on_labels, trusted
+from kdjax.methods.climbing import Form, climb, divergence, falling, is_release, on_labels, rising, trusted
 from kdjax.methods.formulas import (
     Method,
     Number,
@@ -31,7 +31,6 @@ from kdjax.methods.formulas import (
     unsureness,
 )
 from kdjax.methods.shares import mixed
-from kdjax.spec import linear
 
 
 def ard(
@@ -193,7 +192,7 @@ def saad(
     hard = unsureness(teacher(attacked), scale=scale)
     apart = attacked - mirrored
     terms = 1.0 * response.kl(student=attacked, teacher=attacked, temperature=1.0, times=hard)
-    terms += linear(0.0, gradients) * response.kl(student=apart, teacher=apart, temperature=1.0, times=hard)
+    terms += rising(gradients=gradients) * response.kl(student=apart, teacher=apart, temperature=1.0, times=hard)
     if plain:
         terms += plain * response.kl(temperature=1.0, times=sureness(teacher(attacked)))
     far = response.kl(student=attacked, teacher=foretold, temperature=1.0)
@@ -212,4 +211,4 @@ def igdm(weight: Number = 1.0) -> Method:
     equation 8.
     """
     apart = attacked - mirrored
-    return Method(linear(0.0, weight) * response.kl(student=apart, teacher=apart, temperature=1.0))
+    return Method(rising(weight=weight) * response.kl(student=apart, teacher=apart, temperature=1.0))

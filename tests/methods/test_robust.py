@@ -431,6 +431,10 @@ def test_numbers_may_follow_the_run():
         ("igdm", r"method, column 1: read attacked - mirrored, and no attack makes such a view; accepted: clean"),
         ("absld(rate=-1)", "class_risk: rate=-1"),
         ("b_mtard(temperature_rate=-1)", "entropy_balance: rate=-1"),
+        ("adaad + igdm(weight=linear(1, 0))", r"igdm: weight=linear\(1, 0\): .* rises .*; accepted: a number or a set"),
+        ("saad(gradients=cosine(1, 0))", r"saad: gradients=cosine\(1, 0\): .* rises from 0 .*; accepted: a nu"),
+        ("iad_i(power=linear(1, 0))", r"iad_i: power=linear\(1, 0\): the power is 0 until .*; accepted: a number"),
+        ("iad_ii(begin=linear(0.1, 0.2))", r"iad_ii: begin=linear\(0.1, 0.2\): .* until a share .*; accepted"),
         ("rsladd", "read the name rsladd; accepted: .*did you mean rslad"),
     ],
 )
