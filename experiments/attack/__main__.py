@@ -85,7 +85,7 @@ class Config:
     epsilons: tuple[float, ...] = field((0.05, 0.1, 0.2, 0.3), "radii, in pixel units", low=0.0, smoke=(0.05, 0.2))
     norm: str = field("linf", "of the radii", choices=("linf", "l2"))
     target: str = field("", f"class wanted: {', '.join(TARGETS)} or a number; empty for any wrong one")
-    save_adversarial: str = field("", "file, .npz, that keeps the attacked images; empty: none", identity=False)
+    save_adversarial: str = field("", "new file, .npz, that keeps the attacked images; empty: none", identity=False)
     chunk: int = field(128, "images at once; changes no result", low=1)
     draws: int = field(0, "seed of the attacks' draws", low=0)
 
@@ -118,12 +118,7 @@ def main(config: Config, workdir: Path) -> None:
     seeds = range(len(under.by_seed)) if config.seed < 0 else [config.seed]
     radii = sorted(set(config.epsilons))
     if config.save_adversarial:
-        npz.require_npz(config.save_adversarial, new=True)
-        if len(seeds) > 1 or len(radii) > 1:
-            raise BadInput(
-                f"--save_adversarial={config.save_adversarial}: {len(seeds)} networks and {len(radii)} radii; "
-                "accepted: one --seed and one of --epsilons"
-            )
+        require_place(config.save_adversarial, workdir, len(seeds), len(radii))
     refuse_what_cannot_run(config, chosen, case(seeds[0]))
     attacks = {one.text: programs(config, one) for one in chosen}
     rows: dict[str, list[Scores]] = {}
@@ -165,6 +160,21 @@ def main(config: Config, workdir: Path) -> None:
     report.save_results(
         workdir, {**rows, **({"service": {**paid, "counted": counted}} if paid else {}), **lineages}, text
     )
+
+
+def require_place(typed: str, workdir: Path, seeds: int, radii: int) -> None:
+    """Refuse to keep images of several networks or radii, or in the place of another command's file."""
+    flag = f"--save_adversarial={typed}"
+    try:
+        file = npz.require_npz(typed, new=True)
+        made = npz.made_by(file).get("command") if file.exists() else None
+    except BadInput as error:
+        raise BadInput(f"{flag}: {error}") from None
+    if seeds > 1 or radii > 1:
+        raise BadInput(f"{flag}: {seeds} networks and {radii} radii; accepted: one --seed and one of --epsilons")
+    if file.exists() and made != provenance(workdir)["command"]:
+        by = f"made by {made}" if made else "which does not say what command made it"
+        raise BadInput(f"{flag}: there is such a file, {by}; accepted: a new file, or the same command once more")
 
 
 def save(

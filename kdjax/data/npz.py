@@ -82,6 +82,19 @@ def save(
     write_whole(require_npz(path, new=True), file.getvalue())
 
 
+def made_by(path: str | Path) -> dict[str, Any]:
+    """What a file says made it; nothing where it does not say.
+
+    Raises:
+        BadInput: no such file, or a damaged one.
+    """
+    _, found = _read(require_npz(path), ("made_by",))
+    try:
+        return dict(json.loads(str(found.get("made_by", "{}"))))
+    except (ValueError, TypeError):
+        return {}
+
+
 def _read(path: Path, wanted: tuple[str, ...]) -> tuple[list[str], dict[str, np.ndarray]]:
     """The names of all arrays of a file, and those that are wanted."""
     try:

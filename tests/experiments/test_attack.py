@@ -1,6 +1,7 @@
 """The pieces of experiments that attack: flags, targets, the worst case, and what is measured on a defence."""
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -182,7 +183,20 @@ def test_the_attacked_images_are_kept_and_are_a_data_set(tmp_path, monkeypatch):
     given = {"model": "runs/it", "attacks": text, "split": "test[:40]", "examples": 30, "save_adversarial": str(file)}
     with pytest.raises(BadInput, match="1 networks and 2 radii; accepted: one --seed and one of --epsilons"):
         attack.main(attack.Config(**given, epsilons=(0.1, 0.2)), tmp_path)
+    monkeypatch.setattr(sys, "argv", ["attack", "--these=flags"])
     attack.main(attack.Config(**given, epsilons=(0.1,)), tmp_path)
+    before = file.read_bytes()
+    monkeypatch.setattr(attack, "run", lambda *_, **__: pytest.fail("an attack runs"))
+    for argv, said in ((["attack"], "made by attack --these=flags"), (sys.argv, "an attack runs")):
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises((BadInput, pytest.fail.Exception), match=said):
+            attack.main(attack.Config(**given, epsilons=(0.1,)), tmp_path)
+    np.savez(tmp_path / "mine.npz", x=1)
+    for other, said in (("mine.npz", "which does not say"), ("mine.txt", "txt: .* accepted: a .npz file")):
+        mine = {**given, "save_adversarial": str(tmp_path / other)}
+        with pytest.raises(BadInput, match=f"--save_adversarial=.*{said}"):
+            attack.main(attack.Config(**mine, epsilons=(0.1,)), tmp_path)
+    assert file.read_bytes() == before
     clean, found = load("digits", "test[:30]"), load(f"npz:{file}", "test")
     np.testing.assert_array_equal(found.labels(), clean.labels())
     moved = np.abs(found.arrays["inputs"] - clean.arrays["inputs"]).max((1, 2, 3))
