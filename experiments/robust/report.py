@@ -46,9 +46,19 @@ def report(
     text += "\n" + "".join(f"\n{line}  " for line in lines) if lines else ""
     text += "\n\n" + LEGEND.format(examples=config.robust_examples, epsilon=config.epsilon).replace("\n", " ")
     if chosen:
-        text += f" `best`: the epoch that {', '.join(chosen)} leaves most of, on validation images."
+        text += "\n\n" + best(chosen, config.robust_examples)
     compare.draw(study, workdir, found.results, title=f"{config.dataset}, {config.teacher} to {config.student}")
     compare.save(workdir, found, pairs, text, by_pair)
+
+
+def best(chosen: Sequence[str], examples: int) -> str:
+    """What the columns are of that begin with `best`.
+
+    >>> best(["fgsm", "pgd"], 1000)
+    '`best: ...`: of the epoch that gets most of the first 1000 validation images right under all of fgsm, pgd.'
+    """
+    under = f"all of {', '.join(chosen)}" if len(chosen) > 1 else chosen[0]
+    return f"`best: ...`: of the epoch that gets most of the first {examples} validation images right under {under}."
 
 
 def _shown(scores: compare.Scores, attack: str) -> compare.Scores:

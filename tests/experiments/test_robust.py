@@ -11,7 +11,7 @@ import pytest
 from scipy.special import log_softmax
 
 from experiments.robust import __main__ as robust
-from experiments.robust import learned, scores
+from experiments.robust import learned, report, scores
 from kdjax import spec
 from kdjax.attacks import named, objectives
 from kdjax.attacks.run import run
@@ -133,6 +133,9 @@ def test_validation_images_choose_the_best_epoch_and_the_last_one_is_reported():
         assert last or chosen[0] >= chosen[1]
         assert not last or chosen[1] >= chosen[0]
         assert (told["best: accuracy"] == told["accuracy"]) or not last
+    legend = "`best: ...`: of the epoch that gets most of the first 40 validation images right under {}."
+    assert (found.workdir / "table.md").read_text().rstrip().endswith(legend.format("fgsm"))
+    assert report.best(["fgsm", "pgd(steps=2)"], 40) == legend.format("all of fgsm, pgd(steps=2)")
     assert "chosen" not in {key for row in rows if row["run"].startswith(("teacher", "clean")) for key in row}
 
 
