@@ -89,6 +89,7 @@ def main(config: Config, workdir: Path) -> None:
     answering.check(config, study, workdir, given[: config.seeds])
     for epochs in (config.epochs, config.teacher_epochs, hinted or config.epochs):
         optimizer_of(config, steps=steps * epochs)
+    answering.refuse_guessing(config, study, teacher, given[: config.seeds])
 
     rate = {"learning_rate": config.learning_rate}
     outputs = replace(config, teacher_outputs="live") if plan.live else config

@@ -40,10 +40,10 @@ from kdjax.data.checks import require_labels
 from kdjax.data.source import Examples
 from kdjax.methods import ROBUST
 from kdjax.study import attacks, command, compare, networks, service, students
+from kdjax.study import teacher as answering
 from kdjax.study.compare import Pair
 from kdjax.study.data import Common, Study, open_study, optimizer_of
-from kdjax.study.train import predict
-from kdjax.types import BadInput, Model, PyTree
+from kdjax.types import BadInput, Model
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,7 @@ def main(config: Config, workdir: Path) -> None:
     teacher, given, large = networks.teacher_of(config, study)
     by = against(config, scoring, study.test, "test_split")
     learns, trainings = lessons(config, study, student, teacher)
-    for number, weights in enumerate(given):
-        refuse_guessing(config, study, teacher, weights, number)
+    answering.refuse_guessing(config, study, teacher, given)
     choose = None
     if choosing and study.validation is not None:
         choose = robustness(student, against(config, choosing, study.validation, "validation_split"))
@@ -164,17 +163,6 @@ def lessons(
     if any(one.facts[learned.IN_TRAINING] for one in trainings.values()):
         learned.refuse_same_in_training(teacher, study.shape)
     return learns, trainings
-
-
-def refuse_guessing(config: Config, study: Study, teacher: Model, weights: PyTree, number: int) -> None:
-    """Refuse a given teacher that guesses: its classes stand in another order, or it expects other pixels."""
-    some = study.train.select(np.arange(min(1000, len(study.train))))
-    right = float((predict(study, teacher, weights, some).argmax(-1) == some.labels()).mean())
-    if right < 1.5 / study.train.num_classes:
-        raise BadInput(
-            f"--teacher={config.teacher}: seed {number} is right about {100 * right:.1f} % of training images, as who "
-            "guesses; accepted: a teacher of the same classes in the same order, which normalises as it was trained."
-        )
 
 
 if __name__ == "__main__":

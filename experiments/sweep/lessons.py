@@ -101,6 +101,7 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
     transfer = hide_labels(study.train, config.labels, 0) if config.labels else study.train
     rates, rate = swept(config.learning_rate, "learning_rate", RATE)
 
+    answering.refuse_guessing(config, study, teacher, given[:1])
     def check(points: Sequence[Point]) -> None:
         # A weight may be any number from 0; what a loss says of its own numbers is asked of each that it will meet.
         for point in points:

@@ -1,7 +1,7 @@
 """What a teacher says of the training images: in every step, once a run, or once for all runs that share a folder."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 from kdjax.data import cache, prepared, splits
 from kdjax.data.load import load
 from kdjax.data.source import Examples, Source
+from kdjax.evaluation.answers import decided
 from kdjax.files import typed_path
 from kdjax.study import networks, service, train
 from kdjax.study.data import Study
@@ -19,6 +20,9 @@ from kdjax.teachers.live import Teacher, live
 from kdjax.teachers.stored import cached, cached_top_k
 from kdjax.training import parallel
 from kdjax.types import BadInput, Model, PyTree
+
+GUESSES = 1000
+"""The most training images that tell whether a teacher guesses."""
 
 
 class Answered(NamedTuple):
@@ -87,6 +91,43 @@ def check(config: Any, study: Study, workdir: Path, given: list[PyTree]) -> None
     if config.answers_dir:
         for number, weights in enumerate(given):
             answers.refuse_stale(Path(config.answers_dir) / f"seed-{number}", key_of(config, study, weights, workdir))
+
+
+def refuse_guessing(config: Any, study: Study, teacher: Model, given: Sequence[PyTree]) -> None:
+    """Refuse a given teacher that guesses: its classes stand in another order, or it expects other pixels.
+
+    Of n training images it is right about no more than chance + 3 sqrt(chance (1 - chance) / n). Chance is the sum over
+    classes of their share of the labels times that of its answers: what it would be right about if it answered as
+    often, and knew no image. A teacher of ten even classes guesses up to 12.8 % of 1000, one of two up to 54.7 %.
+
+    Args:
+        config: of an experiment with `--teacher`, which messages name.
+        study: whose training images it is asked about.
+        teacher: the network.
+        given: its variables by seed; of a teacher that is trained here there are none, and nothing is asked.
+
+    Raises:
+        BadInput: such a teacher.
+
+    Reference:
+        Cohen, A coefficient of agreement for nominal scales, Educational and Psychological Measurement 1960: kappa is
+        above 0 by less than three standard errors.
+    """
+    # A set may be in the order of its classes.
+    places = np.unique(np.linspace(0, len(study.train) - 1, GUESSES).astype(int))
+    for number, weights in enumerate(given):
+        some = study.train.select(places)
+        label, answer = some.labels(), decided(train.predict(study, teacher, weights, some))
+        label, answer = label[label >= 0], answer[label >= 0]
+        right = float((label == answer).mean()) if len(label) else 1.0
+        counts = [np.bincount(x, minlength=study.train.num_classes) / max(len(label), 1) for x in (label, answer)]
+        chance = float(np.sum(counts[0] * counts[1]))
+        if right < 1 and right <= chance + 3 * (chance * (1 - chance) / len(label)) ** 0.5:
+            raise BadInput(
+                f"--teacher={config.teacher}: seed {number} is right about {100 * right:.1f} % of {len(label)} "
+                f"training images, by chance {100 * chance:.1f} %, as who guesses; accepted: a teacher of the same "
+                "classes in the same order, which normalises as it was trained."
+            )
 
 
 def columns(logits: np.ndarray, k: int) -> dict[str, np.ndarray]:

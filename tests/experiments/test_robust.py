@@ -19,6 +19,7 @@ from kdjax.attacks.victims import white_box
 from kdjax.models.create import create
 from kdjax.recipes.supervised import supervised
 from kdjax.study import attacks, networks
+from kdjax.study import teacher as answering
 from kdjax.study.compare import Arm, Done, Lineage, Trainer
 from kdjax.study.data import Common, open_study
 from kdjax.training.checkpoint import Checkpointer
@@ -263,7 +264,7 @@ def test_a_teacher_of_other_classes_or_one_that_guesses_is_refused(tmp_path):
     study, teacher = open_study(found.config, found.workdir), networks.load_network(str(found.workdir), flag="t")
     lost = jax.tree.map(jnp.zeros_like, teacher.weights[0])
     with pytest.raises(BadInput, match="as who guesses; accepted: a teacher of the same classes"):
-        robust.refuse_guessing(found.config, study, teacher.model, lost, 0)
+        answering.refuse_guessing(found.config, study, teacher.model, [teacher.weights[0], lost])
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path):

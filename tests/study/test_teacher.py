@@ -1,5 +1,6 @@
 """Experiments that share a teacher's answers through a folder train what they would have trained without it."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -12,6 +13,7 @@ from kdjax.data.source import hide_labels
 from kdjax.study import networks, teacher, train
 from kdjax.study.data import open_study
 from kdjax.types import BadInput
+from tests.study.studies import study_of
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,7 @@ def test_distill_reports_the_same_with_answers_from_disk(given, tmp_path, monkey
     workdir, model, weights = given
     calls = count(monkeypatch, batch_size=1000)
     monkeypatch.setattr(networks, "load_teachers", lambda study, path, **flag: (model, [weights]))
+    monkeypatch.setattr(teacher, "refuse_guessing", lambda *_: None)  # this one is not trained
     reported = []
     # Without the page, which says how long an answer takes.
     monkeypatch.setattr(distill, "report", lambda *args: reported.append(args[-1]._replace(networks="")))
@@ -138,3 +141,40 @@ def test_distill_reports_the_same_with_answers_from_disk(given, tmp_path, monkey
         distill.main(dataclasses.replace(config, answers_dir=answers_dir), tmp_path / name)
     assert reported[0] == reported[1]
     assert calls == [0]
+
+
+GUESSES = {
+    "two classes, 60 % right": ([0, 1], 0.6, None),
+    "two classes, as a coin": ([0, 1], 0.5, "as who guesses"),
+    "nine of ten in one class, and that one said always": (
+        [0] * 9 + [1],
+        0.0,
+        "90.0 % of 1000 training images, by chance 90.0 %, as who",
+    ),
+    "nine of ten in one class, most of both known": ([0] * 9 + [1], 0.95, None),
+    "ten classes, a fifth right": (list(range(10)), 0.2, None),
+    "ten classes, a tenth right": (list(range(10)), 0.1, "as who guesses"),
+    "ten classes, all known": (list(range(10)), 1.0, None),
+    "no label": ([-1], 0.0, None),
+}
+"""By what a teacher knows: the labels, the share of images whose label it says, and what is said of it."""
+
+
+@pytest.mark.parametrize("case", GUESSES)
+def test_a_given_teacher_that_guesses_is_refused(case, monkeypatch):
+    kinds, knows, said = GUESSES[case]
+    classes, rng = max(max(kinds) + 1, 2), np.random.default_rng(0)
+    label = np.sort(np.resize(kinds, 5000)).astype(np.int32)
+    study = study_of({"num_classes": classes, "image_shape": (1, 1, 1)}, 5000)
+    study = dataclasses.replace(study, train=study.train.with_column("label", label))
+
+    def says(study, model, weights, some):
+        others = (some.labels() + rng.integers(1, classes, len(some))) % classes
+        right = np.arange(len(some)) % 20 < 20 * knows
+        return np.eye(classes)[np.where(right, some.labels(), others) if knows else np.zeros(len(some), int)]
+
+    monkeypatch.setattr(train, "predict", says)
+    config = distill.Config(teacher="runs/it")
+    with pytest.raises(BadInput, match=f"--teacher=runs/it: seed 0 .*{said}") if said else contextlib.nullcontext():
+        teacher.refuse_guessing(config, study, None, [None])
+    teacher.refuse_guessing(config, study, None, [])
