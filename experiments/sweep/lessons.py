@@ -78,7 +78,9 @@ def swept(
 
 
 def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
-    """Students of one teacher, that of seed 0; swept are the sets in --method or --loss, and in --learning_rate.
+    """Students of one teacher, and of a method's further ones, all of seed 0.
+
+    Swept are the sets in --method or --loss, and in --learning_rate.
 
     Raises:
         BadInput: flags that do not fit each other or the data.
@@ -96,12 +98,13 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
     if taught_by:
         networks.save_model(workdir, **taught_by)
     steps = -(-len(study.train) // config.batch_size) * config.epochs
-    plan = planned(config, study, student, teacher, steps)
+    others, others_weights = networks.further(chosen.others, study)
+    plan = planned(config, study, student, teacher, steps, others=others)
     answering.check(config, study, workdir, given[:1])
+    answering.refuse_guessing(config, study, teacher, given[:1])
     transfer = hide_labels(study.train, config.labels, 0) if config.labels else study.train
     rates, rate = swept(config.learning_rate, "learning_rate", RATE)
 
-    answering.refuse_guessing(config, study, teacher, given[:1])
     def check(points: Sequence[Point]) -> None:
         # A weight may be any number from 0; what a loss says of its own numbers is asked of each that it will meet.
         for point in points:
@@ -112,7 +115,8 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
         for own in {tuple((n, x) for n, x in p.items() if n in typed and not n.endswith(".weight")) for p in points}:
             if own:
                 filled = spec.fill(plan.expression, dict(own))
-                planned(config, study, student, teacher, steps, chosen=chosen._replace(expression=filled))
+                one = chosen._replace(expression=filled)
+                planned(config, study, student, teacher, steps, others=others, chosen=one)
 
     def prepare(workdir: Path) -> Prepared:
         arm = _teacher_arm(config, study, teacher)
@@ -131,7 +135,8 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
                 batch = {**batch, "label": jnp.take(batch["labels"], at, axis=1)}
             return recipe(params, state, batch, key)
 
-        return Prepared(loss_fn, source, plan.frozen(answered.frozen, source.labels))
+        further = {name: own[0] for name, own in others_weights.items()}
+        return Prepared(loss_fn, source, plan.frozen(answered.frozen, source.labels, further))
 
     sets, fixed = {**plan.sets, **rates}, {RATE: rate, **plan.hparams}
     lineage = Lineage(

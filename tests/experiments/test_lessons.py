@@ -99,6 +99,37 @@ def test_a_swept_student_with_its_own_labels_learns_what_distill_teaches_of_seve
     assert "one draw of labels" in sweep.seen(dataclasses.replace(config, own_labels=False))
 
 
+def test_a_method_of_two_teachers_is_swept_as_distill_teaches_it(tmp_path, monkeypatch):
+    method, same = "akd2(epsilon={}, steps=1, natural='it')", {**TINY, "workdir": str(tmp_path)}
+    config = sweep.Config(**same, method=method.format("grid(0.1, 0.3)"))
+    study, key = open_study(config, tmp_path), jax.random.key(5)
+    natural, teacher = (create("mlp", **study.shape, hidden=(n,)) for n in (4, 6))
+    monkeypatch.setattr(networks, "load_teachers", lambda study, path, *, flag: (natural, [drawn(natural)]))
+    monkeypatch.setattr(networks, "teacher_of", lambda *_: (teacher, [drawn(teacher)], {}))
+    monkeypatch.setattr(lessons.answering, "refuse_guessing", lambda *_: None)
+    monkeypatch.setattr(lessons, "trained_elsewhere", lambda *_: {})
+    lesson = lessons.of_students(config, study, tmp_path)
+    taught = lesson.prepare(tmp_path)
+    some, said = study.train.select(np.arange(9)), []
+    batch = {"inputs": unit_interval(some.arrays["inputs"]), "label": some.labels(), "mask": np.ones(9, np.float32)}
+    flags, others = distill.Config(**same, method=method.format(0.1)), {"natural": natural}
+    plain = distill.planned(flags, study, lesson.network, teacher, 1, others=others)
+    swept = jax.jit(taught.loss_fn)
+    members = [member.hparams for member in sweep.plan_members(config, lesson)[1][::2]]
+    for step, hparams in zip((swept, swept, jax.jit(plain.loss_fn)), (*members, plain.hparams), strict=True):
+        own = {**hparams, "learning_rate": 0.1}
+        state = create_state(lesson.model, unit_rate(optax.sgd(1.0)), key, hparams=own, frozen=taught.frozen)
+        said.append(np.asarray(step(state.params, state, batch, key)[0]))
+    np.testing.assert_allclose(said[0], said[2], rtol=1e-5)
+    assert not np.allclose(said[0], said[1], rtol=1e-3)
+    with pytest.raises(BadInput, match="no teacher called natural; accepted"):
+        lessons.of_students(dataclasses.replace(config, method="mtard"), study, tmp_path)
+
+
+def drawn(model):
+    return {"params": model.init(jax.random.key(3))[0]}
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
