@@ -1,8 +1,9 @@
 """What networks learn here: methods by name with one radius, and the snippet's two controls."""
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from kdjax import spec
 from kdjax.methods import METHODS, Method, bound, method
 from kdjax.recipes import peer
 from kdjax.recipes.lesson import lesson
-from kdjax.spec import Call, Formula
+from kdjax.spec import Call, Family, Formula
 from kdjax.teachers.live import Teacher
 from kdjax.types import Aux, BadInput, Batch, LossFn, Model, Networks, PyTree, Recipe, TrainState
 
@@ -65,16 +66,45 @@ def named(text: str, epsilon: Any, *, flag: str = "methods") -> dict[str, Method
             raise BadInput(f"--{flag}={text} names {name} twice; accepted is each once.")
         if name in CONTROLS:
             found[name] = Method(spec.formula(SNIPPET))
-        elif name == PEER_AID:
-            found[name] = Method(formula, attack=replace(spec.call(peer.ATTACK, flag=flag), args=(epsilon,)))
         elif peers := [call for call in calls if call.name == PEER_AID]:
-            raise peers[0].error(f"read {one}; accepted: {PEER_AID} by itself, without settings or weight")
+            if formula.terms != ((1, peers[0]),):
+                raise peers[0].error(f"read {one}; accepted: {PEER_AID} by itself, without weight")
+            _of_peers(peers[0])
+            found[name] = Method(formula, attack=replace(spec.call(peer.ATTACK, flag=flag), args=(epsilon,)))
         elif any("." in call.name or call.name == "labels" for call in calls):
             found[name] = Method(formula)
         else:
             terms = [weight * _at(call, epsilon) for weight, call in formula.terms]
             found[name] = method(Formula(tuple(t for term in terms for t in term.terms)), flag=flag)
     return found
+
+
+def peer_aid(
+    form: Literal["paper", "release"] = "paper",
+    temperature: float = peer.HPARAMS["temperature"],
+    labels: float = peer.HPARAMS["labels"],
+    peer: float = peer.HPARAMS["peer"],
+    own: float = peer.HPARAMS["own"],
+    peer_labels: float = peer.HPARAMS["peer_labels"],
+    peer_student: float = peer.HPARAMS["peer_student"],
+) -> tuple[Literal["paper", "release"], dict[str, float]]:
+    """What can be typed of `kdjax.recipes.peer.peer_aid`: its form, and its numbers."""
+    numbers = {
+        "temperature": temperature, "labels": labels, "peer": peer, "own": own, "peer_labels": peer_labels,
+        "peer_student": peer_student,
+    }  # fmt: skip
+    if wrong := [f"{name}={x:g}" for name, x in numbers.items() if x < 0 or (name == "temperature" and x == 0)]:
+        raise BadInput(f"{wrong[0]}; accepted: numbers from 0 up, a temperature above 0")
+    return form, numbers
+
+
+def _of_peers(call: Call) -> tuple[Literal["paper", "release"], dict[str, float]]:
+    """The form and the numbers that a call of PeerAiD says."""
+    bound = Family(sys.modules[__name__], accepts=lambda function: function is peer_aid).resolve(call, varying=False)
+    try:
+        return bound()
+    except BadInput as error:
+        raise call.error(str(error)) from None
 
 
 def _at(call: Call, epsilon: Any) -> Call:
@@ -91,9 +121,12 @@ def training_of(name: str, one: Method, student: Model, teacher: Model, *, steps
         BadInput: as `lesson`; the folder of a further teacher.
     """
     facts = {"attack": str(one.attack or ""), IN_TRAINING: name == CONTROLS[1]}
-    if name == PEER_AID and one.attack:
-        both = peer.peer_aid(student, teacher, attack=one.attack, steps=steps)
-        return Training(name, peer.peers(student, teacher), both, both.hparams, _none, facts, from_labelled=True)
+    call = one.expression.terms[0].call
+    if call.name == PEER_AID and one.attack:
+        form, numbers = _of_peers(call)
+        both = peer.peer_aid(student, teacher, attack=one.attack, form=form, steps=steps)
+        hparams = {**both.hparams, **numbers}
+        return Training(name, peer.peers(student, teacher), both, hparams, _none, facts, from_labelled=True)
     if any(folder for _, folder in one.others):
         raise BadInput(f"{name}: read {dict(one.others)}; accepted: none, the natural teacher is trained here.")
     others = {role: teacher for role, _ in one.others}

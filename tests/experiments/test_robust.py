@@ -179,11 +179,18 @@ def test_a_lesson_says_which_teachers_it_asks(name):
     assert found.hparams.get("pgd.epsilon", 0.2) == 0.2
 
 
-def test_peer_aids_peer_is_a_second_network_of_the_teachers_kind():
+def test_peer_aids_peer_is_a_second_network_of_the_teachers_kind(monkeypatch):
     student, teacher = (create("mlp", num_classes=10, image_shape=(4, 4, 1), hidden=(n,)) for n in (3, 5))
     [(shown, one)] = learned.named("peer_aid", spec.number("linear(0, 0.2)")).items()
-    for wrong in ("peer_aid(form=release)", "2*peer_aid", "peer_aid + igdm"):
-        with pytest.raises(BadInput, match="accepted: peer_aid by itself"):
+    for wrong, said in {
+        "2*peer_aid": "accepted: peer_aid by itself",
+        "peer_aid + igdm": "accepted: peer_aid by itself",
+        "peer_aid(form=papre)": "did you mean paper",
+        "peer_aid(temprature=2)": "did you mean temperature",
+        "peer_aid(temperature=0)": "temperature=0; accepted: numbers from 0 up, a temperature above 0",
+        "peer_aid(own=grid(0, 1))": "accepted: one value",
+    }.items():
+        with pytest.raises(BadInput, match=said):
             learned.named(wrong, 0.2)
     found = learned.training_of(shown, one, student, teacher, steps=2, batch_size=4)
     state = create_state(found.model, optax.sgd(0.1), jax.random.key(0), hparams=dict(found.hparams))
@@ -193,6 +200,12 @@ def test_peer_aids_peer_is_a_second_network_of_the_teachers_kind():
     loss, aux = jax.eval_shape(found.recipe, state.params, state, batch, jax.random.key(0))
     assert loss.shape == (4,)
     assert set(aux.model_state) == {"student", "peer"}
+    given = []
+    monkeypatch.setattr(learned.peer, "peer_aid", lambda *_, **own: given.append(own) or found.recipe)
+    [(shown, one)] = learned.named("peer_aid(form=release, peer=0.5)", 0.2).items()
+    typed = learned.training_of(shown, one, student, teacher, steps=2, batch_size=4)
+    assert (shown, given[0]["form"]) == ("peer_aid(form=release, peer=0.5)", "release")
+    assert typed.hparams == {**found.hparams, "peer": 0.5}
 
 
 def test_a_radius_of_a_methods_own_is_kept():
