@@ -185,7 +185,8 @@ def drop_classes(source: AnyExamples, classes: tuple[int, ...]) -> AnyExamples:
     wrong = [number for number in classes if not 0 <= number < source.num_classes]
     if wrong:
         raise BadInput(f"classes={classes}: {wrong} out of range; accepted: 0 to {source.num_classes - 1}")
-    return _where(source, ~np.isin(source.labels(), classes), f"classes={classes} drops every example; accepted: classes that leave one")
+    kept = ~np.isin(source.labels(), classes)
+    return _where(source, kept, f"classes={classes} drops every example; accepted: classes that leave one")
 
 
 def _where(source: AnyExamples, kept: Bool[np.ndarray, " examples"], empty: str) -> AnyExamples:
