@@ -34,13 +34,27 @@ from kdjax.teachers.stored import cached
 from kdjax.training import parallel
 from kdjax.training.optimizers import unit_rate
 from kdjax.training.stacked import Member, create_states, together
-from kdjax.training.state import create_state, separate
+from kdjax.training.state import create_state, initializer, separate
 from kdjax.training.step import many_steps, one_step, train_step
 from kdjax.types import STUDENT, BadInput, LossFn, Model, Networks, Outputs, Recipe
 
 REAL, PADDED = 5, 8
 SHAPE = {"num_classes": 3, "image_shape": (8, 8, 1)}
-TINY = models.from_linen(ResNet(num_classes=3, blocks=(1, 1), widths=(4, 8), stem=4), SHAPE["image_shape"])
+
+
+class Users(nn.Module):
+    """A network that knows nothing of masks."""
+
+    @nn.compact
+    def __call__(self, image, *, train):
+        x = nn.Dense(4)(image.reshape(len(image), -1))
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        return Outputs(nn.Dense(3)(x), {"embedding": x})
+
+
+SMALL = models.from_linen(Users(), SHAPE["image_shape"])
+TINY = models.from_linen(ResNet(num_classes=3, blocks=(1,), widths=(8,), stem=4), SHAPE["image_shape"])
+"""A block of every kind of its layers: what networks make of masks, for what is learned by them `SMALL` is enough."""
 
 
 def batch(side: int = 8, channels: int = 1) -> dict[str, jax.Array]:
@@ -82,10 +96,15 @@ def program(loss_fn, wrapper):
     )
 
 
+BEGIN = {}
+"""How the networks begin that a loss function trains, compiled once."""
+
+
 def stepped(model, loss_fn, rows, wrapper=None, frozen=None):
     """Parameters, state and metrics after one step of SGD."""
     hparams = {**getattr(loss_fn, "hparams", {}), **HPARAMS}
-    state = create_state(model, TX, jax.random.key(0), hparams=hparams, frozen=frozen or {})
+    init = BEGIN.setdefault(loss_fn, initializer(model))
+    state = create_state(model, TX, jax.random.key(0), hparams=hparams, frozen=frozen or {}, init=init)
     new, metrics = program(loss_fn, wrapper)(state, rows)
     return new.params, new.model_state, metrics
 
@@ -107,23 +126,25 @@ def test_every_kind_of_network_is_tried():
 
 @pytest.mark.parametrize(("name", "side"), SMALLEST.items())
 def test_every_networks_answers_and_running_statistics(name, side):
-    """Forward alone: the slopes of padding are those of what it enters, and it enters nothing."""
+    """Forward alone: the slopes of padding are those of what it enters, and it enters nothing.
+
+    Two rows twice over have the means and variances of the two, so that one program tells what two rows are alone.
+    """
     hidden = {} if name in FIXED else {"hidden": (4, 4)}
     model = models.create(name, num_classes=3, image_shape=(side, side, 1), **hidden)
-    rows = {column: x[:3] for column, x in batch(side).items()}
+    image = np.random.default_rng(0).uniform(size=(3, side, side, 1)).astype(np.float32)
     rng = np.random.default_rng(2)
-    numbers = lambda leaf: jnp.asarray(np.abs(rng.normal(0.1, 0.1, leaf.shape)), leaf.dtype)  # noqa: E731
+    numbers = lambda leaf: np.abs(rng.normal(0.1, 0.1, leaf.shape)).astype(leaf.dtype)  # noqa: E731
     params, state = jax.tree.map(numbers, jax.eval_shape(model.init, jax.random.key(0)))
 
     @jax.jit
-    def answers(rows):
-        said, new = model.apply(
-            {"params": params, **state}, rows["inputs"], train=True, key=jax.random.key(1), mask=rows["mask"]
-        )
-        return said.logits[:3], new
+    def answers(image, mask):
+        said, new = model.apply({"params": params, **state}, image, train=True, key=jax.random.key(1), mask=mask)
+        return said.logits[:2], new
 
-    (alone, own), (among, theirs) = answers(rows), answers(padded(rows, 4))
-    close(alone, among, rtol=1e-3, atol=1e-3 * float(jnp.abs(alone).max()))
+    alone, own = answers(image[[0, 1, 0, 1]], np.ones(4, np.float32))
+    among, theirs = answers(image[[0, 1, 2, 2]], np.array([1, 1, 0, 0], np.float32))
+    close(alone, among, rtol=1e-3, atol=1e-3 * float(np.abs(alone).max()))
     close(own, theirs, rtol=1e-3, atol=1e-4)
 
 
@@ -142,11 +163,12 @@ def test_an_update_through_batch_norm_on_any_number_of_devices(wrapper, real):
 def test_every_losses_update():
     """Loss, gradient and running statistics of the student and of the connectors, each loss with weight 1 in turn."""
     teacher = models.create("cnn", **SHAPE, hidden=(4, 8))
-    weights = teacher.init(jax.random.key(7))
+    weights = jax.jit(teacher.init)(jax.random.key(7))
     at = {"feature.fsp": "(block1, block2)", "feature.review": "(block1, block2)"}
     names = [name for name in comparisons.names() if not comparisons.remembers(name)]
     calls = [f"{name}({at.get(name, 'block2' if name.startswith('feature.') else '')})" for name in names]
-    made = lesson(" + ".join(["0*labels", *(f"0*{call}" for call in calls)]), TINY, teacher)
+    student = models.from_linen(ResNet(num_classes=3, blocks=(1, 1), widths=(4, 8), stem=4), SHAPE["image_shape"])
+    made = lesson(" + ".join(["0*labels", *(f"0*{call}" for call in calls)]), student, teacher)
     tx = unit_rate(optax.sgd(1.0))
     start = {"learning_rate": 0.5, **made.hparams}
     state = create_state(made.model, tx, jax.random.key(0), hparams=start, frozen={"params": weights[0], **weights[1]})
@@ -155,12 +177,12 @@ def test_every_losses_update():
     by_device = parallel.wrap("pmap", lambda axis: one_step(train_step(made.loss_fn, tx, axis_name=axis)), mesh)
     places = [name for name in made.hparams if name.endswith(".weight")]
     assert len(places) == len(names) + 1
+    rows, host = batch(), {name: np.asarray(x) for name, x in padded(batch()).items()}
     for weight in places:
         one = state.replace(hparams={**state.hparams, weight: jnp.float32(1)})
         copy = parallel.place(jax.tree.map(jnp.array, one), mesh, "pmap")  # a step under pmap takes what it is given
-        host = {name: np.asarray(x) for name, x in padded(batch()).items()}
-        found = alone(one, batch()), by_device(copy, {}, host)
-        before, after = ((new.params, new.model_state, metrics) for new, metrics in found)
+        found = alone(one, rows), by_device(copy, {}, host)
+        before, after = (jax.device_get((new.params, new.model_state, metrics)) for new, metrics in found)
         close(before, after, rtol=2e-3, atol=2e-4)
 
 
@@ -185,7 +207,7 @@ def featured(model):
     teachers = {name: models.create("mlp", **SHAPE, hidden=(4,)) for name in names}
     weights = {}
     for seed, (name, teacher) in enumerate(teachers.items()):
-        params, state = teacher.init(jax.random.key(seed))
+        params, state = jax.jit(teacher.init)(jax.random.key(seed))
         weights[name] = {"params": params, **state}
     said = stacked({name: teacher.apply for name, teacher in teachers.items()})
     whole = Model(model.init, lambda v, x, *, train, key: (said(v, {"inputs": x}), {}))
@@ -215,8 +237,7 @@ def peers(model):
 
 
 @cache
-def tutored(_):
-    model = models.from_linen(Users(), (8, 8, 1))
+def tutored(model):
     attack = "pgd(0.1, steps=1, objective=response.kl(student=attacked, teacher=peer(clean)))"
     return peer.peers(model, model), peer.peer_aid(model, model, attack=attack), batch()
 
@@ -228,8 +249,8 @@ def attacked(model):
 
 @cache
 def mixed(model):
-    frozen = jax.tree.map(jnp.asarray, dict(zip(("params", "batch_stats"), model.init(jax.random.key(3)), strict=True)))
-    frozen = {"params": frozen["params"], **frozen["batch_stats"]}
+    params, statistics = jax.jit(model.init)(jax.random.key(3))
+    frozen = {"params": params, **statistics}
     recipe = distill(
         model, Teacher(lambda _, rows: live(model.apply)(frozen, rows)), response.kl,
         augment=augment.in_turn(augment.random_flip, augment.mixup),
@@ -257,13 +278,13 @@ def test_no_recipe_is_left_out():
 @pytest.mark.parametrize("recipe", RECIPES.values())
 @pytest.mark.parametrize("wrapper", ["jit", "pmap"])
 def test_every_recipes_update(recipe, wrapper):
-    model, loss_fn, rows, *frozen = recipe(TINY)
+    model, loss_fn, rows, *frozen = recipe(SMALL)
     found = stepped(model, loss_fn, padded(rows), wrapper, *frozen)
     close(stepped(model, loss_fn, rows, None, *frozen), found, rtol=2e-3, atol=2e-4)
 
 
 def test_members_of_a_population():
-    model, tx = TINY, unit_rate(optax.sgd(1.0))
+    model, tx = SMALL, unit_rate(optax.sgd(1.0))
     states = create_states(model, tx, [Member(seed, {"learning_rate": 0.5}) for seed in range(2)])
     run = together(many_steps(train_step(supervised(model), tx)), own_order=False)
     new = [
@@ -274,15 +295,6 @@ def test_members_of_a_population():
     close(new[0]["model_state"], new[1]["model_state"])
 
 
-class Users(nn.Module):
-    """A network that knows nothing of masks."""
-
-    @nn.compact
-    def __call__(self, image, *, train):
-        x = nn.Dense(4)(image.reshape(len(image), -1))
-        return Outputs(nn.BatchNorm(use_running_average=not train)(x))
-
-
 class UsersNNX(nnx.Module):
     def __init__(self, rngs):
         self.dense, self.norm = nnx.Linear(64, 3, rngs=rngs), nnx.BatchNorm(3, rngs=rngs)
@@ -291,10 +303,10 @@ class UsersNNX(nnx.Module):
         return self.norm(self.dense(image.reshape(len(image), -1)))
 
 
-@pytest.mark.parametrize("model", [models.from_linen(Users(), (8, 8, 1)), from_nnx(UsersNNX)], ids=["linen", "nnx"])
+@pytest.mark.parametrize("model", [SMALL, from_nnx(UsersNNX)], ids=["linen", "nnx"])
 @pytest.mark.parametrize("wrapper", ["jit", "pmap"])
 def test_a_users_own_network(model, wrapper):
-    loss_fn = supervised(model)
+    loss_fn = plain(model)
     close(stepped(model, loss_fn, batch()), stepped(model, loss_fn, padded(batch()), wrapper=wrapper))
 
 
