@@ -14,7 +14,7 @@ from kdjax.recipes.supervised import supervised
 from kdjax.training import optimizers, parallel
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.loop import fit
-from kdjax.training.state import create_state
+from kdjax.training.state import create_state, initializer
 from kdjax.training.step import many_steps, train_step
 
 
@@ -30,6 +30,7 @@ class Task:
         )
         self.mesh = parallel.data_mesh()
         self.loss_fn = supervised(self.model, augment=augment)
+        self.init = initializer(self.model)
 
         def make(axis_name):
             step = train_step(self.loss_fn, self.tx, axis_name=axis_name)
@@ -39,7 +40,8 @@ class Task:
         self.data = parallel.replicate(self.source.arrays, self.mesh) if scan else {}
 
     def state(self, seed: int = 0):
-        state = create_state(self.model, self.tx, jax.random.key(seed), hparams={"learning_rate": 1e-2})
+        rate = {"learning_rate": 1e-2}
+        state = create_state(self.model, self.tx, jax.random.key(seed), hparams=rate, init=self.init)
         return parallel.replicate(state, self.mesh)
 
     def chunks(self, epoch, first):
