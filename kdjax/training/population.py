@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from kdjax.files import to_json, write_whole
 from kdjax.training import memory, parallel
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.stacked import Member, create_states, member_state, together
-from kdjax.training.state import separate, unite
+from kdjax.training.state import initializer, separate, unite
 from kdjax.training.step import Rows, many_steps, train_step
 from kdjax.training.stop import Interrupted, until_stopped
 from kdjax.types import AnyArray, BadInput, LossFn, Model, Networks, PyTree, TrainState
@@ -107,6 +108,7 @@ class Population:
         plan: Plan = Plan(),
     ) -> None:
         self.model, self.tx, self.mesh, self.plan = model, tx, mesh, plan
+        self._begin = partial(create_states, model, tx, init=initializer(model))
         self._run = many_steps(train_step(loss_fn, tx))
         lifted = together(self._run, own_order=plan.own_order, group=plan.grouped(mesh))
         self._compiled = parallel.jit_members(lifted, mesh, own_order=plan.own_order)
@@ -150,7 +152,7 @@ class Population:
             BadInput: no members, members with different names, or patience without an evaluation.
             Interrupted: after SIGTERM or Ctrl-C, once the states are saved.
         """
-        model, tx, mesh, plan = self.model, self.tx, self.mesh, self.plan
+        mesh, plan, begin = self.mesh, self.plan, self._begin
         if not members or len({frozenset(m.hparams) for m in members}) > 1:
             raise BadInput(f"{len(members)} members: accepted are one or more, all with the same hyper-parameters.")
         if patience and evaluate is None:
@@ -163,12 +165,12 @@ class Population:
                 new, sums = self._run(unite(own, shared), data, rows)
                 return separate(new)[0], sums
 
-            state = member_state(create_states(model, tx, members[:1], frozen=frozen), 0)
+            state = member_state(begin(members[:1], frozen=frozen), 0)
             rows = {name: x[:1] for name, x in order(members[0].seed, 0).items()}
             found = jax.jit(one).lower(*separate(state), dict(data), rows).compile().memory_analysis()
             return found.temp_size_in_bytes if found else 0
 
-        size = _part_size(members, plan, mesh, model, tx, step_bytes, directory)
+        size = _part_size(members, plan, mesh, begin, step_bytes, directory)
         log.info("%d members, %d at a time over %d devices", len(members), size, mesh.size)
         resident, whole = parallel.replicate(dict(data), mesh), parallel.replicate(frozen, mesh)
         for at in range(0, len(members), size):
@@ -190,7 +192,7 @@ class Population:
                 if directory:
                     checkpointer = stack.enter_context(Checkpointer(directory / f"part-{at // size}", keep=1))
                 states, outcomes = _fit(
-                    parallel.place_members(create_states(model, tx, padded, frozen=whole), mesh),
+                    parallel.place_members(begin(padded, frozen=whole), mesh),
                     [Outcome() for _ in real] + [Outcome("padding") for _ in padded[len(real) :]],
                     lambda s, a, e, rows=rows: self._compiled(s, a, resident, rows(e)),
                     epochs=epochs,
@@ -210,8 +212,7 @@ def _part_size(
     members: Sequence[Member],
     plan: Plan,
     mesh: parallel.Mesh,
-    model: Model | Networks,
-    tx: optax.GradientTransformation,
+    begin: Callable[[Sequence[Member]], TrainState],
     step_bytes: Callable[[], int],
     directory: Path | None,
 ) -> int:
@@ -224,7 +225,7 @@ def _part_size(
         return size
     limit = plan.members_per_call
     if not limit and len(members) > mesh.size:
-        state = memory.tree_bytes(create_states(model, tx, members[:1]))
+        state = memory.tree_bytes(begin(members[:1]))
         free = min(memory.free_bytes(device) for device in mesh.devices.flat)
         limit = memory.members_that_fit(state, step_bytes(), free) * mesh.size
     limit = min(limit or len(members), len(members))

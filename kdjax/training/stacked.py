@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array
 
 from kdjax.training import parallel
-from kdjax.training.state import create_state, initializer, separate, unite
+from kdjax.training.state import Init, create_state, initializer, separate, unite
 from kdjax.training.state import variables as student
 from kdjax.training.step import Rows, Run, eval_step
 from kdjax.types import ApplyFn, Model, Networks, PyTree, TrainState
@@ -28,10 +28,18 @@ class Member(NamedTuple):
 
 
 def create_states(
-    model: Model | Networks, tx: optax.GradientTransformation, members: Sequence[Member], *, frozen: PyTree = None
+    model: Model | Networks,
+    tx: optax.GradientTransformation,
+    members: Sequence[Member],
+    *,
+    frozen: PyTree = None,
+    init: Init | None = None,
 ) -> TrainState:
-    """Each member's own initial state, stacked: what `create_state` makes of its seed, bit for bit."""
-    init = initializer(model)
+    """Each member's own initial state, stacked: what `create_state` makes of its seed, bit for bit.
+
+    `init`: the model's `initializer`, where states are made of it several times.
+    """
+    init = init or initializer(model)
     states = [create_state(model, tx, jax.random.key(m.seed), hparams=m.hparams, init=init) for m in members]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     return stacked.replace(step=states[0].step, frozen=frozen)

@@ -21,7 +21,7 @@ from kdjax.teachers.stored import cached
 from kdjax.training import memory, parallel, population, stacked
 from kdjax.training.optimizers import unit_rate
 from kdjax.training.population import Member, Plan
-from kdjax.training.state import create_state, variables
+from kdjax.training.state import create_state, initializer, variables
 from kdjax.training.step import many_steps, train_step
 from kdjax.training.stop import Interrupted
 from kdjax.types import BadInput
@@ -30,6 +30,7 @@ from tests.training.conftest import same
 STEPS, BATCH, EPOCHS = 4, 16, 3
 MODEL = create("mlp", num_classes=10, image_shape=(8, 8, 1), hidden=(6,), dropout=0.1)
 TX = unit_rate(optax.adam(1.0))
+INIT = initializer(MODEL)
 RECIPE = distill(MODEL, cached(), response.kl)
 AUGMENTED = distill(MODEL, cached(), response.kl, augment=random_shift)
 TOGETHER = Plan(members_per_call=9, group=9)
@@ -51,13 +52,18 @@ def order(seed, epoch):
     return pipeline.epoch_rows(60, BATCH, seed=seed, epoch=epoch)
 
 
+@functools.cache
+def program(loss_fn, mesh, plan):
+    """A population's program, one for all tests that train by it."""
+    return population.Population(MODEL, TX, loss_fn, mesh, plan)
+
+
 def fit(data, members=MEMBERS, *, devices=1, loss_fn=RECIPE, **changes):
     """Train and gather all parts: the states by member, on the host, and how each ended."""
     mesh = parallel.data_mesh(jax.devices()[:devices])
     settings = {"data": data, "order": order, "epochs": EPOCHS, "mesh": mesh, "plan": TOGETHER, **changes}
     states, outcomes = [], []
-    layout = (settings.pop("mesh"), settings.pop("plan", Plan()))
-    for part in population.Population(MODEL, TX, loss_fn, *layout).train(members, **settings):
+    for part in program(loss_fn, settings.pop("mesh"), settings.pop("plan")).train(members, **settings):
         states += [jax.device_get(stacked.member_state(part.states, i).params) for i in range(len(part.members))]
         outcomes += part.outcomes
     return states, outcomes
@@ -79,7 +85,8 @@ def plain(data, member, order_seed=None, loss_fn=RECIPE):
     """A run of one member by the engine of plain runs."""
     mesh = parallel.data_mesh(jax.devices()[:1])
     run = compiled(loss_fn)
-    state = parallel.replicate(create_state(MODEL, TX, jax.random.key(member.seed), hparams=member.hparams), mesh)
+    state = create_state(MODEL, TX, jax.random.key(member.seed), hparams=member.hparams, init=INIT)
+    state = parallel.replicate(state, mesh)
     for epoch in range(EPOCHS):
         rows = order(member.seed if order_seed is None else order_seed, epoch)
         state, _ = run(state, parallel.replicate(data, mesh), rows)
