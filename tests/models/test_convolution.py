@@ -1,6 +1,7 @@
 """The fast convolutions are Linen's, in value and in every slope."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from kdjax.models.convolution import StridedConv, in_order, in_parts
 from kdjax.types import BadInput
 
 
+@partial(jax.jit, static_argnums=0)
 def everything(model, variables, x):
     """The value, slopes in both arguments, a tangent in each, a tangent of a slope, and members side by side."""
 
@@ -24,9 +26,14 @@ def everything(model, variables, x):
     return jax.tree.leaves((*found, jax.jvp(value, (variables, x), along), jax.jvp(slope, (variables, x), along)))
 
 
+@partial(jax.jit, static_argnums=0)
+def begun(model, x):
+    return model.init(jax.random.key(1), x)
+
+
 def assert_same(fast, plain, x):
-    variables = plain.init(jax.random.key(1), x)
-    assert jax.tree.map(jnp.shape, fast.init(jax.random.key(1), x)) == jax.tree.map(jnp.shape, variables)
+    variables = begun(plain, x)
+    assert jax.tree.map(jnp.shape, begun(fast, x)) == jax.tree.map(jnp.shape, variables)
     for ours, theirs in zip(everything(fast, variables, x), everything(plain, variables, x), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
@@ -56,7 +63,7 @@ def test_a_slope_in_parts_is_the_whole_slope(batch, stride, parts):
     plain = nn.Conv(5, (3, 3), strides=stride, padding=1)
     fast = plain.clone(conv_general_dilated=in_parts)
     assert_same(fast, plain, x)
-    variables = plain.init(jax.random.key(1), x)
+    variables = begun(plain, x)
     assert convolutions(jax.grad(lambda variables: fast.apply(variables, x).sum()), variables, "cpu") == parts
     assert convolutions(jax.grad(lambda variables: fast.apply(variables, x).sum()), variables, "tpu") == 1
 
@@ -64,7 +71,7 @@ def test_a_slope_in_parts_is_the_whole_slope(batch, stride, parts):
 def test_the_platform_that_a_program_is_for_decides_how_a_strided_slope_is_written():
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
     fast = StridedConv(5, 4, 2, 1)
-    variables = fast.init(jax.random.key(1), x)
+    variables = begun(fast, x)
     slope = jax.grad(lambda x: fast.apply(variables, x).sum())
     assert written(slope, x, "cpu") == []
     plain = jax.grad(lambda x: nn.Conv(5, (4, 4), strides=2, padding=1).apply({"params": variables["params"]}, x).sum())
@@ -77,7 +84,7 @@ def test_slopes_name_the_axes_as_values_do_on_a_cpu_alone(size, stride, groups):
     plain = nn.Conv(8, (size, size), strides=stride, padding=size // 2, feature_group_count=groups)
     fast = plain.clone(conv_general_dilated=in_order)
     assert_same(fast, plain, x)
-    variables = plain.init(jax.random.key(1), x)
+    variables = begun(plain, x)
     slopes = [jax.grad(lambda x, net=net: net.apply(variables, x).sum()) for net in (fast, plain)]
     on_cpu, on_gpu = ([written(slope, x, platform) for slope in slopes] for platform in ("cpu", "cuda"))
     assert on_cpu == [["b01f_01io->b01f"], ["b01f_01oi->b01f"]]
@@ -95,13 +102,13 @@ def test_types_are_linens_in_double_precision(image, held):
     with jax.enable_x64(True):
         fast, plain = StridedConv(5, 4, 2, 1), nn.Conv(5, (4, 4), strides=2, padding=1)
         x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3)).astype(image)
-        made = [net.init(jax.random.key(1), x) for net in (fast, plain)]
+        made = [begun(net, x) for net in (fast, plain)]
         assert [leaf.dtype for leaf in jax.tree.leaves(made[0])] == [jnp.float32] * 2
         assert jax.tree.map(jnp.shape, made[0]) == jax.tree.map(jnp.shape, made[1])
         variables = jax.tree.map(lambda leaf: leaf.astype(held), made[1])
 
         def run(net):
-            return jax.value_and_grad(lambda v, x: jnp.sum(net.apply(v, x) ** 2), (0, 1))(variables, x)
+            return jax.jit(jax.value_and_grad(lambda v, x: jnp.sum(net.apply(v, x) ** 2), (0, 1)))(variables, x)
 
         for ours, theirs in zip(*map(jax.tree.leaves, map(run, (fast, plain))), strict=True):
             assert ours.dtype == theirs.dtype
