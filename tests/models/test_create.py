@@ -21,7 +21,7 @@ def make(name="mlp", image_shape=(8, 8, 1), **given):
 
 
 def start(model, key):
-    params, state = model.init(key)
+    params, state = jax.jit(model.init)(key)
     return {"params": params, **state}
 
 
@@ -120,20 +120,23 @@ def test_dropout_follows_the_key_and_is_off_in_evaluation(name, rates, key):
     variables = start(model, key)
     image = jax.random.uniform(key, (16, 8, 8, 1))
 
+    apply, without = (jax.jit(each.apply, static_argnames="train") for each in (model, make(name)))
+
     def logits(train, seed):
         at = None if seed is None else jax.random.key(seed)
-        return np.asarray(model.apply(variables, image, train=train, key=at)[0].logits)
+        return np.asarray(apply(variables, image, train=train, key=at)[0].logits)
 
     np.testing.assert_array_equal(logits(True, 1), logits(True, 1))
     assert not np.array_equal(logits(True, 1), logits(True, 2))
     np.testing.assert_array_equal(logits(False, 1), logits(False, None))
-    plain = make(name).apply(variables, image, train=True, key=None)[0].logits
+    plain = without(variables, image, train=True, key=None)[0].logits
     np.testing.assert_array_equal(logits(False, None), plain)
 
 
 def test_layers_of_one_width_do_not_share_a_mask(key):
     model = make(hidden=(400, 400), dropout=0.5)
-    outputs, _ = model.apply(start(model, key), jnp.ones((1, 8, 8, 1)), train=True, key=key)
+    apply = jax.jit(model.apply, static_argnames="train")
+    outputs, _ = apply(start(model, key), jnp.ones((1, 8, 8, 1)), train=True, key=key)
     first, second = (np.asarray(outputs.features[f"hidden{n}"][0] > 0) for n in (1, 2))
     # A unit is on with probability 1/4; with a shared mask both would be on together twice as often.
     assert np.mean(first & second) < 0.1
@@ -141,7 +144,7 @@ def test_layers_of_one_width_do_not_share_a_mask(key):
 
 def test_keys_of_init_differ_and_repeat():
     model = make()
-    trees = [jax.tree.leaves(model.init(jax.random.key(seed))[0]) for seed in (0, 0, 1)]
+    trees = [jax.tree.leaves(start(model, jax.random.key(seed))) for seed in (0, 0, 1)]
     assert all(np.array_equal(a, b) for a, b in zip(trees[0], trees[1], strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(trees[0], trees[2], strict=True))
 

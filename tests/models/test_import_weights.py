@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from kdjax.models.create import create
 from kdjax.models.import_torch import from_torch, to_torch
+from kdjax.models.state_dict import unwrapped
 from kdjax.types import BadInput
 
 SHAPE = {"num_classes": 3, "image_shape": (32, 32, 3)}
@@ -47,27 +48,38 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(ours, theirs)
 
 
+PREFIXES = (
+    "module.", "_orig_mod.", "model.", "net.", "state_dict.", "_orig_mod.module.", "state_dict.model.module.",
+    "a.b.c.d.",
+)  # fmt: skip
+
+
+def under(prefix, arrays):
+    """A state dict with every name under a prefix, and a counter."""
+    counters = {f"{prefix}layer1.0.bn1.num_batches_tracked": np.array(7)}
+    return {prefix + key: array for key, array in arrays.items()} | counters
+
+
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_prefixes_are_taken_off_the_names_of_every_family(every, name, prefix):
+    plain, nothing = unwrapped(every[name])
+    bare, said = unwrapped(under(prefix, every[name]))
+    assert nothing == ""
+    assert bare.keys() == plain.keys()
+    assert all(bare[key] is plain[key] for key in plain)
+    assert all(word in said for word in prefix.split(".") if word)
+
+
 @pytest.mark.parametrize(
-    "prefix",
-    [
-        "module.",
-        "_orig_mod.",
-        "model.",
-        "net.",
-        "state_dict.",
-        "_orig_mod.module.",
-        "state_dict.model.module.",
-        "a.b.c.d.",
-    ],
+    ("name", "prefix"), [*((name, PREFIXES[-2]) for name in FAMILIES), *(("resnet8", prefix) for prefix in PREFIXES)]
 )
-def test_prefixes_are_taken_off_and_named(every, name, prefix, tmp_path, caplog, monkeypatch):
+def test_prefixes_are_named_where_weights_are_taken(every, name, prefix, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("kdjax"), "propagate", True)
     caplog.set_level(logging.INFO)
     plain = load(tmp_path, every[name], name)
     assert not caplog.records
-    counters = {f"{prefix}layer1.0.bn1.num_batches_tracked": np.array(7)}
-    assert_same(load(tmp_path, {prefix + key: array for key, array in every[name].items()} | counters, name), plain)
+    assert_same(load(tmp_path, under(prefix, every[name]), name), plain)
     (said,) = [record.getMessage() for record in caplog.records]
     assert all(word in said for word in prefix.split(".") if word)
 

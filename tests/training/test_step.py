@@ -40,7 +40,7 @@ def batch(n: int, real: int):
 def test_one_update_equals_the_one_done_by_hand(key):
     model, rows = linear_model(), batch(8, 5)
     state = create_state(model, unit_rate(optax.sgd(1.0)), key, hparams={"learning_rate": 0.5})
-    new, metrics = train_step(supervised(model), unit_rate(optax.sgd(1.0)))(state, rows)
+    new, metrics = jax.jit(train_step(supervised(model), unit_rate(optax.sgd(1.0))))(state, rows)
     w = np.asarray(state.params["student"]["w"], np.float64)
     x, y = rows["inputs"][:5].reshape(5, 4), np.eye(3)[rows["label"][:5]]
     q = np.exp(x @ w) / np.exp(x @ w).sum(1, keepdims=True)
@@ -54,7 +54,7 @@ def test_what_padding_holds_changes_nothing(key):
     model, clean = linear_model(), batch(8, 5)
     dirty = {**clean, "inputs": clean["inputs"].at[5:].set(1e6), "label": clean["label"].at[5:].set(2)}
     state = create_state(model, unit_rate(optax.sgd(1.0)), key, hparams={"learning_rate": 0.5})
-    step = train_step(supervised(model), unit_rate(optax.sgd(1.0)))
+    step = jax.jit(train_step(supervised(model), unit_rate(optax.sgd(1.0))))
     (a, m), (b, n) = step(state, clean), step(state, dirty)
     assert same(a.params, b.params)
     assert same(m, n)

@@ -77,7 +77,7 @@ def test_each_update_moves_its_own_network_as_often_as_it_says(key):
 
 def test_metrics_are_named_after_their_update_and_optimizers_know_their_network_alone(key):
     state = state_of(key)
-    new, metrics = step_of(updates())(state, rows(3))
+    new, metrics = jax.jit(step_of(updates()))(state, rows(3))
     of_each = {"critic": {"loss", "noise", "grad_norm"}, "generator": {"loss", "score", "grad_norm"}}
     assert set(metrics) == {f"{name}/{metric}" for name, own in of_each.items() for metric in own}
     assert float(metrics["critic/loss"][1]) == 3
@@ -173,8 +173,9 @@ def test_an_optimizer_of_optax_moves_weights_as_a_loop_of_its_manual_does(key, t
 def test_one_of_unit_rate_moves_them_by_the_traced_rate(key):
     tx = optimizers.optimizer("adam")
     state = create_state(MODEL, tx, key, hparams={"learning_rate": 1e-3})
+    step = jax.jit(train_step(supervised(MODEL), tx))
     for _ in range(3):
-        state, _ = train_step(supervised(MODEL), tx)(state, rows())
+        state, _ = step(state, rows())
     for ours, theirs in zip(
         *map(jax.tree.leaves, (state.params["student"], by_hand(optax.adam(1e-3), key, 3))), strict=True
     ):

@@ -22,7 +22,12 @@ def maps(*shapes):
 
 
 def f32(arrays):
-    return tuple(jnp.asarray(x, jnp.float32) for x in arrays)
+    return tuple(jnp.asarray(np.asarray(x, np.float32)) for x in arrays)
+
+
+def begun(module, student, teacher, key=0):
+    """A connector's variables, drawn in one program."""
+    return jax.jit(functools.partial(module.init, train=False))(jax.random.key(key), student, teacher)
 
 
 @pytest.mark.parametrize(("size", "wanted"), [((2, 3), (4, 9)), ((4, 4), (2, 2)), ((3, 5), (7, 4)), ((1, 1), (3, 2))])
@@ -88,14 +93,14 @@ def test_attention_based_fusion_by_hand():
     student = maps((3, 4, 4, 4), (3, 2, 2, 6), (3, 5))
     teacher = maps((3, 8, 8, 7), (3, 2, 2, 8), (3, 9))
     fusion = Fusion()
-    variables = fusion.init(jax.random.key(0), f32(student), f32(teacher), train=False)
+    variables = begun(fusion, f32(student), f32(teacher))
     params = jax.tree.map(lambda x: np.asarray(x, np.float64) + 0.3 * RNG.normal(size=x.shape), variables["params"])
     # Normalisation keeps its own numbers, 1 and 0.
     params |= {name: variables["params"][name] for name in params if "norm" in name}
     assert params["in1"]["kernel"].shape == (4, 5)  # to the deepest stage's width
     assert "attention3" not in params
     run = jax.jit(functools.partial(fusion.apply, train=True, mutable=["batch_stats"]))
-    whole = {**variables, "params": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)}
+    whole = {**variables, "params": jax.tree.map(lambda x: np.asarray(x, np.float32), params)}
     (ours, theirs, keywords), state = run(whole, f32(student), f32(teacher))
     pixels = [(*side[:2], side[2][:, None, None]) for side in (student, teacher)]
     expected, weights = fused_by_hand(params, *pixels)
@@ -107,9 +112,10 @@ def test_attention_based_fusion_by_hand():
     # Two numbers per pixel, each between 0 and 1, not a share of 1.
     assert all(((w > 0) & (w < 1)).all() and not np.allclose(w.sum(-1), 1) for w in weights)
     before = variables["batch_stats"]
-    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state["batch_stats"], before)
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), state["batch_stats"], before)
     assert all(jax.tree.leaves(moved))
-    loss = sum(feature.review(*f32(pair)) for pair in zip(ours, theirs, strict=True))
+    review = jax.jit(feature.review)
+    loss = sum(np.asarray(review(*f32(pair))) for pair in zip(ours, theirs, strict=True))
     by_hand = sum(review_by_hand(*pair) for pair in zip(expected, pixels[1], strict=True))
     np.testing.assert_allclose(loss, by_hand, rtol=1e-3)
     # The deepest stage reaches all above it, the shallowest no other.
@@ -135,7 +141,8 @@ def review_by_hand(student, teacher):
 
 def test_fusion_of_an_mlps_layers_and_what_it_refuses():
     student, teacher = f32(maps((4, 5), (4, 6))), f32(maps((4, 8), (4, 7)))
-    (ours, theirs, _), _ = Fusion().init_with_output(jax.random.key(0), student, teacher, train=False)
+    fuse = jax.jit(functools.partial(Fusion().init_with_output, train=False))
+    (ours, theirs, _), _ = fuse(jax.random.key(0), student, teacher)
     assert [x.shape for x in ours] == [x.shape for x in theirs] == [(4, 1, 1, 8), (4, 1, 1, 7)]
     with pytest.raises(BadInput, match=r"2 layers of the student against 1"):
         Fusion().init(jax.random.key(0), student, teacher[0], train=False)
@@ -148,7 +155,7 @@ def test_ofds_margin_is_the_mean_of_all_negative_values_seen():
     scale, shift = np.array([1, 2, 0.1, 1]), np.array([0, 1, -3, 9])  # the last channel is never negative
     batches = [x * scale + shift for x in normal]
     connector = Normalised(margin=True)
-    variables = connector.init(jax.random.key(0), *f32([student, batches[0]]), train=False)
+    variables = begun(connector, *f32([student, batches[0]]))
     step = jax.jit(functools.partial(connector.apply, mutable=["margins", "batch_stats"]), static_argnames="train")
     for number, batch in enumerate(batches, start=1):
         (_, _, keywords), state = step(variables, *f32([student, batch]), train=True)
@@ -170,7 +177,7 @@ def leaky(x):
 def test_factors_by_hand():
     student, teacher = maps((3, 2, 2, 3), (3, 4, 4, 6))
     module = Factors(rate=0.5)
-    variables = module.init(jax.random.key(0), *f32([student, teacher]), train=False)
+    variables = begun(module, *f32([student, teacher]))
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
 
     def through(name, x):
@@ -179,7 +186,8 @@ def test_factors_by_hand():
             x = leaky(convolved(x, layer["kernel"]) + layer["bias"])
         return x
 
-    ours, theirs, keywords = module.apply(variables, *f32([student, teacher]), train=True)
+    run = jax.jit(functools.partial(module.apply, train=True))
+    ours, theirs, keywords = run(variables, *f32([student, teacher]))
     factor = through("paraphraser", teacher)
     error = ((through("decoder", factor) - teacher) ** 2).mean((1, 2, 3))
     assert factor.shape[-1] == 3
@@ -188,9 +196,9 @@ def test_factors_by_hand():
     np.testing.assert_allclose(theirs, factor.reshape(3, 2, 2, 2, 2, 3).mean((2, 4)), rtol=1e-4, atol=1e-5)
 
     held = Factors(rate=0.5, learned=True)
-    there = held.init(jax.random.key(1), *f32([student, teacher]), train=False)
+    there = begun(held, *f32([student, teacher]), key=1)
     assert set(there["params"]) == {"translator"}
     given = {**there, LEARNED: {"paraphraser": variables["params"]["paraphraser"]}}
-    _, same, none = held.apply(given, *f32([student, teacher]), train=True)
+    _, same, none = jax.jit(functools.partial(held.apply, train=True))(given, *f32([student, teacher]))
     np.testing.assert_array_equal(same, theirs)
     assert none == {}
