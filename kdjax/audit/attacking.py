@@ -133,9 +133,9 @@ def climb(
         point = image if random_start is None else begin(keys, image, epsilon)
         best, course = untouched(image), []
         for number in range(steps):
-            point, best, tally = step(objective, keys, image, point, best, epsilon, size, real, jnp.asarray(number))
+            point, best, tally = step(objective, keys, image, point, best, epsilon, size, real, np.int32(number))
             course.append(tally)
-            if not whole and tally[1] == asked.sum():
+            if not whole and np.asarray(tally)[1] == asked.sum():
                 break
         worst[rows[asked]], broken[rows[asked]] = np.asarray(best.image)[asked], np.asarray(best.success)[asked]
         courses.append(np.asarray(course))
