@@ -110,7 +110,7 @@ def stepped(model, loss_fn, rows, wrapper=None, frozen=None):
 
 
 SMALLEST = {
-    "mlp": 8, "cnn": 8, "fast_cnn": 8, "resnet8": 8, "resnet18_cifar": 8, "wrn_16_1": 8, "vgg8": 16, "lenet": 28,
+    "mlp": 8, "cnn": 8, "fast_cnn": 8, "resnet8": 8, "wrn_16_1": 8, "vgg8": 16, "lenet": 28,
     "mobilenet_v2_half": 32, "shufflenet_v1": 8, "shufflenet_v2": 8, "fitnet_student": 28, "vit_tiny": 8,
 }  # fmt: skip
 """A network of every kind, and the side of images that it takes."""
