@@ -72,7 +72,8 @@ def test_prefixes_are_taken_off_the_names_of_every_family(every, name, prefix):
 
 
 @pytest.mark.parametrize(
-    ("name", "prefix"), [*((name, PREFIXES[-2]) for name in FAMILIES), *(("resnet8", prefix) for prefix in PREFIXES)]
+    ("name", "prefix"),
+    [*((name, PREFIXES[-1]) for name in FAMILIES), *(("resnet8", prefix) for prefix in PREFIXES[:-1])],
 )
 def test_prefixes_are_named_where_weights_are_taken(every, name, prefix, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("kdjax"), "propagate", True)
