@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
@@ -83,13 +84,13 @@ class Checkpointer:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        items = _items(state)
+        items = jax.tree.map(_on_host, _items(state))
         with self._saving():
             self._write(step, items, metrics, meta)
         if not self._proven:
             self.wait()
             try:
-                self._read(step, jax.tree.map(_on_host, items))
+                self._read(step, items)
             except Exception as error:
                 self._set_aside(step)
                 why = f"written, it cannot be read: {_short(error)}"
@@ -152,7 +153,8 @@ class Checkpointer:
         if found is None:
             raise BadInput(f"checkpoint={str(self.directory)!r}: accepted is a folder with a whole checkpoint.")
         model = found[0]["model"]
-        return {"params": model["params"][network], **model["model_state"].get(network, {})}
+        read = {"params": model["params"][network], **model["model_state"].get(network, {})}
+        return jax.tree.map(jnp.asarray, read)
 
     def _newest_whole(self, like: Items, best: bool, part: str = "") -> tuple[Items, dict[str, Any]] | None:
         steps = sorted(self._manager.all_steps(), reverse=True)
@@ -289,8 +291,9 @@ def _linked(directory: Path) -> Iterator[Path]:
 
 
 def _on_host(leaf: Any) -> Any:
-    # A second copy of a state may not fit on the device.
-    return np.empty(leaf.shape, leaf.dtype) if getattr(leaf, "is_fully_addressable", True) else leaf
+    # Of an array on several devices Orbax would cut a share out on each, by a program for every shape; and what is read
+    # back is a second copy of the state, which may not fit on the device.
+    return np.asarray(leaf) if getattr(leaf, "is_fully_addressable", True) else leaf
 
 
 def _of_network(path: str, network: str) -> bool:
