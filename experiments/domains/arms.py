@@ -1,11 +1,12 @@
 """Experts of domains and those who follow them: gates, what they say together, scores, and the claims."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from scipy.special import softmax
 
 from kdjax.data.domains import Domain
 from kdjax.data.source import Source, hide_labels
@@ -83,15 +84,22 @@ def together(
         solve = jax.jit(lambda v: unify.cross_entropy(v, spaces, temperature=temperature).logits)
         parts = range(0, len(experts.source), 5000)
         return np.concatenate([np.asarray(solve([v[i : i + 5000] for v in experts.answers])) for i in parts]), None
-    answers = embed_all([jnp.asarray(v) for v in experts.answers], spaces)
-    domain = jnp.asarray(experts.source.arrays["domain"])
+    domain = experts.source.arrays["domain"]
     if gate == "learned":
         assert experts.domain_logits is not None
-        domain = jax.nn.softmax(jnp.asarray(experts.domain_logits))
-    own = {"scale": scales[gate]} if gate in scales else {}
-    share = GATES[gate](answers, domain=domain, **own)
-    pooled = pools.mean_probability(answers, share, temperature=temperature)
+        domain = softmax(experts.domain_logits, axis=-1)
+    scale = scales.get(gate)
+    pooled, share = _pooled(list(experts.answers), domain, spaces, gate=gate, scale=scale, temperature=temperature)
     return np.asarray(pooled), None if gate == "none" else np.asarray(share)
+
+
+@partial(jax.jit, static_argnames=("spaces", "gate", "scale", "temperature"))
+def _pooled(
+    said: list[jax.Array], domain: jax.Array, spaces: LabelSpaces, *, gate: str, scale: float | None, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+    answers = embed_all(said, spaces)
+    share = GATES[gate](answers, domain=domain, **({} if scale is None else {"scale": scale}))
+    return pools.mean_probability(answers, share, temperature=temperature), share
 
 
 def transfer_set(source: Source, images: int, seed: int) -> Source:

@@ -35,9 +35,15 @@ SMALLER = {
     "ensemble": {"teachers": "mlp(9), mlp(5), mlp(7)", "arms": "vote", "labels": 100, "teachers_epochs": 6},
     "specialists": {"specialist_epochs": 1},
     "sweep": {"teacher_epochs": 1},
-}
+    "methods": {
+        "student": "mlp(8)", "teacher": "mlp(16)", "epochs": 2,
+        "factors": (0.0, 1.0, 30.0), "learning_rates": (1e-4, 3e-3, 3e-2),
+    },
+}  # fmt: skip
 ATTACKS = {"defensive"}
 """What is measured by attacks is not trained, and would take most of the time."""
+DRAWN = {"hinton2015"}
+"""Whose figures are drawn: what trains beside those that `test_experiments` runs, and has none of its own."""
 
 
 @dataclass
@@ -148,7 +154,7 @@ def run(name: str, **changes: Any) -> Watched:
         patch(mock.patch.object(population.Population, "train", members))
         patch(mock.patch.object(program, "step_of", step))
         patch(mock.patch.object(population, "train_step", member_step))
-        for drawn in ("curves", "comparison", "by_queries"):
+        for drawn in ("curves", "comparison", "by_queries") if name not in DRAWN else ():
             patch(mock.patch.object(figures, drawn))
         if name in ATTACKS:
             entry = module(name)

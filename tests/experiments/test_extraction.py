@@ -25,9 +25,14 @@ from kdjax.teachers.serving.ledger import Ledger
 from kdjax.teachers.serving.policy import policy
 from kdjax.types import BadInput
 from tests.experiments import processes, studies
+from tests.experiments.laws import Laws
 from tests.experiments.studies import SEEDS, ran
 
 VICTIM = "victim/seed-{}"
+
+
+class TestLaws(Laws):
+    experiments = ("extract",)
 
 
 @pytest.fixture(scope="module")

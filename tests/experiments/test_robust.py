@@ -25,8 +25,8 @@ from kdjax.study.data import Common, open_study
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.state import create_state
 from kdjax.types import BadInput
+from tests.experiments.laws import Laws, close
 from tests.experiments.studies import SEEDS, ran, smallest
-from tests.experiments.test_science import close
 
 FIRST, LAST = "fgsm", "pgd(steps=2)"
 CLIMB = "response.kl(student=attacked, teacher=clean, temperature=1.0)"
@@ -42,6 +42,10 @@ ARMS = {
     "mtard": (None, ["clean model", "teacher"], "labels(student=attacked)"),
 }
 """By arm: its loss, whom it learns from, what its attack climbs."""
+
+
+class TestLaws(Laws):
+    experiments = ("robust",)
 
 
 def test_every_arm_learns_what_its_name_says_from_the_teachers_that_it_names():

@@ -5,6 +5,7 @@ looked at one by one, in what networks were really given and not only in what re
 """
 
 import dataclasses
+import importlib
 import json
 
 import jax
@@ -23,114 +24,23 @@ from kdjax.study.compare import Arm, Done, Given, Lineage, Pair, Trainer, scored
 from kdjax.study.data import Common, open_study
 from kdjax.study.provenance import provenance
 from kdjax.types import BadInput
-from tests.experiments.studies import SEEDS, TRAINING, ran, run, says, smallest, tells_of_its_networks
+from tests.experiments.laws import Laws, close
+from tests.experiments.studies import SEEDS, TRAINING, ran, run, says, smallest
+from tests.study.test_page import Reader
 
-COMPARED = [name for name in TRAINING if name not in ("map", "sweep")]
-"""What trains arms one by one; members of a population are compared in tests of their own."""
-SEVERAL_SCORES = {"regression", "robust"}
-"""What subtracts more than one score of each pair."""
-NETWORKS_OF_A_SEED = {"specialists": "specialist-"}
-"""Which classes a specialist tells apart is found anew at every seed, so these networks differ."""
+ELSEWHERE = {"extract": "extraction", "robust": "robust", "transfer": "transfer"}
+"""Whose laws stand in a file of its own tests, test_NAME, which look at the same run."""
 
 
-def close(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+class TestLaws(Laws):
+    experiments = tuple(name for name in TRAINING if name not in ELSEWHERE)
 
 
-def alike(a, b):
-    return jax.tree.map(np.shape, a) == jax.tree.map(np.shape, b)
-
-
-def numbers(found):
-    """Every paired difference in results.json, by what it is called."""
-    inner = {"mean", "low", "high", "n"}
-    if isinstance(found, dict):
-        for name, value in found.items():
-            if isinstance(value, dict) and inner <= value.keys():
-                yield name, value
-            elif name != "pairs":
-                yield from numbers(value)
-
-
-@pytest.mark.parametrize("name", TRAINING)
-def test_a_second_seed_traces_nothing(name):
-    found = ran(name)
-    own = NETWORKS_OF_A_SEED.get(name)
-    assert any(run.endswith("seed-0") for run in found.traced)
-    assert [r for r in found.traced if not r.endswith("/seed-0") and not (own and r.startswith(own))] == []
-
-
-@pytest.mark.parametrize("name", TRAINING)
-def test_every_experiment_leaves_what_it_promises(name):
-    found = ran(name)
-    assert {f.name for f in found.workdir.iterdir()} >= {"config.json", "results.json", "table.md", "provenance.json"}
-    assert (found.workdir / "table.md").read_text() in found.printed
-    tells_of_its_networks(found.results)
-
-
-@pytest.mark.parametrize("name", COMPARED)
-def test_every_seed_begins_at_its_own_parameters(name):
-    found = ran(name)
-    roles = {run.partition("/")[0] for run in found.runs if run.endswith("seed-1")}
-    assert roles
-    for role in roles:
-        first, second = (found.runs[f"{role}/seed-{seed}"].first for seed in range(SEEDS))
-        assert not (alike(first, second) and close(first, second)), role
-
-
-@pytest.mark.parametrize("name", COMPARED)
-def test_arms_of_a_pair_begin_alike_and_end_apart(name):
-    """So a control that is its treatment, or an arm that learns what another does, fails."""
-    found = ran(name)
-    arms, runs = found.results["arms"], found.runs
-    trained = [arm for arm in arms.values() if f"{arm['run']}/seed-1" in runs]
-    for seed in range(SEEDS):
-        last = [runs[f"{arm['run']}/seed-{seed}"].last for arm in trained]
-        for i, one in enumerate(last):
-            assert not any(alike(one, other) and close(one, other) for other in last[:i]), trained[i]
-    for pair in found.results["pairs"]:
-        rows = [found.results["rows"].get(pair[side], []) for side in ("first", "minus")]
-        if not all(rows) or not all(arms[of[0]] in trained for of in rows):
-            continue
-        one, other = (arms[of[0]] for of in rows)
-        if one["seeds"] == other["seeds"] and "fresh" == one["start"] == other["start"]:
-            a, b = (runs[f"{arm['run']}/seed-0"].first for arm in (one, other))
-            assert not alike(a, b) or close(a, b), pair
-
-
-@pytest.mark.parametrize("name", COMPARED)
-def test_differences_are_first_minus_second_as_named(name):
-    found = ran(name)
-    by_name = dict(numbers(found.results))
-    for pair in found.results["pairs"]:
-        first, minus = ([float(s[pair["score"]]) for s in found.results[pair[side]]] for side in ("first", "minus"))
-        assert len(first) == len(minus) == SEEDS
-        assert pair["difference"]["mean"] == pytest.approx(np.mean(np.subtract(first, minus)), abs=1e-12)
-        assert pair["difference"]["n"] == SEEDS
-        named = f"{pair['first']} minus {pair['minus']}".replace("student distilled minus student", "distilled minus")
-        said = by_name.get(named) or by_name.get(pair["first"]) or by_name.get(pair["score"])
-        if name not in SEVERAL_SCORES:
-            assert said == pair["difference"], pair
-    for pair in found.results["pairs"] if name in SEVERAL_SCORES else ():
-        told = found.results[f"{pair['first']} minus {pair['minus']}"]
-        assert told[pair["score"]] == pair["difference"]
-
-
-@pytest.mark.parametrize("name", COMPARED)
-def test_lineages_name_what_there_is_and_the_test_split_neither_teaches_nor_chooses(name):
-    found = ran(name)
-    before: list[str] = []
-    scored = ("validation_split", "test_split")
-    splits = {f.name for f in dataclasses.fields(found.config) if f.name.endswith("_split")} - set(scored)
-    taught = {getattr(found.config, split) for split in splits}
-    for arm, lineage in found.results["arms"].items():
-        assert {*lineage["teachers"], lineage["start"]} <= {*before, "fresh"}, arm
-        assert lineage["chosen_on"] in ("none", "train", "validation")
-        assert lineage["split"] in taught or (lineage["split"] == "none" and lineage["source"] == "noise")
-        before.append(arm)
-    for row, arms in found.results["rows"].items():
-        assert len(found.results[row]) in (1, SEEDS)
-        assert set(arms) <= {*before, *(f"specialist-{m}" for m in range(9))}, row
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_the_laws_are_there(name):
+    there = importlib.import_module(f"tests.experiments.test_{ELSEWHERE[name]}")
+    assert there.TestLaws.experiments == (name,)
+    assert issubclass(there.TestLaws, Laws)
 
 
 def test_an_arm_sees_the_networks_that_its_lineage_names_and_no_others(tmp_path):
@@ -254,12 +164,9 @@ def shuffled(study):
 
 
 def test_choices_do_not_move_with_the_labels_of_the_test_split(monkeypatch):
-    tiny = {"methods": "kd", "epochs": 2, "factors": (0.0, 1.0, 30.0), "learning_rates": (1e-4, 3e-3, 3e-2)}
-    tiny |= {"student": "mlp(8)", "teacher": "mlp(16)"}
-    plain = run("methods", **tiny).results
-    opened = methods.open_study
+    plain, opened = ran("methods").results, methods.open_study
     monkeypatch.setattr(methods, "open_study", lambda *args: shuffled(opened(*args)))
-    moved = run("methods", **tiny).results
+    moved = run("methods", methods="kd").results
     for name in ("student alone", "kd"):
         assert [s["choice"] for s in moved[name]] == [s["choice"] for s in plain[name]]
         assert moved["arms"][name]["choices"] == plain["arms"][name]["choices"]
@@ -269,7 +176,9 @@ def test_choices_do_not_move_with_the_labels_of_the_test_split(monkeypatch):
     opened_there = ensemble.open_study
     monkeypatch.setattr(ensemble, "open_study", lambda *args: shuffled(opened_there(*args)))
     known = [row["teacher"] for row in ran("ensemble").results["best single teacher"]]
-    assert [row["teacher"] for row in run("ensemble").results["best single teacher"]] == known
+    assert [
+        row["teacher"] for row in run("ensemble", arms="mean_probability", epochs=1).results["best single teacher"]
+    ] == known
 
 
 def test_the_maps_pairs_and_the_split_that_chose_its_rates():
@@ -291,6 +200,27 @@ def test_results_say_where_they_come_from():
     assert told["devices"] == jax.device_count()
     assert told["seconds"] > 0
     assert told["commit"] is None or len(told["commit"]) == 40
+
+
+def test_a_run_leaves_one_page_with_its_command_table_networks_and_pictures():
+    workdir = ran("distill").workdir
+    found = Reader((workdir / "report.html").read_text())
+    assert found.open == []
+    said = " ".join(text for _, text in found.texts)
+    source = json.loads((workdir / "provenance.json").read_text())
+    assert source["command"] in said
+    results = json.loads((workdir / "results.json").read_text())
+    for role in ("teacher", "student alone", "student distilled"):
+        assert f"{results[role][0]['parameters']:,}" in said
+        assert f"{4 * results[role][0]['parameters']:,}" in said  # bytes, float32
+    assert ("th", "seconds an epoch") in found.texts
+    assert found.texts.count(("td", "–")) == 2  # the teacher's agreement with itself: every network was timed
+    for heading in ("Results", "Networks of the first seed", "Confusions", "Soft labels at temperature 4", "Files"):
+        assert ("h2", heading) in found.texts
+    assert len(found.pictures) == 10  # of test images; figures are not drawn in this run
+    assert all(picture.startswith("data:image/png;base64,") for picture in found.pictures)
+    assert {"table.md", "results.json"} <= set(found.links)
+    assert all((workdir / link).exists() for link in found.links)
 
 
 def test_images_without_a_label_are_seen_by_those_that_say_so():
@@ -323,3 +253,11 @@ def test_hintons_teacher_and_students_are_given_their_own_numbers(tmp_path, monk
     assert json.loads((tmp_path / "model.json").read_text())["input_dropout"] == 0.125
     assert arms.keys() > {"student alone", "distilled", "distilled, no 3 in transfer"}
     assert all(arm.hparams == {"learning_rate": 0.25, "temperature": 20.0, "alpha": 0.75} for arm in arms.values())
+
+
+def test_hintons_run_leaves_its_curves_and_its_teacher():
+    folder = ran("hinton2015").workdir
+    left = {f.name for f in folder.iterdir()}
+    assert left >= {"metrics.jsonl", "tensorboard", "checkpoints", "curves.png", "comparison.png", "model.json"}
+    assert list(folder.glob("tensorboard/**/events*"))
+    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"

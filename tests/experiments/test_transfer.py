@@ -14,9 +14,14 @@ from kdjax.study.data import open_study
 from kdjax.study.extraction import slug
 from kdjax.types import BadInput
 from tests.experiments import studies
+from tests.experiments.laws import Laws
 from tests.experiments.studies import SEEDS, ran
 
 DEFENDED, NETS = "mlp(16), adversarially trained", ("mlp(16)", "mlp(12, 12)")
+
+
+class TestLaws(Laws):
+    experiments = ("transfer",)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import pytest
 from kdjax.data.source import Source
 from kdjax.models.create import create
 from kdjax.study import page, showing
-from tests.experiments import studies
 
 
 class Reader(html.parser.HTMLParser):
@@ -36,27 +35,6 @@ class Reader(html.parser.HTMLParser):
 
     def handle_data(self, data):
         self.texts.append((self.open[-1] if self.open else "", data))
-
-
-def test_a_run_leaves_one_page_with_its_command_table_networks_and_pictures():
-    workdir = studies.ran("distill").workdir
-    found = Reader((workdir / "report.html").read_text())
-    assert found.open == []
-    said = " ".join(text for _, text in found.texts)
-    source = json.loads((workdir / "provenance.json").read_text())
-    assert source["command"] in said
-    results = json.loads((workdir / "results.json").read_text())
-    for role in ("teacher", "student alone", "student distilled"):
-        assert f"{results[role][0]['parameters']:,}" in said
-        assert f"{4 * results[role][0]['parameters']:,}" in said  # bytes, float32
-    assert ("th", "seconds an epoch") in found.texts
-    assert found.texts.count(("td", "–")) == 2  # the teacher's agreement with itself: every network was timed
-    for heading in ("Results", "Networks of the first seed", "Confusions", "Soft labels at temperature 4", "Files"):
-        assert ("h2", heading) in found.texts
-    assert len(found.pictures) == 10  # of test images; figures are not drawn in this run
-    assert all(picture.startswith("data:image/png;base64,") for picture in found.pictures)
-    assert {"table.md", "results.json"} <= set(found.links)
-    assert all((workdir / link).exists() for link in found.links)
 
 
 def test_confusions_are_shares_of_each_label():
