@@ -1,5 +1,6 @@
 """Every experiment from its command: it runs, resumes, refuses and explains; each in a process, as a user starts it."""
 
+import functools
 import json
 import os
 import signal
@@ -26,13 +27,25 @@ from tests.experiments.studies import TRAINING, tells_of_its_networks
 from tests.study.studies import study_of
 
 LEFT = {"config.json", "results.json", "table.md", "provenance.json", "log.txt"}
-TRAINS = {"train_teacher", "distill", "hinton2015"}
+TRAINS = {"train_teacher", "distill"}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A command's `--smoke`, two seeds, and its folder: run once for all tests that leave it as it is."""
+
+    @functools.cache
+    def run(name):
+        folder = tmp_path_factory.mktemp(name)
+        return folder, smoke(name, folder)
+
+    return run
 
 
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name in TRAINS or name not in TRAINING])
-def test_every_experiment_runs_and_leaves_what_it_promises(name, tmp_path):
+def test_every_experiment_runs_and_leaves_what_it_promises(name, plain):
     """But for those that `test_science` runs."""
-    done = smoke(name, tmp_path)
+    tmp_path, done = plain(name)
     left = {f.name for f in tmp_path.iterdir()}
     assert left >= LEFT
     assert (tmp_path / "table.md").read_text() in done.stdout
@@ -55,8 +68,8 @@ def test_every_experiment_runs_and_leaves_what_it_promises(name, tmp_path):
     assert "\r" not in done.stderr
 
 
-def test_repeating_a_finished_command_gives_the_same_results_and_a_changed_one_is_refused(tmp_path):
-    first = smoke("distill", tmp_path)
+def test_repeating_a_finished_command_gives_the_same_results_and_a_changed_one_is_refused(plain):
+    tmp_path, first = plain("distill")
     rows = (tmp_path / "metrics.jsonl").read_text()
     again = smoke("distill", tmp_path)
     assert again.stdout == first.stdout
@@ -72,14 +85,15 @@ def rows_by_run(folder: Path) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("name", ["train_teacher", "distill"])
-def test_more_seeds_go_on_and_end_as_if_they_had_been_there_from_the_start(name, tmp_path):
+def test_more_seeds_go_on_and_end_as_if_they_had_been_there_from_the_start(name, tmp_path, plain):
+    there, whole = plain(name)
     smoke(name, tmp_path / "grown", "--seeds=1")
     before = {f: f.stat().st_mtime_ns for f in (tmp_path / "grown").glob("checkpoints/*/seed-0/*")}
-    grown, whole = (smoke(name, tmp_path / folder, "--seeds=2") for folder in ("grown", "whole"))
+    grown = smoke(name, tmp_path / "grown", "--seeds=2")
     assert grown.stdout == whole.stdout
     for file in ("results.json", "table.md"):
-        assert (tmp_path / "grown" / file).read_text() == (tmp_path / "whole" / file).read_text()
-    assert rows_by_run(tmp_path / "grown") == rows_by_run(tmp_path / "whole")
+        assert (tmp_path / "grown" / file).read_text() == (there / file).read_text()
+    assert rows_by_run(tmp_path / "grown") == rows_by_run(there)
     assert {f: f.stat().st_mtime_ns for f in before} == before  # not trained again
     fewer = call(name, "--smoke", f"--workdir={tmp_path / 'grown'}", "--seeds=1")
     assert fewer.returncode == 2
@@ -156,37 +170,37 @@ def test_a_last_update_that_overflows_is_no_result(flags, tmp_path):
     assert not (tmp_path / "results.json").exists()
 
 
-def test_a_run_stopped_by_sigterm_ends_as_one_that_was_not(tmp_path):
-    flags = ("--smoke", "--seeds=1", "--epochs=30", "--steps_per_call=9")
-    whole = call("distill", *flags, f"--workdir={tmp_path / 'whole'}")
-    assert whole.returncode == 0, whole.stderr
-    process = start("distill", *flags, f"--workdir={tmp_path / 'cut'}")
-    rows = tmp_path / "cut" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (rows.exists() and '"distilled/seed-0", "epoch": 3' in rows.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+CUT = ("--smoke", "--seeds=1", "--epochs=30", "--checkpoint_every=5", "--steps_per_call=9")
+
+
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory):
+    """A run that nobody stopped, and its folder."""
+    folder = tmp_path_factory.mktemp("uncut")
+    return folder, smoke("distill", folder, *CUT)
+
+
+def test_a_run_stopped_by_sigterm_ends_as_one_that_was_not(tmp_path, uncut):
+    folder, whole = uncut
+    process = start("distill", *CUT, f"--workdir={tmp_path}")
+    wait_for(process, tmp_path / "metrics.jsonl", '"distilled/seed-0", "epoch": 3')
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
     assert "SIGTERM; saved at step" in errors
-    again = call("distill", *flags, f"--workdir={tmp_path / 'cut'}")
+    again = call("distill", *CUT, f"--workdir={tmp_path}")
     assert again.stdout == whole.stdout
-    assert rows_by_run(tmp_path / "cut") == rows_by_run(tmp_path / "whole")
+    assert rows_by_run(tmp_path) == rows_by_run(folder)
 
 
-def test_kill_9_of_an_experiment_and_the_same_command_again(tmp_path):
-    flags = ("--smoke", "--seeds=1", "--epochs=50", "--checkpoint_every=5")
-    whole = call("distill", *flags, f"--workdir={tmp_path / 'whole'}")
-    process = start("distill", *flags, f"--workdir={tmp_path / 'cut'}")
-    rows = tmp_path / "cut" / "metrics.jsonl"
-    while process.poll() is None and not (rows.exists() and '"distilled/seed-0", "epoch": 9' in rows.read_text()):
-        time.sleep(0.002)
-    assert process.poll() is None
+def test_kill_9_of_an_experiment_and_the_same_command_again(tmp_path, uncut):
+    process = start("distill", *CUT, f"--workdir={tmp_path}")
+    wait_for(process, tmp_path / "metrics.jsonl", '"distilled/seed-0", "epoch": 9')
     process.kill()
     process.communicate()
-    again = call("distill", *flags, f"--workdir={tmp_path / 'cut'}")
+    again = call("distill", *CUT, f"--workdir={tmp_path}")
     assert again.returncode == 0, again.stderr
-    assert again.stdout == whole.stdout
+    assert again.stdout == uncut[1].stdout
 
 
 def test_a_teacher_that_saw_the_test_images_is_refused(tmp_path):
@@ -348,7 +362,7 @@ def test_a_layer_map_teaches_layers():
         distill.planned(empty, study, student, teacher, 10, second=True)
 
 
-def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch):
+def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch, plain):
     """Losses, schedules and models, each typed at least once, as many at a time as there are kinds; and optimizers."""
     losses = comparisons.names("response") + comparisons.names("contrastive")
     kinds = {
@@ -365,13 +379,13 @@ def test_every_name_that_a_flag_takes_trains(tmp_path, monkeypatch):
     }
     for name in optimizers.OPTIMIZERS:  # what they do is tested beside them
         optimizer_of(distill.Config(optimizer=name), steps=10)
-    smoke("train_teacher", tmp_path / "t", "--epochs=1")
+    teacher = str(plain("train_teacher")[0])
     reported: list[dict[str, list[dict[str, float]]]] = []
     monkeypatch.setattr(distill, "report", lambda *args: reported.append(args[-1].results))
     for i in range(max(map(len, kinds.values()))):
         typed = {kind: names[i % len(names)] for kind, names in kinds.items()}
         (tmp_path / str(i)).mkdir()
-        config = distill.Config(validation_split="", teacher=str(tmp_path / "t"), **tiny, **typed)
+        config = distill.Config(validation_split="", teacher=teacher, **tiny, **typed)
         distill.main(config, tmp_path / str(i))
         assert 0 <= reported[i]["student distilled"][0]["accuracy"] <= 1, typed
 
