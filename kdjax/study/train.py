@@ -19,7 +19,7 @@ from kdjax.training import parallel
 from kdjax.training.checkpoint import Checkpointer
 from kdjax.training.loop import Chunk, fit
 from kdjax.training.program import Program
-from kdjax.training.state import Init, create_state, initializer, variables
+from kdjax.training.state import Begin, Init, compiled, create_state, initializer, variables
 from kdjax.training.step import Run
 from kdjax.training.update import updates_of
 from kdjax.types import BadInput, Batch, Diverged, LossFn, Model, Networks, PyTree, TrainState
@@ -74,14 +74,17 @@ class Programs:
 
     def __init__(self) -> None:
         self._made: dict[tuple[Any, ...], Program] = {}
-        self._inits: dict[Any, Init] = {}
+        self._begun: dict[Begin, Begin] = {}
 
     def init(self, model: Model | Networks) -> Init:
-        """A model's initial variables by key."""
-        key = model.init if isinstance(model, Model) else (*model.init.values(), *model.memory.values())
-        if key not in self._inits:
-            self._inits[key] = initializer(model)
-        return self._inits[key]
+        """A model's initial variables by key; a network that is in several models begins by one program."""
+
+        def program(begin: Begin) -> Begin:
+            if begin not in self._begun:
+                self._begun[begin] = compiled(begin)
+            return self._begun[begin]
+
+        return initializer(model, program)
 
     def program(self, config: Common, loss_fn: LossFn, *, steps: int, scan: bool, mesh: Any) -> Program:
         """The program of a recipe for a run of so many steps."""

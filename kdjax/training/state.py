@@ -17,12 +17,26 @@ RATE = "learning_rate"
 """The hyper-parameter that multiplies the updates of an optimizer of unit rate."""
 
 
+Begin = Callable[[Array], Any]
+"""What a network begins as, `key -> (params, model_state)`, or a memory, `key -> memory`."""
 Init = Callable[[Array], tuple[dict[str, PyTree], dict[str, PyTree], dict[str, PyTree]]]
 """`key -> (params, model_state, memory)`, each by name."""
 
 
-def initializer(model: Model | Networks) -> Init:
-    """What all networks and memories begin as, compiled: who makes several states of a model keeps one.
+def compiled(begin: Begin) -> Begin:
+    """What a network or a memory begins as, as one program.
+
+    A weakly typed leaf would be a strongly typed one after its first update, and the second step compile again.
+    """
+    return jax.jit(lambda key: jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), begin(key)))
+
+
+def initializer(model: Model | Networks, program: Callable[[Begin], Begin] = compiled) -> Init:
+    """What all networks and memories begin as: who makes several states of a model keeps one.
+
+    Args:
+        model: the networks.
+        program: makes one's program; a study keeps those of networks that several of its models share.
 
     Raises:
         BadInput: no model.
@@ -30,18 +44,19 @@ def initializer(model: Model | Networks) -> Init:
     networks = Networks({STUDENT: model.init}) if isinstance(model, Model) else model
     if not isinstance(networks, Networks):
         raise BadInput(f"model is a {type(model).__name__}; accepted: a Model, or Networks, such as a lesson's model")
+    begins, remembers = (
+        {name: program(one) for name, one in each.items()} for each in (networks.init, networks.memory)
+    )
 
-    @jax.jit
     def init(key: Array) -> tuple[dict[str, PyTree], dict[str, PyTree], dict[str, PyTree]]:
         def named(name: str) -> Array:
             # By name and not by number: one more network or memory then changes no other's first values.
             return key if name == STUDENT else jax.random.fold_in(key, zlib.crc32(name.encode()))
 
-        found = {name: one(named(name)) for name, one in networks.init.items()}
-        memory = {name: begin(named(f"memory/{name}")) for name, begin in networks.memory.items()}
+        found = {name: begin(named(name)) for name, begin in begins.items()}
+        memory = {name: begin(named(f"memory/{name}")) for name, begin in remembers.items()}
         params, states = ({name: pair[i] for name, pair in found.items()} for i in (0, 1))
-        # A weakly typed leaf would be a strongly typed one after its first update, and the second step compile again.
-        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), (params, states, memory))
+        return params, states, memory
 
     return init
 
