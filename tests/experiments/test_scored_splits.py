@@ -96,7 +96,10 @@ def test_images_in_two_splits_are_warned_about(tmp_path, caplog, monkeypatch):
 def test_an_imported_network_whose_answers_are_no_numbers_teaches_nobody(made, tmp_path):
     shape = {"num_classes": 4, "image_shape": (8, 8, 1)}
     model = create("resnet8", **shape)
-    params, state = model.init(jax.random.key(0))
+    params, state = jax.eval_shape(model.init, jax.random.key(0))
+    rng, ones = np.random.default_rng(0), lambda x: np.ones(x.shape, np.float32)
+    params = jax.tree.map(lambda x: np.float32(rng.normal(0, 0.1, x.shape)) if len(x.shape) > 1 else ones(x), params)
+    state = jax.tree.map(ones, state)
     arrays = to_torch({"params": params, **state}, "resnet8")
     said = r"tiny/known: the answers to \d+ of 12 examples are not numbers"
     flags = {"batch_size": 10, "dataset": "tiny", "data_dir": made, "train_split": "train[:30]", "validation_split": ""}
