@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from html import escape
 from statistics import median
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from scipy.special import softmax
 from kdjax.data.source import Examples, unit_interval
 from kdjax.models.create import parameter_count
 from kdjax.study import page
-from kdjax.types import Model, PyTree
+from kdjax.types import ApplyFn, Model, PyTree
 
 CLASSES = 30
 """The most whose confusions fit a page."""
@@ -117,13 +118,18 @@ def _article(number: int) -> str:
 
 def milliseconds(model: Model, weights: PyTree, image: np.ndarray) -> float:
     """From one image, `[1, ...]` in [0, 1], to its logits, compiled: the median of many calls."""
-    call = jax.jit(lambda weights, x: model.apply(weights, x, train=False, key=None)[0].logits)
     held, seconds = jax.device_put((weights, image)), []
     for _ in range(CALLS + 1):  # the first one compiles
         begun = time.perf_counter()
-        call(*held).block_until_ready()
+        _logits(model.apply, *held).block_until_ready()
         seconds.append(time.perf_counter() - begun)
     return 1000 * median(seconds[1:])
+
+
+@partial(jax.jit, static_argnums=0)
+def _logits(apply: ApplyFn, weights: PyTree, image: jax.Array) -> jax.Array:
+    # Of a function that stays, so that one network with other weights is not compiled again.
+    return apply(weights, image, train=False, key=None)[0].logits
 
 
 def size(weights: PyTree) -> int:
