@@ -22,6 +22,7 @@ itself hides its gradient. With --victims or --defended of finished runs, write 
 --victims="'runs/natural'".
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ from kdjax.study.attacks import first
 from kdjax.study.compare import Done, Pair, Row, Scores
 from kdjax.study.data import Common, Study, open_study, optimizer_of
 from kdjax.study.extraction import Thief, Victim
-from kdjax.types import BadInput, LossFn
+from kdjax.types import BadInput, LossFn, Model
 
 FIXED = {"epsilon": "--epsilons", "norm": "--norm"}
 
@@ -115,11 +116,20 @@ def main(config: Config, workdir: Path) -> None:
         raise BadInput(f"--asks={config.asks}; accepted: one way.")
     pools = extraction.pools(config, study)
     extraction.refuse_small_pools(ways, pools, config.budgets, config.batch_size)
-    recipes, victims = victims_of(config, study)
+
+    known: dict[str, Model] = {}
+
+    def network(text: str, flag: str) -> Model:
+        # One for all of an architecture: what attacks one of them is compiled for all.
+        if text not in known:
+            known[text] = networks.named(text, study.shape, flag=flag).model
+        return known[text]
+
+    recipes, victims = victims_of(config, study, network)
     for epochs, places in ((config.epochs, config.budgets[-1]), (config.victim_epochs, len(study.train))):
         optimizer_of(config, steps=-(-places // config.batch_size) * epochs)
     calls = spec.calls(config.surrogates, flag="surrogates")
-    nets = {str(call): networks.named(str(call), study.shape, flag="surrogates").model for call in calls}
+    nets = {str(call): network(str(call), "surrogates") for call in calls}
     loss = {name: extraction.recipe(model) for name, model in nets.items()}
     thieves = {}
     for victim in victims:
@@ -137,7 +147,9 @@ def main(config: Config, workdir: Path) -> None:
     report_all(config, workdir, plan, compare.scored(study, workdir, arms, rows, pairs), pairs)
 
 
-def victims_of(config: Config, study: Study) -> tuple[dict[str, LossFn | None], list[Victim]]:
+def victims_of(
+    config: Config, study: Study, network: Callable[[str, str], Model]
+) -> tuple[dict[str, LossFn | None], list[Victim]]:
     """The networks that are attacked, natural ones first, and the recipes of those that are defended here."""
     found, recipes = list[Victim](), dict[str, LossFn | None]()
     against = attacks.named(config.attack, flag="attack")
@@ -152,7 +164,7 @@ def victims_of(config: Config, study: Study) -> tuple[dict[str, LossFn | None], 
             if isinstance(one, str):
                 found.append(Victim(name, *networks.load_teachers(study, one, flag=flag), one))
             else:
-                found.append(Victim(name, networks.named(str(one), study.shape, flag=flag).model, [], ""))
+                found.append(Victim(name, network(str(one), flag), [], ""))
             how = {"attack": against.repeated(against.make()), "objective": against.objective} if robust else {}
             recipes[name] = supervised(found[-1].model, **how)
     if not any(not name.endswith("trained") for name in recipes):
