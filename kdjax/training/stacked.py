@@ -41,8 +41,15 @@ def create_states(
     """
     init = init or initializer(model)
     states = [create_state(model, tx, jax.random.key(m.seed), hparams=m.hparams, init=init) for m in members]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    stacked = jax.tree.map(_stack, *states)
     return stacked.replace(step=states[0].step, frozen=frozen)
+
+
+def _stack(*leaves: Array) -> Any:
+    # On the host: each device is then given its members, and no program is compiled for a shape.
+    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        return jnp.stack(leaves)
+    return np.stack([np.asarray(leaf) for leaf in leaves])
 
 
 def together(run: Run, *, own_order: bool = True, group: int = 0) -> Callable[..., Any]:
