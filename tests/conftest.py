@@ -8,6 +8,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the suite's time is compilation of programs that then run for a millisecond. Processes that tests start
 # inherit both: a resumed run is bit for bit the same only if it is compiled the same.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# Where each operation stood in Python is written into every program, at a fifteenth of the time, and nobody reads it.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 # XLA's older emitters compile in two thirds of the time, and one part of a program in less than many.
 # It ends a process that sets a flag it does not know.
 if version("jaxlib").startswith("0.10."):
