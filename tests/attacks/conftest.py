@@ -44,7 +44,7 @@ def mlp():
 
 @pytest.fixture(scope="session")
 def cnn():
-    return trained("fast_cnn", (8, 16, 32))
+    return trained("fast_cnn", (8, 16, 32), steps=60)
 
 
 @pytest.fixture(scope="session")
