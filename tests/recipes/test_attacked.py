@@ -42,7 +42,7 @@ def by_hand(model, state, rows, epsilon, direction=jnp.sign):
         logits = model.apply(variables(state), image, train=False, key=None)[0].logits
         return jnp.sum(-jax.nn.log_softmax(logits)[jnp.arange(8), rows["label"]])
 
-    return jnp.clip(rows["inputs"] + epsilon * direction(jax.grad(loss)(rows["inputs"])), 0, 1)
+    return jnp.clip(rows["inputs"] + epsilon * direction(jax.jit(jax.grad(loss))(rows["inputs"])), 0, 1)
 
 
 def same(a, b):
@@ -89,11 +89,11 @@ def to_length_one(slope):
 )
 def test_no_gradient_passes_through_the_attack(attack, epsilon, direction, key, rows):
     state, recipe = make(key), supervised(MODEL, attack=attack)
-    found = jax.grad(lambda p: recipe(p, state, rows, key)[0].sum())(state.params)
+    found = jax.jit(jax.grad(lambda p: recipe(p, state, rows, key)[0].sum()))(state.params)
     attacked = by_hand(MODEL, state, rows, epsilon, direction)
     image = jnp.where(jnp.arange(8)[:, None, None, None] < 6, attacked, rows["inputs"])
     clean = supervised(MODEL)
-    expected = jax.grad(lambda p: clean(p, state, {**rows, "inputs": image}, key)[0].sum())(state.params)
+    expected = jax.jit(jax.grad(lambda p: clean(p, state, {**rows, "inputs": image}, key)[0].sum()))(state.params)
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
@@ -174,10 +174,10 @@ def test_fgsm_rs_looks_at_its_start_where_it_was_drawn_and_returns_an_image(key,
     found = named.fgsm_rs(epsilon)(objectives.cross_entropy(victim, rows["label"]), keys, image).image
     # The loop draws its start from the key folded with its number of steps.
     draw = starts.uniform("linf", epsilon)
-    begun = jax.vmap(draw)(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 1), image)
+    begun = jax.jit(jax.vmap(lambda key, one: draw(jax.random.fold_in(key, 1), one)))(keys, image)
     assert float(begun.min()) < -0.2
     assert float(begun.max()) > 1.2
-    slope = jax.grad(lambda x: response.cross_entropy(victim(x), rows["label"]).sum())(begun)
+    slope = jax.jit(jax.grad(lambda x: response.cross_entropy(victim(x), rows["label"]).sum()))(begun)
     delta = jnp.clip(begun + 1.25 * epsilon * jnp.sign(slope) - image, -epsilon, epsilon)
     np.testing.assert_allclose(found, jnp.clip(image + delta, 0, 1), atol=1e-6)
     between = np.abs(np.asarray(found - image)[np.asarray(slope) != 0])

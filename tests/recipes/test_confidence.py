@@ -35,7 +35,7 @@ HPARAMS = {"learning_rate": 0.1, "alpha": 0.7, "temperature": 2.0, confidence.WE
 
 
 def made(model, seed):
-    params, model_state = model.init(jax.random.key(seed))
+    params, model_state = jax.jit(model.init)(jax.random.key(seed))
     # Biases begin at 0, and a bias that is left out should be seen.
     return {"params": jax.tree.map(lambda x: x + 0.1, params), **model_state}
 

@@ -1,5 +1,7 @@
 """Terms with views: who is asked about what, what stands on each side, where gradients stop and what is refused."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,7 @@ from kdjax.types import Adversarial, BadInput, Model, Outputs
 
 SHAPE = {"num_classes": 4, "image_shape": (3, 3, 1)}
 STUDENT, TEACHER = create("mlp", **SHAPE, hidden=(5,)), create("mlp", **SHAPE, hidden=(7,))
-WEIGHTS = {"params": TEACHER.init(jax.random.key(9))[0]}
+WEIGHTS = {"params": jax.jit(TEACHER.init)(jax.random.key(9))[0]}
 ROWS = {
     "inputs": jax.random.uniform(jax.random.key(1), (6, 3, 3, 1)),
     "label": jnp.array([0, 1, 2, 3, 0, 1]),
@@ -58,6 +60,7 @@ def close(a, b, rtol=1e-4, atol=1e-5):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
 
 
+@functools.partial(jax.jit, static_argnames="model")
 def logits(params, image, model=STUDENT):
     return model.apply({"params": params}, image, train=False, key=None)[0].logits
 
@@ -84,7 +87,7 @@ def test_trades_is_its_formula_with_gradient_on_both_sides(key):
         expected = -np.log(p[np.arange(6), ROWS["label"]]) + 6 * (p * np.log(p / q)).sum(1)
         np.testing.assert_allclose(losses[:5], expected[:5], rtol=1e-4)
         slopes[stop] = jax.jit(jax.grad(total(made.loss_fn, state, key)))(params)
-        close(slopes[stop], jax.grad(lambda p, held=held: trades_by_hand(p, held).sum())(params))
+        close(slopes[stop], jax.jit(jax.grad(lambda p, held: trades_by_hand(p, held).sum()))(params, held))
     gap = max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, slopes.values()), strict=True))
     assert gap > 1e-2
     # Stopped is what a term does that says nothing.
@@ -97,12 +100,12 @@ def test_adversarial_training_is_a_term_on_the_attacked_view(key):
     made = lesson("labels(student=attacked)", STUDENT, TEACHER, attacked=Attacked(attack, share=0.5))
     assert (made.asks, made.by_label) == ({}, True)
     state = state_of(made, key)
-    ours, metrics = train_step(made.loss_fn, SGD)(state, ROWS)
-    theirs, same = train_step(supervised(STUDENT, attack=attack, attacked=0.5), SGD)(state, ROWS)
+    ours, metrics = jax.jit(train_step(made.loss_fn, SGD))(state, ROWS)
+    theirs, same = jax.jit(train_step(supervised(STUDENT, attack=attack, attacked=0.5), SGD))(state, ROWS)
     close(ours.params, theirs.params, rtol=0, atol=0)
     np.testing.assert_array_equal(metrics["labels(student=attacked)"], same["cross_entropy"])
     assert metrics["attacked_accuracy"] == same["attacked_accuracy"]
-    clean, _ = train_step(supervised(STUDENT), SGD)(state, ROWS)
+    clean, _ = jax.jit(train_step(supervised(STUDENT), SGD))(state, ROWS)
     assert not np.array_equal(clean.params["student"]["dense1"]["kernel"], ours.params["student"]["dense1"]["kernel"])
 
 
@@ -267,8 +270,10 @@ def test_what_cannot_be_summed_is_refused(terms, given, said):
 
 def test_what_a_step_lacks_is_refused_by_name(key):
     def step(recipe, rows=ROWS, frozen=WEIGHTS, model=STUDENT, **hparams):
-        state = create_state(model, SGD, key, hparams=hparams, frozen=frozen)
-        train_step(recipe, SGD)(state, rows)
+        def begun(key, frozen):
+            return train_step(recipe, SGD)(create_state(model, SGD, key, hparams=hparams, frozen=frozen), rows)
+
+        jax.eval_shape(begun, key, frozen)
 
     both = {"alpha": 0.5, "temperature": 2.0}
     taught = distill(STUDENT, live(TEACHER.apply), response.kl)

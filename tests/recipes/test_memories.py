@@ -23,7 +23,7 @@ from tests.training.conftest import same
 
 SHAPE = {"num_classes": 3, "image_shape": (4, 4, 1)}
 TEACHER, STUDENT = (models.create("mlp", **SHAPE, hidden=(width,)) for width in (7, 5))
-WEIGHTS = dict(params=TEACHER.init(jax.random.key(7))[0])
+WEIGHTS = dict(params=jax.jit(TEACHER.init)(jax.random.key(7))[0])
 EXAMPLES, BATCH, STEPS = 24, 8, 3
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, EXAMPLES).astype(np.int32)
@@ -153,7 +153,7 @@ def test_classes_are_data_and_no_constants_of_the_program(task):
 
 def test_a_student_learns_from_memories_alone_and_leaves_them_behind(task, finished):
     own = variables(finished)
-    begun = STUDENT.init(jax.random.split(jax.random.key(0))[0])
+    begun = jax.jit(STUDENT.init)(jax.random.split(jax.random.key(0))[0])
     assert jax.tree.structure(own) == jax.tree.structure({"params": begun[0], **begun[1]})
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), own["params"]["dense1"], begun[0]["dense1"])
     assert min(jax.tree.leaves(moved)) > 1e-3

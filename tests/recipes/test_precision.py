@@ -29,7 +29,7 @@ TX = optax.sgd(0.1)
 
 
 def taught():
-    params, state = TEACHER.init(jax.random.key(7))
+    params, state = jax.jit(TEACHER.init)(jax.random.key(7))
     return {"params": params, **state}
 
 

@@ -34,7 +34,7 @@ def rows(key):
 
 
 def make(key, alpha=0.3, temperature=2.0, tx=None):
-    params, model_state = TEACHER.init(jax.random.key(9))
+    params, model_state = jax.jit(TEACHER.init)(jax.random.key(9))
     hparams = {"learning_rate": 0.1, "alpha": alpha, "temperature": temperature}
     return create_state(
         STUDENT, tx or unit_rate(optax.sgd(1.0)), key, hparams=hparams, frozen={"params": params, **model_state}
@@ -60,9 +60,10 @@ def test_the_loss_is_alpha_of_the_teacher_and_the_rest_of_the_labels(key, rows, 
 def test_a_live_and_a_cached_teacher_are_the_same(key, rows):
     state = make(key)
     said = TEACHER.apply(state.frozen, rows["inputs"], train=False, key=None)[0].logits
-    a, _ = train_step(distill(STUDENT, live(TEACHER.apply), response.kl), unit_rate(optax.sgd(1.0)))(state, rows)
-    b, _ = train_step(distill(STUDENT, cached(), response.kl), unit_rate(optax.sgd(1.0)))(
-        state, {**rows, "teacher_logits": said}
+    sides = (live(TEACHER.apply), rows), (cached(), {**rows, "teacher_logits": said})
+    a, b = (
+        jax.jit(train_step(distill(STUDENT, teacher, response.kl), unit_rate(optax.sgd(1.0))))(state, batch)[0]
+        for teacher, batch in sides
     )
     for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
@@ -99,7 +100,8 @@ def test_a_teacher_is_an_argument_and_not_a_constant_of_the_program(key, rows):
 
 def test_unlabelled_examples_teach_nothing_without_a_teacher(key, rows):
     state = make(key)
-    grads = jax.grad(lambda p: supervised(STUDENT)(p, state, {**rows, "label": jnp.full(6, -1)}, key)[0].sum())
+    nobody = {**rows, "label": jnp.full(6, -1)}
+    grads = jax.jit(jax.grad(lambda p: supervised(STUDENT)(p, state, nobody, key)[0].sum()))
     assert all(not np.any(g) for g in jax.tree.leaves(grads(state.params)))
 
 
@@ -142,9 +144,9 @@ def test_traced_hyper_parameters_vmap_as_a_loop_does(key, rows):
     def run(temperature):
         return step(state.replace(hparams={**state.hparams, "temperature": temperature}), rows)[0].params
 
-    together = jax.vmap(run)(temperatures)
+    together, alone = jax.jit(jax.vmap(run))(temperatures), jax.jit(run)
     for i, t in enumerate(temperatures):
-        for x, y in zip(jax.tree.leaves(run(t)), jax.tree.leaves(together), strict=True):
+        for x, y in zip(jax.tree.leaves(alone(t)), jax.tree.leaves(together), strict=True):
             np.testing.assert_allclose(x, y[i], rtol=1e-5, atol=1e-6)
 
 

@@ -33,7 +33,7 @@ def rows(key):
 
 @pytest.fixture
 def state(key):
-    params, _ = TEACHER.init(jax.random.key(9))
+    params, _ = jax.jit(TEACHER.init)(jax.random.key(9))
     hparams = {"learning_rate": 0.1, "alpha": 0.3}
     return create_state(STUDENT, unit_rate(optax.sgd(1.0)), key, hparams=hparams, frozen={"params": params})
 
