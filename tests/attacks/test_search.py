@@ -1,5 +1,7 @@
 """The search on the constant c, the windows of APGD, and the start of FGSM-RS, against what their papers' code does."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +68,7 @@ def test_windows_are_those_of_the_release_and_of_the_paper():
 
 
 def test_the_windows_reach_the_attack(victim, image, label):
+    @functools.cache
     def best(windows, steps):
         attack = named.apgd(0.05, steps=steps, windows=windows, random_start=False)
         return run(attack, victim, image, label, objective=objectives.cross_entropy)

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax.attacks import boundary, named, objectives, penalty, projections, squares, starts, transforms
+from kdjax.attacks import boundary, named, objectives, penalty, projections, squares, starts, transforms, victims
 from kdjax.attacks.catalogue import ATTACKS
 from kdjax.attacks.combine import restarts
 from kdjax.attacks.run import run
 from kdjax.attacks.sweep import at_radius
 from kdjax.spec.family import _wanted
 from kdjax.study import attacks
-from kdjax.types import BadInput
+from kdjax.types import BadInput, Outputs
 
 COUNT = (("1", "2"), ("0", "-1", "1.5", "nan", "True"))
 POSITIVE = (("1", "1e-3", "0.5"), ("0", "0.0", "-1", "-0.5", "nan", "inf"))
@@ -71,11 +71,23 @@ def typed(name, setting, text):
     return attacks.named(f"{name}({', '.join([f'{setting}={text}', *few])})", flag="attacks")
 
 
-def trace(attack, victim, size=2):
-    """The attack on shapes alone: as it is called, with everything traced."""
-    objective = objectives.margin(victim, jnp.zeros(size, int))
+def _pixels(variables, image, *, train, key):
+    return Outputs(image.reshape(len(image), -1)[:, :10]), {}
+
+
+# Settings are looked at whoever is attacked: what answers with its first pixels is soon traced.
+VICTIM = victims.white_box(_pixels, ())
+
+
+def asked(size=2):
+    """What an attack is called with: objective, keys and images."""
     keys = jax.random.split(jax.random.key(0), size)
-    return jax.eval_shape(attack, objective, keys, jnp.zeros((size, *SHAPE)))
+    return objectives.margin(VICTIM, jnp.zeros(size, int)), keys, jnp.zeros((size, *SHAPE))
+
+
+def trace(attack):
+    """The attack on shapes alone: as it is called, with everything traced."""
+    return jax.eval_shape(attack, *asked())
 
 
 def test_every_number_that_can_be_typed_has_its_bounds_here():
@@ -84,17 +96,16 @@ def test_every_number_that_can_be_typed_has_its_bounds_here():
 
 # AutoAttack hands its other settings to its four attacks, which are looked at themselves.
 @pytest.mark.parametrize(("name", "setting"), [t for t in TYPED if t[0] != "standard" or t[1] == "epsilon"])
-def test_typed_at_the_bounds_it_works_as_integer_and_as_float(name, setting, victim):
+def test_typed_at_the_bounds_it_works_as_integer_and_as_float(name, setting):
     for text in NUMBERS[setting][0]:
         found = typed(name, setting, text)
-        assert trace(found.make(), victim).image.shape == (2, *SHAPE)
+        assert trace(found.make()).image.shape == (2, *SHAPE)
         if found.has("epsilon") and setting != "epsilon":  # beside a traced radius, as in a sweep
 
             def swept(epsilon, objective, keys, image, found=found):
                 return found.make(epsilon=epsilon)(objective, keys, image)
 
-            objective, keys = objectives.margin(victim, jnp.zeros(2, int)), jax.random.split(jax.random.key(0), 2)
-            jax.eval_shape(swept, jnp.float32(0.1), objective, keys, jnp.zeros((2, *SHAPE)))
+            jax.eval_shape(swept, np.float32(0.1), *asked())
 
 
 @pytest.mark.parametrize(("name", "setting"), TYPED)
@@ -118,10 +129,10 @@ def test_numbers_of_numpy_and_jax_are_looked_at_as_well(name, setting):
 
 
 @pytest.mark.parametrize("kind", [int, np.int64, float, np.float32, jnp.float32])
-def test_an_accepted_number_may_have_any_type(kind, victim):
-    trace(named.pgd(kind(1), steps=2, step_size=kind(1)), victim)
-    trace(named.mi_fgsm(kind(1), steps=2, diverse=kind(1), decay=kind(1)), victim)
-    trace(named.square(kind(1), queries=2, share=kind(1)), victim)
+def test_an_accepted_number_may_have_any_type(kind):
+    trace(named.pgd(kind(1), steps=2, step_size=kind(1)))
+    trace(named.mi_fgsm(kind(1), steps=2, diverse=kind(1), decay=kind(1)))
+    trace(named.square(kind(1), queries=2, share=kind(1)))
 
 
 @pytest.mark.parametrize("name", [n for n in SIGNATURES if "epsilon" in SIGNATURES[n]])
@@ -132,13 +143,13 @@ class TestUnits:
         with pytest.raises(BadInput, match=r"epsilon=8: images lie in \[0, 1\].*8/255 is 0\.0314"):
             ATTACKS.functions[name](epsilon=8)
 
-    def test_l2(self, name, victim):
+    def test_l2(self, name):
         if "norm" not in SIGNATURES[name]:
             return
         sizes = {k: int(v) for k, v in SIZES[name]}
-        trace(ATTACKS.functions[name](epsilon=8.0, norm="l2", **sizes), victim)  # the diameter: the root of 64
+        trace(ATTACKS.functions[name](epsilon=8.0, norm="l2", **sizes))  # the diameter: the root of 64
         with pytest.raises(BadInput, match=r"epsilon=128: .* at most 8 apart in l2.*128/255 is 0\.502"):
-            trace(ATTACKS.functions[name](epsilon=128, norm="l2", **sizes), victim)
+            trace(ATTACKS.functions[name](epsilon=128, norm="l2", **sizes))
 
     def test_in_a_sweep(self, name):
         with pytest.raises(BadInput, match=r"epsilon=8: .*8/255 is 0\.0314"):
@@ -160,24 +171,24 @@ def test_units_of_starts_and_proposals(start):
         start(8)
 
 
-def test_a_step_in_l2_longer_than_the_image_space_is_refused(victim):
-    trace(named.pgd(1.0, steps=2, step_size=8.0, norm="l2"), victim)
+def test_a_step_in_l2_longer_than_the_image_space_is_refused():
+    trace(named.pgd(1.0, steps=2, step_size=8.0, norm="l2"))
     with pytest.raises(BadInput, match=r"step_size=9: .* at most 8 apart in l2"):
-        trace(named.pgd(1.0, steps=2, step_size=9, norm="l2"), victim)
+        trace(named.pgd(1.0, steps=2, step_size=9, norm="l2"))
 
 
-def test_a_coarse_modifier_of_more_sides_than_the_image_is_refused(victim):
+def test_a_coarse_modifier_of_more_sides_than_the_image_is_refused():
     """It would be no coarse one, and its coordinates would be spent on what is then averaged."""
-    trace(named.zoo(sides=(2, 8), steps=2, importance=True), victim)
+    trace(named.zoo(sides=(2, 8), steps=2, importance=True))
     with pytest.raises(BadInput, match=r"sides=\(2, 9\): accepted are sides up to the image's, 8"):
-        trace(named.zoo(sides=(2, 9), steps=2), victim)
+        trace(named.zoo(sides=(2, 9), steps=2))
 
 
-def test_a_blur_wider_than_the_image_is_refused(victim):
+def test_a_blur_wider_than_the_image_is_refused():
     """It leaves one slope for all pixels, whatever the network."""
-    trace(named.mi_fgsm(kernel=15, steps=2), victim)
+    trace(named.mi_fgsm(kernel=15, steps=2))
     with pytest.raises(BadInput, match=r"kernel=17: accepted are odd sizes up to twice the image's, 8"):
-        trace(named.mi_fgsm(kernel=17, steps=2), victim)
+        trace(named.mi_fgsm(kernel=17, steps=2))
 
 
 def test_a_fraction_is_the_number_it_is():
