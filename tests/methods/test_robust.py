@@ -1,7 +1,6 @@
 """Robust methods: each equals its paper's formula, and its code's, written here once more in numpy on fixed arrays."""
 
 import contextlib
-import dataclasses
 import functools
 import inspect
 import json
@@ -26,15 +25,30 @@ from kdjax.training.state import create_state
 from kdjax.training.step import train_step
 from kdjax.types import Adversarial, BadInput
 from tests.experiments.scripts import parsed
+from tests.methods.states import initializer
 from tests.study.studies import study_of
 
 SHAPE = {"num_classes": 4, "image_shape": (3, 3, 1)}
 STUDENT, TEACHER, NATURAL = (create("mlp", **SHAPE, hidden=(n,)) for n in (5, 7, 6))
-WEIGHTS, OTHER = ({"params": net.init(jax.random.key(n))[0]} for net, n in ((TEACHER, 9), (NATURAL, 8)))
-IMAGE = jax.random.uniform(jax.random.key(1), (6, 3, 3, 1))
+RNG = np.random.default_rng(1)
+IMAGE = RNG.uniform(size=(6, 3, 3, 1)).astype(np.float32)
 LABEL = np.array([0, 1, 2, 3, 0, -1])
-ROWS = {"inputs": IMAGE, "label": jnp.asarray(LABEL), "mask": jnp.ones(6), "epoch": jnp.zeros(6, jnp.int32)}
+ROWS = {
+    "inputs": IMAGE,
+    "label": LABEL.astype(np.int32),
+    "mask": np.ones(6, np.float32),
+    "epoch": np.zeros(6, np.int32),
+}
 SGD = optax.sgd(0.1)
+
+
+def drawn(model):
+    """A network's variables, by numpy."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))[0]
+    return {"params": jax.tree.map(lambda x: RNG.normal(size=x.shape).astype(np.float32) / 3, shapes)}
+
+
+WEIGHTS, OTHER = drawn(TEACHER), drawn(NATURAL)
 
 
 def away(image):
@@ -70,11 +84,13 @@ def made_of(text, *, steps=10, attack=None):
 def state_of(made, key=None, step=0):
     frozen = made.frozen(WEIGHTS, lambda: None, {name: OTHER for name in made.others})
     state = create_state(
-        made.model, SGD, jax.random.key(3) if key is None else key, hparams=made.hparams, frozen=frozen
-    )
+        made.model, SGD, jax.random.key(3) if key is None else key, hparams=made.hparams, frozen=frozen,
+        init=initializer(made.model),
+    )  # fmt: skip
     return state.replace(step=jnp.int32(step))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def logits(model, variables, image):
     return model.apply(variables, image, train=False, key=None)[0].logits
 
