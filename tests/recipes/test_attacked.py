@@ -13,13 +13,14 @@ from kdjax.recipes._batch import spread_rows
 from kdjax.recipes.supervised import supervised
 from kdjax.training import parallel
 from kdjax.training.optimizers import unit_rate
-from kdjax.training.state import create_state, variables
+from kdjax.training.state import create_state, initializer, variables
 from kdjax.training.step import many_steps, train_step
 from kdjax.types import BadInput
 
 SHAPE = {"num_classes": 4, "image_shape": (4, 4, 1)}
 MODEL = create("mlp", **SHAPE, hidden=(8,))
 DROPPED = create("mlp", **SHAPE, hidden=(8,), dropout=0.5)
+BEGIN = {model: initializer(model) for model in (MODEL, DROPPED)}
 FGSM = named.fgsm(0.1)
 RANDOM = named.fgsm_rs(0.2)
 
@@ -34,7 +35,7 @@ def rows(key):
 
 
 def make(key, model=MODEL):
-    return create_state(model, unit_rate(optax.sgd(1.0)), key, hparams={"learning_rate": 0.1})
+    return create_state(model, unit_rate(optax.sgd(1.0)), key, hparams={"learning_rate": 0.1}, init=BEGIN[model])
 
 
 def by_hand(model, state, rows, epsilon, direction=jnp.sign):

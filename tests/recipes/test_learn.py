@@ -23,6 +23,7 @@ from kdjax.teachers.stored import cached, cached_top_k
 from kdjax.training.state import create_state, variables
 from kdjax.training.step import train_step
 from kdjax.types import Adversarial, BadInput, Model, Outputs
+from tests.methods.states import initializer
 
 SHAPE = {"num_classes": 4, "image_shape": (3, 3, 1)}
 STUDENT, TEACHER = create("mlp", **SHAPE, hidden=(5,)), create("mlp", **SHAPE, hidden=(7,))
@@ -48,7 +49,7 @@ def shift(objective, key, image, start=None, *, where=None):
 
 
 def state_of(made, key, frozen=WEIGHTS):
-    return create_state(made.model, SGD, key, hparams=made.hparams, frozen=frozen)
+    return create_state(made.model, SGD, key, hparams=made.hparams, frozen=frozen, init=initializer(made.model))
 
 
 def total(recipe, state, key):

@@ -24,6 +24,7 @@ from kdjax.training.optimizers import unit_rate
 from kdjax.training.state import create_state, variables
 from kdjax.training.step import one_step, train_step
 from kdjax.types import BadInput
+from tests.methods.states import initializer
 from tests.training.conftest import same
 
 SHAPE = {"num_classes": 3, "image_shape": (8, 8, 1)}
@@ -56,7 +57,7 @@ def small(expression, **given):
 
 def state_of(made, key=0, frozen=MLP_WEIGHTS, **hparams):
     given = {"learning_rate": 0.1, **made.hparams, **hparams}
-    return create_state(made.model, TX, jax.random.key(key), hparams=given, frozen=frozen)
+    return create_state(made.model, TX, jax.random.key(key), hparams=given, frozen=frozen, init=initializer(made.model))
 
 
 def means(metrics):
@@ -91,7 +92,7 @@ def test_every_loss_that_can_be_typed_teaches_the_student():
 
 def test_the_student_beside_connectors_begins_and_answers_as_it_would_alone():
     made = lesson("response.kl + feature.hint(block2, block3) + feature.ab(block1)", STUDENT, TEACHER)
-    state = state_of(made, frozen=None)
+    state = create_state(made.model, optax.sgd(0.1), jax.random.key(0), hparams=made.hparams)
     alone = create_state(STUDENT, optax.sgd(0.1), jax.random.key(0))
     assert set(state.params) == {"student", "connectors"}
     assert same(variables(state), variables(alone))

@@ -15,13 +15,14 @@ from kdjax.recipes.supervised import supervised
 from kdjax.teachers.live import live
 from kdjax.teachers.stored import cached
 from kdjax.training.optimizers import unit_rate
-from kdjax.training.state import create_state, variables
+from kdjax.training.state import create_state, initializer, variables
 from kdjax.training.step import train_step
 from kdjax.types import Outputs
 
 SHAPE = {"num_classes": 4, "image_shape": (4, 4, 1)}
 STUDENT = create("mlp", **SHAPE, hidden=(5,))
 TEACHER = create("mlp", **SHAPE, hidden=(7,), dropout=0.5)
+BEGIN, TAUGHT = initializer(STUDENT), jax.jit(TEACHER.init)
 
 
 @pytest.fixture
@@ -34,11 +35,12 @@ def rows(key):
 
 
 def make(key, alpha=0.3, temperature=2.0, tx=None):
-    params, model_state = jax.jit(TEACHER.init)(jax.random.key(9))
+    params, model_state = TAUGHT(jax.random.key(9))
     hparams = {"learning_rate": 0.1, "alpha": alpha, "temperature": temperature}
     return create_state(
-        STUDENT, tx or unit_rate(optax.sgd(1.0)), key, hparams=hparams, frozen={"params": params, **model_state}
-    )
+        STUDENT, tx or unit_rate(optax.sgd(1.0)), key, hparams=hparams, frozen={"params": params, **model_state},
+        init=BEGIN,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
