@@ -1,6 +1,7 @@
 """Robust methods: each equals its paper's formula, and its code's, written here once more in numpy on fixed arrays."""
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import json
