@@ -43,7 +43,12 @@ def platform(mesh: Mesh) -> str:
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Put a tree, whole, on every device of the mesh. The copies are new: donating them harms nobody."""
     sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda x: jax.device_put(x, sharding, may_alias=False), tree)
+    return jax.tree.map(lambda x: jax.device_put(_own(x), sharding, may_alias=False), tree)
+
+
+def _own(x: Any) -> Any:
+    """A copy of what lies on a device: on a mesh of several, JAX shares the buffer of the first, `may_alias` or not."""
+    return x.copy() if isinstance(x, jax.Array) else x
 
 
 def shard(tree: PyTree, mesh: Mesh, *, axis: int = 0) -> PyTree:
@@ -55,7 +60,7 @@ def place(state: TrainState, mesh: Mesh, wrapper: str = "jit") -> TrainState:
     """Put a state on the mesh as the step under that wrapper holds it. The copies are new, as those of `replicate`."""
     if wrapper != "jit":
         return replicate(state, mesh)
-    memory = jax.device_put(state.memory, _by_rows(state.memory, mesh), may_alias=False)
+    memory = jax.device_put(jax.tree.map(_own, state.memory), _by_rows(state.memory, mesh), may_alias=False)
     return replicate(state.replace(memory={}), mesh).replace(memory=memory)
 
 

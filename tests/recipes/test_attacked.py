@@ -146,7 +146,7 @@ def test_jit_and_pmap_attack_the_same_rows(key, rows):
     for kind in ("jit", "pmap"):
         mesh = parallel.data_mesh()
         run = parallel.wrap(kind, build, mesh, batch_axis=1)
-        own = jax.tree.map(jnp.copy, parallel.replicate(state, mesh))
+        own = parallel.replicate(state, mesh)
         results.append(run(own, data, {name: np.stack([np.asarray(v)] * 2) for name, v in rows.items()}))
     for x, y in zip(jax.tree.leaves(results[0][0].params), jax.tree.leaves(results[1][0].params), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)

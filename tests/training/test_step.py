@@ -206,7 +206,17 @@ def test_each_device_draws_from_a_key_of_its_own_under_pmap(key):
         "pmap", lambda axis: lambda s, d, r: train_step(drawing, tx, axis_name=axis)(s, r), mesh, batch_axis=0
     )
     rows = {name: np.asarray(x) for name, x in batch(8, 8).items()}
-    total, count = run(parallel.place(jax.tree.map(jnp.copy, state), mesh, "pmap"), {}, rows)[1]["drawn"]
+    total, count = run(parallel.place(state, mesh, "pmap"), {}, rows)[1]["drawn"]
     step_key = jax.random.fold_in(state.key, 0)
     own = [float(jax.random.uniform(jax.random.fold_in(step_key, device))) for device in range(2)]
     assert float(np.asarray(total).ravel()[0] / np.asarray(count).ravel()[0]) == pytest.approx(np.mean(own), rel=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_what_is_placed_may_be_donated_and_the_callers_arrays_live(key, devices):
+    state = create_state(linear_model(), unit_rate(optax.sgd(1.0)), key, hparams={"learning_rate": 0.1})
+    state = state.replace(memory={"bank": jnp.ones((4, 2))})
+    mesh, take = parallel.data_mesh(jax.devices()[:devices]), jax.jit(lambda tree: tree, donate_argnums=0)
+    for wrapper in ("jit", "pmap"):
+        take(parallel.place(state, mesh, wrapper))
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
