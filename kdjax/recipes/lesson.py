@@ -13,7 +13,7 @@ from jaxtyping import Array
 from kdjax import spec
 from kdjax.ensembles.pools import Ensemble
 from kdjax.losses.contrastive import Remembering
-from kdjax.models.connect.connectors import connect, shapes_of
+from kdjax.models.connect.connectors import connect
 from kdjax.models.connect.connectors import layers_of as all_layers
 from kdjax.recipes._batch import Augment
 from kdjax.recipes.attack_reading import read_attack
@@ -282,7 +282,8 @@ def _variables(model: Model) -> PyTree:
 
 def answers_of(model: Model) -> Outputs:
     """The shapes of what a network says of two images."""
-    return shapes_of(model, _variables(model), model.input_shape)
+    image = jax.ShapeDtypeStruct((2, *model.input_shape), jnp.float32)
+    return jax.eval_shape(lambda v, x: model.apply(v, x, train=False, key=None)[0], _variables(model), image)
 
 
 def layer_names(model: Model) -> list[str]:

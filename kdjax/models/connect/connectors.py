@@ -6,7 +6,6 @@ student's side, or the teacher's target could be made small; embeddings stand on
 makes all connectors of a student one network beside it.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from jaxtyping import Array
 
 from kdjax.models.connect.sizes import pooled, same_size
 from kdjax.models.padding import BatchMean, real_rows
-from kdjax.types import ApplyFn, BadInput, Init, Model, Outputs, PyTree
+from kdjax.types import BadInput, Init, Model, Outputs, PyTree
 
 Feature = Array | tuple[Array, ...]
 Pair = tuple[Any, Any, dict[str, Any]]
@@ -182,9 +181,12 @@ def connect(
     Raises:
         BadInput: a layer that a network does not have; layers that a connector cannot join.
     """
-    params, state = jax.eval_shape(student.init, jax.random.key(0))
-    both = (student, {"params": params, **state}), teacher
-    shapes = [jax.eval_shape(layers_of, shapes_of(model, variables, image_shape)) for model, variables in both]
+    image = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    mine, state = jax.eval_shape(student.init, jax.random.key(0))
+    shapes = [
+        jax.eval_shape(lambda v, x, m=model: layers_of(m.apply(v, x, train=False, key=None)[0]), variables, image)
+        for model, variables in ((student, {"params": mine, **state}), teacher)
+    ]
     for name, link in links.items():
         for side, layers, found in zip(("student", "teacher"), link[:2], shapes, strict=True):
             if missing := [layer for layer in layers if layer not in found]:
@@ -221,16 +223,6 @@ def connect(
         return found, states
 
     return Connected(init, pairs)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _said(apply: ApplyFn, variables: PyTree, image: Array) -> Outputs:
-    return apply(variables, image, train=False, key=None)[0]
-
-
-def shapes_of(model: Model, variables: PyTree, image_shape: tuple[int, ...]) -> Outputs:
-    """The shapes of what a network says of two images; who asks again finds JAX's trace of it again."""
-    return _said.eval_shape(model.apply, variables, jax.ShapeDtypeStruct((2, *image_shape), jnp.float32))
 
 
 def layers_of(outputs: Outputs) -> dict[str, Array]:
