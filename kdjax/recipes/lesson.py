@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -188,8 +188,11 @@ def lesson(
         raise BadInput(
             "a network without input_shape: accepted are those of models.create, or `_replace(input_shape=)`"
         )
-    _refuse_other_inputs(shape, {TEACHER: teacher, **others})
-    shown = Shown(*(layer_names(model) for model in (student, teacher)))
+    teachers = {TEACHER: teacher, **others}
+    _refuse_other_inputs(shape, teachers)
+    # Each network is traced once, however often it is looked at.
+    mine, theirs = _shapes(student, shape), {name: _shapes(model, shape) for name, model in teachers.items()}
+    shown = Shown(_names(mine.answers), _names(theirs[TEACHER].answers))
     views = VIEWS if attacked is not None else (CLEAN,)
     read = Reader(formula, shown, steps, examples, batch_size, taught, teachers=others, views=views)
     numbers, sets, typed = read.hparams, read.sets, attacked if isinstance(attacked, str | Call) else "the attack"
@@ -198,8 +201,7 @@ def lesson(
         attacked, numbers, sets = attack.attacked, numbers | attack.hparams, sets | attack.sets
     connected = None
     if read.links:
-        variables = _variables(teacher)
-        connected = connect(student, read.links, image_shape=shape, teacher=(teacher, variables))
+        connected = connect(student, read.links, image_shape=shape, teacher=(teacher, theirs[TEACHER].variables))
     init = {STUDENT: student.init} | ({CONNECTORS: connected.init} if connected else {})
 
     def taught_by(who: Teacher) -> LossFn:
@@ -217,7 +219,7 @@ def lesson(
         return Recipe(function, numbers, sets)
 
     memories = {name: one.init for name, one in read.memories.items()}
-    memories |= read.groups.memories(answers_of(student).logits.shape[-1])
+    memories |= read.groups.memories(mine.classes)
     looked_at = {view for t in read.terms for side in t.sides for view in side.views}
     if attacked is not None and looked_at <= {CLEAN}:
         accepted = "a term that does, such as response.kl(student=attacked), or no attack"
@@ -228,7 +230,7 @@ def lesson(
     asks = {name: seen for name, seen in asks.items() if name not in (STUDENT, LABELS)}
     if ensemble is None:
         answering = {side.network for t in asking if not t.on_layers for side in t.sides} & asks.keys()
-        _refuse_other_classes(student, {n: one for n, one in {TEACHER: teacher, **others}.items() if n in answering})
+        _refuse_other_classes(mine.classes, {name: theirs[name].classes for name in theirs if name in answering})
     made = Lesson(
         formula,
         Networks(init, memories),
@@ -246,7 +248,7 @@ def lesson(
         others,
     )
     if ensemble is None:
-        _try(made, batch_size, shape)
+        _try(made, batch_size, shape, mine, theirs)
         # The attack was looked at when it was read: here nobody is attacked.
         unmoved = attacked._replace(share=0.0) if attacked else None
         # Numbers that vary are traced in a step: losses see them plain here.
@@ -266,38 +268,57 @@ def _refuse_other_inputs(shape: tuple[int, ...], teachers: Mapping[str, Model]) 
             raise BadInput(f"{name} has input_shape={model.input_shape}; accepted: the student's, {shape}")
 
 
-def _refuse_other_classes(student: Model, teachers: Mapping[str, Model]) -> None:
-    classes = answers_of(student).logits.shape[-1]
-    for name, model in teachers.items():
-        if (own := answers_of(model).logits.shape[-1]) != classes:
+def _refuse_other_classes(classes: int, teachers: Mapping[str, int]) -> None:
+    for name, own in teachers.items():
+        if own != classes:
             raise BadInput(
                 f"{name} answers with {own} classes; accepted: as many as the student, {classes}, or losses on layers"
             )
 
 
-def _variables(model: Model) -> PyTree:
+class _Shapes(NamedTuple):
+    """The shapes of a network: its parameters and state, and what it says of two images."""
+
+    params: PyTree
+    state: PyTree
+    answers: Outputs
+
+    @property
+    def variables(self) -> PyTree:
+        return {"params": self.params, **self.state}
+
+    @property
+    def classes(self) -> int:
+        return self.answers.logits.shape[-1]
+
+
+def _shapes(model: Model, shape: tuple[int, ...]) -> _Shapes:
     params, state = jax.eval_shape(model.init, jax.random.key(0))
-    return {"params": params, **state}
-
-
-def answers_of(model: Model) -> Outputs:
-    """The shapes of what a network says of two images."""
-    image = jax.ShapeDtypeStruct((2, *model.input_shape), jnp.float32)
-    return jax.eval_shape(lambda v, x: model.apply(v, x, train=False, key=None)[0], _variables(model), image)
+    image = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    said = lambda v, x: model.apply(v, x, train=False, key=None)[0]  # noqa: E731
+    return _Shapes(params, state, jax.eval_shape(said, {"params": params, **state}, image))
 
 
 def layer_names(model: Model) -> list[str]:
     """The names of all that can be compared of a network: its features, and the logits."""
-    return list(jax.eval_shape(all_layers, answers_of(model)))
+    return _names(_shapes(model, model.input_shape).answers)
 
 
-def _try(made: Lesson, batch_size: int, shape: tuple[int, ...]) -> None:
+def _names(answers: Outputs) -> list[str]:
+    return list(jax.eval_shape(all_layers, answers))
+
+
+def _try(
+    made: Lesson, batch_size: int, shape: tuple[int, ...], student: _Shapes, teachers: Mapping[str, _Shapes]
+) -> None:
     """One step on shapes alone, the expression's numbers as they are, so that losses see and refuse them."""
     column = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     image = jax.ShapeDtypeStruct((batch_size, *shape), jnp.float32)
     rows = {"inputs": image, "label": column, "mask": jax.ShapeDtypeStruct((batch_size,), jnp.float32)}
     rows |= {"index": column, "epoch": column}
-    init = {name: jax.eval_shape(one, jax.random.key(0)) for name, one in made.model.init.items()}
+    others = {name: one for name, one in made.model.init.items() if name != STUDENT}
+    init = {name: jax.eval_shape(one, jax.random.key(0)) for name, one in others.items()}
+    init[STUDENT] = (student.params, student.state)
     params, states = ({name: pair[i] for name, pair in init.items()} for i in (0, 1))
     memory = {name: jax.eval_shape(begin, jax.random.key(0)) for name, begin in made.model.memory.items()}
     hparams: Any = dict(made.hparams)
@@ -311,5 +332,5 @@ def _try(made: Lesson, batch_size: int, shape: tuple[int, ...]) -> None:
         state = TrainState(jnp.int32(0), params, states, (), jax.random.key(0), hparams, frozen, memory)
         return made.loss_fn(params, state, rows, jax.random.key(0))[0]
 
-    teachers = {TEACHER: _variables(made.teacher)} | {name: _variables(one) for name, one in made.others.items()}
-    jax.eval_shape(step, params, states, memory, teachers, rows)
+    variables = {name: one.variables for name, one in teachers.items()}
+    jax.eval_shape(step, params, states, memory, variables, rows)
