@@ -89,7 +89,8 @@ def main(config: Config, workdir: Path) -> None:
     answering.check(config, study, workdir, given[: config.seeds])
     for epochs in (config.epochs, config.teacher_epochs, hinted or config.epochs):
         optimizer_of(config, steps=steps * epochs)
-    answering.refuse_guessing(config, study, teacher, given[: config.seeds])
+    if plan.asks:
+        answering.refuse_guessing(config, study, teacher, given[: config.seeds])
 
     rate = {"learning_rate": config.learning_rate}
     outputs = replace(config, teacher_outputs="live") if plan.live else config
@@ -112,7 +113,9 @@ def main(config: Config, workdir: Path) -> None:
         own = taught(done)
         return own._replace(begin=stages.after(plan, done.state("hints"), own.begin))
 
+    chosen = taught_by(config)
     facts = {"layers": [list(pair) for pair in plan.named], "copied": config.copy_layers}
+    facts |= {"attack": str(chosen.attack or ""), "further teachers": dict(chosen.others)}
     source = students.seen(config.labels, ", all images")
     lineage = Lineage(str(plan.expression), (TEACHER,), source, start="hints" if hinted else "", facts=facts)
     arms = [

@@ -99,7 +99,8 @@ def main(config: Config, workdir: Path) -> None:
     teacher, given, large = networks.teacher_of(config, study)
     by = against(config, scoring, study.test, "test_split")
     learns, trainings = lessons(config, study, student, teacher)
-    answering.refuse_guessing(config, study, teacher, given)
+    if any(one.asks for one in trainings.values()):
+        answering.refuse_guessing(config, study, teacher, given)
     choose = None
     if choosing and study.validation is not None:
         choose = robustness(student, against(config, choosing, study.validation, "validation_split"))

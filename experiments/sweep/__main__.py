@@ -159,7 +159,7 @@ def seen(config: Config) -> str:
     labels = (
         " and one draw of labels, those of seed 0" if config.labels and not config.own_labels else ", that of seed 0"
     )
-    return f"{text} All students share one teacher{labels}: the intervals do not speak of others."
+    return f"{text} All students have the same teachers{labels}: the intervals do not speak of others."
 
 
 def order(examples: int, batch_size: int, seed: int, epoch: int) -> dict[str, np.ndarray]:

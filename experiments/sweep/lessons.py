@@ -101,7 +101,8 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
     others, others_weights = networks.further(chosen.others, study)
     plan = planned(config, study, student, teacher, steps, others=others)
     answering.check(config, study, workdir, given[:1])
-    answering.refuse_guessing(config, study, teacher, given[:1])
+    if plan.asks:
+        answering.refuse_guessing(config, study, teacher, given[:1])
     transfer = hide_labels(study.train, config.labels, 0) if config.labels else study.train
     rates, rate = swept(config.learning_rate, "learning_rate", RATE)
 
@@ -141,7 +142,10 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
     sets, fixed = {**plan.sets, **rates}, {RATE: rate, **plan.hparams}
     lineage = Lineage(
         str(plan.expression), ("teacher",), seen(config.labels, ", all images"), chosen_on=CHOOSES,
-        facts={"teacher": config.teacher if given else "trained here", "own labels": config.own_labels},
+        facts={
+            "teacher": config.teacher if given else "trained here", "own labels": config.own_labels,
+            "attack": str(chosen.attack or ""), "further teachers": dict(chosen.others),
+        },
     )  # fmt: skip
     if given:
         asked = trained_elsewhere({}, config.teacher)

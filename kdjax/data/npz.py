@@ -95,6 +95,11 @@ def made_by(path: str | Path) -> dict[str, Any]:
         return {}
 
 
+def attacked(dataset: str) -> bool:
+    """Whether a data set, as `--dataset` says it, is a file of attacked images."""
+    return dataset.startswith(PREFIX) and "attacks" in made_by(dataset.removeprefix(PREFIX))
+
+
 def _read(path: Path, wanted: tuple[str, ...]) -> tuple[list[str], dict[str, np.ndarray]]:
     """The names of all arrays of a file, and those that are wanted."""
     try:
@@ -109,5 +114,7 @@ def require_npz(path: str | Path, *, new: bool = False) -> Path:
     file = typed_path(path)
     there = file.parent.is_dir() and not file.is_dir() if new else file.is_file()
     if file.suffix.lower() != ".npz" or not there:
-        raise BadInput(f"{str(path)!r}; accepted: {'a .npz file in a folder that exists' if new else 'a .npz file'}")
+        if new:
+            raise BadInput(f"{str(path)!r}; accepted: a .npz file in a folder that exists")
+        raise BadInput(f"dataset={PREFIX}{path}; accepted: a .npz file that is there")
     return file

@@ -137,33 +137,33 @@ def shuffled_rank(label: Integer[np.ndarray, " examples"], rng: np.random.Genera
     return rank
 
 
-def hide_labels(source: AnyExamples, keep: int, seed: int) -> AnyExamples:
-    """The data set with `keep` labels left and -1 in place of the others.
+def hide_labels(source: AnyExamples, labels: int, seed: int) -> AnyExamples:
+    """The data set with `labels` of them left and -1 in place of the others.
 
     The kept labels are as even over the classes as their number and the classes' sizes allow (counts differ by at most
-    one unless a class runs out). With the same seed a larger `keep` keeps all that a smaller one kept.
+    one unless a class runs out). With the same seed a larger number keeps all that a smaller one kept.
 
     Args:
         source: the data set; rows whose label is -1 already stay so.
-        keep: how many labels stay, at least one per class present and at most all.
+        labels: how many stay, at least one per class present and at most all.
         seed: decides which.
 
     Raises:
-        BadInput: `keep` is out of that range, or no label is known.
+        BadInput: `labels` is out of that range, or no label is known.
     """
     label = source.labels()
     known = np.flatnonzero(label >= 0)
     classes = len(np.unique(label[known]))
     if not classes:
-        raise BadInput(f"keep={keep} labels of {source.name}: no label is known; accepted: examples with labels")
-    if not classes <= keep <= len(known):
+        raise BadInput(f"labels={labels} of {source.name}: no label is known; accepted: examples with labels")
+    if not classes <= labels <= len(known):
         raise BadInput(
-            f"keep={keep} labels of {source.name}; accepted: {classes} (one per class) to {len(known)} (all known)"
+            f"labels={labels} of {source.name}; accepted: {classes} (one per class) to {len(known)} (all known)"
         )
     rng = np.random.default_rng(seed)
     rank = shuffled_rank(label[known], rng)
-    favour = rng.permutation(source.num_classes)[label[known]]  # which classes get one more, if keep is uneven
-    kept = known[np.lexsort((favour, rank))[:keep]]
+    favour = rng.permutation(source.num_classes)[label[known]]  # which classes get one more, if their number is uneven
+    kept = known[np.lexsort((favour, rank))[:labels]]
     hidden = np.full_like(label, -1)
     hidden[kept] = label[kept]
     return source.with_column("label", hidden)  # pyright: ignore[reportReturnType]

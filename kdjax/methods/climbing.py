@@ -71,7 +71,9 @@ def trusted(power: Number, begin: float) -> Number:
         BadInput: a schedule, of the power too unless it begins at once.
     """
     typed = {"begin": begin, "power": power} if begin else {"begin": begin}
-    _refuse_schedules("the power is 0 until a share of the run is over", typed)
+    _refuse_schedules("the power is 0 until a share of the run is over", "a number", typed)
+    if isinstance(begin, int | float) and not 0 <= begin < 1:
+        raise BadInput(f"begin={begin:g}; accepted: a share of the run, from 0 to below 1")
     return piecewise((0.0, power), (begin,)) if begin else power
 
 
@@ -84,15 +86,14 @@ def rising(**typed: Number) -> Number:
     Raises:
         BadInput: a schedule: the weight follows one already.
     """
-    _refuse_schedules("the weight rises from 0 over the run", typed)
+    _refuse_schedules("the weight rises from 0 over the run", "a number or a set of numbers", typed)
     return linear(0.0, *typed.values())
 
 
-def _refuse_schedules(already: str, typed: Mapping[str, Number]) -> None:
+def _refuse_schedules(already: str, accepted: str, typed: Mapping[str, Number]) -> None:
     for name, value in typed.items():
         if isinstance(value, Schedule):
-            accepted = "a number or a set of numbers, or a --loss with a schedule of its own"
-            raise BadInput(f"{name}={value!r}: {already}; accepted: {accepted}")
+            raise BadInput(f"{name}={value!r}: {already}; accepted: {accepted}, or a --loss with a schedule of its own")
 
 
 def falling(rate: float) -> Number:

@@ -110,7 +110,7 @@ def planned(
     chosen = chosen or taught_by(config)
     if missing := [name for name in dict(chosen.others) if name not in others]:
         raise BadInput(
-            f"--method={config.method}: no teacher called {missing[0]}; accepted: in distill, its workdir in quotes, "
+            f"--method={config.method}: no teacher called {missing[0]}; accepted: its workdir in quotes, "
             f"NAME({missing[0]}='runs/{missing[0]}')."
         )
     plan = lesson(
@@ -129,16 +129,19 @@ def planned(
         raise BadInput(
             f"--loss={chosen.expression}: nothing is left for the second stage; accepted: answers or labels."
         )
-    if plan.live and (config.answers_dir or config.answers_top_k):
-        raise BadInput(
-            f"--answers_dir and --answers_top_k keep answers to images as they are stored, and {_why_live(plan)}; "
-            "accepted: losses on answers to clean images alone, without --augment."
-        )
-    if plan.live and service.is_service(config.teacher):
-        raise BadInput(
-            f"--teacher={config.teacher}: a service answers to images as they are stored, and {_why_live(plan)}; "
-            "accepted: losses on answers to clean images alone, without --augment."
-        )
+    kept = f"--answers_dir={config.answers_dir}" if config.answers_dir else f"--answers_top_k={config.answers_top_k}"
+    stores = bool(config.answers_dir or config.answers_top_k)
+    for asked, who in (
+        (stores, f"{kept} keeps answers"),
+        (service.is_service(config.teacher), f"--teacher={config.teacher}: a service answers"),
+    ):
+        if asked and plan.live:
+            raise BadInput(
+                f"{who} to images as they are stored, and with {chosen.expression} {_why_live(plan)}; "
+                "accepted: losses on answers to clean images alone, without --augment."
+            )
+    if stores and not plan.asks:
+        raise BadInput(f"{kept}: {chosen.expression} asks no teacher; accepted: a loss that does, or no such flag.")
     if plan.uses_labels:
         views.refuse_mixing(config.augment, why="labels have weight here")
     return plan

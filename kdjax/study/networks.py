@@ -279,7 +279,14 @@ def further(others: Iterable[tuple[str, str]], study: Study) -> tuple[dict[str, 
     Raises:
         BadInput: as `load_teachers`.
     """
-    found = {name: load_teachers(study, path, flag=name) for name, path in others if path}
+    found = {}
+    for name, path in others:
+        try:
+            if path:
+                found[name] = load_teachers(study, path, flag=name)
+        except BadInput as error:
+            # No flag names it, but a setting of a method.
+            raise BadInput(str(error).removeprefix("--")) from None
     return {name: model for name, (model, _) in found.items()}, {name: own for name, (_, own) in found.items()}
 
 

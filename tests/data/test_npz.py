@@ -88,7 +88,7 @@ def test_files_that_are_not_such(file, changes, split, words):
 
 def test_paths_that_are_no_files(file, tmp_path):
     for name in ("none.npz", "set.csv"):
-        with pytest.raises(BadInput, match=rf"{name}'; accepted: a \.npz file"):
+        with pytest.raises(BadInput, match=rf"{name}; accepted: a \.npz file"):
             load(f"npz:{tmp_path / name}", "train")
     (tmp_path / "junk.npz").write_text("junk")
     np.savez(tmp_path / "pickled.npz", train_inputs=np.array([{}], dtype=object))

@@ -33,7 +33,7 @@ def with_pixel(value):
 def test_no_labels_cannot_be_hidden():
     nothing = digits("test")
     nothing = nothing.with_column("label", np.full(len(nothing), -1, np.int32))
-    with pytest.raises(BadInput, match=r"keep=10 labels of digits/test: no label is known; accepted: examples with"):
+    with pytest.raises(BadInput, match=r"labels=10 of digits/test: no label is known; accepted: examples with"):
         hide_labels(nothing, 10, 0)
 
 
@@ -118,8 +118,8 @@ def test_hiding_twice_and_hiding_too_much():
     few = hide_labels(digits("train"), 100, 0)
     assert (hide_labels(few, 50, 1).labels() >= 0).sum() == 50
     for source, keep, words in (
-        (few, 101, "keep=101 labels .* accepted: 10 .* to 100"),
-        (few, 9, "keep=9"),
+        (few, 101, "labels=101 of .* accepted: 10 .* to 100"),
+        (few, 9, "labels=9"),
         (digits("train"), 1438, "to 1437"),
     ):
         with pytest.raises(BadInput, match=words):

@@ -48,7 +48,7 @@ def test_hidden_targets_are_nan_and_nested():
     assert set(labelled(few).arrays["row"]) < set(labelled(more).arrays["row"])
     assert set(labelled(few).arrays["row"]) != set(labelled(hide_targets(train, 20, 4)).arrays["row"])
     assert not np.isnan(train.arrays["target"]).any(), "the table it was made from is as it was"
-    with pytest.raises(BadInput, match="keep=301"):
+    with pytest.raises(BadInput, match="labels=301"):
         hide_targets(train, 301, 0)
 
 

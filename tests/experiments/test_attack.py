@@ -18,6 +18,7 @@ from kdjax import config as configs
 from kdjax.attacks import catalogue, objectives
 from kdjax.attacks.run import Attacked, run
 from kdjax.attacks.victims import white_box
+from kdjax.data import npz
 from kdjax.data.load import load
 from kdjax.models.create import create
 from kdjax.study import attacks, networks
@@ -210,6 +211,8 @@ def test_the_attacked_images_are_kept_and_are_a_data_set(tmp_path, monkeypatch):
     assert rows["worst case, 0.1"][0]["accuracy"] == made_by["accuracy"] == stands.mean()
     assert (made_by["attacks"], made_by["model"], made_by["epsilon"]) == (text, "runs/it", 0.1)
     assert {"command", "commit", "seed", "norm", "split", "dataset"} <= made_by.keys()
+    assert npz.attacked(f"npz:{file}")
+    assert not npz.attacked("digits")
     splits = {"train_split": "test[:20]", "validation_split": "", "test_split": "test[20:]", "batch_size": 4}
     study = open_study(Data(dataset=f"npz:{file}", workdir=str(tmp_path), **splits), tmp_path)
     assert (len(study.train), len(study.test)) == (20, 10)

@@ -181,7 +181,7 @@ def test_disjoint_domains_leave_out_no_gate_and_show_how_groups_are_confused(tmp
         ({"domains": "digits, digits(invert, train='test', test='train')"}, "share examples"),
         ({"dataset": "mnist"}, "--dataset=mnist is not used here"),
         ({"validation_split": "test"}, "--validation_split=test is not used here"),
-        ({"labels": 5}, "keep=5 labels"),
+        ({"labels": 5}, "labels=5 of"),
         ({"batch_size": 2000}, "batch_size=2000"),
         ({"transfer": 10, "labels": 0}, "batch_size=64; accepted: 1 to 40"),
     ],

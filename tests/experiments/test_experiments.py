@@ -284,7 +284,7 @@ BAD = {
     "an unknown split": (["--test_split=tset"], "tset"),
     "an empty split": (["--train_split=train[:0]"], "empty"),
     "a batch larger than the data": (["--batch_size=5000"], "batch_size=5000"),
-    "too many labels": (["--labels=5000"], "keep=5000"),
+    "too many labels": (["--labels=5000"], "labels=5000"),
     "a teacher that is not there": (["--teacher=nowhere"], "--teacher=nowhere"),
     "an argument of the loss out of range": (["--loss=response.jensen_shannon(beta=1.5)"], "beta=1.5"),
     "a number that is none": (["--learning_rate=nan"], "--learning_rate=nan"),

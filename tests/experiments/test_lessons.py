@@ -114,6 +114,8 @@ def test_a_method_of_two_teachers_is_swept_as_distill_teaches_it(tmp_path, monke
     monkeypatch.setattr(lessons.answering, "refuse_guessing", lambda *_: None)
     monkeypatch.setattr(lessons, "trained_elsewhere", lambda *_: {})
     lesson = lessons.of_students(config, study, tmp_path)
+    assert lesson.lineage.facts["further teachers"] == {"natural": "it"}
+    assert "steps=1" in lesson.lineage.facts["attack"]
     taught = lesson.prepare(tmp_path)
     some, said = study.train.select(np.arange(9)), []
     batch = {"inputs": unit_interval(some.arrays["inputs"]), "label": some.labels(), "mask": np.ones(9, np.float32)}

@@ -435,6 +435,7 @@ def test_numbers_may_follow_the_run():
     ("text", "said"),
     [
         ("rslad(epsilon=linear(0.1, -0.1))", r"epsilon=-0\.1: accepted are pixel units, 0 or more"),
+        ("iad_i(begin=2)", "begin=2; accepted: a share of the run"),
         ("pgd_at(epsilon=8)", r"epsilon=8: images lie in \[0, 1\] .*Did you mean 255ths\?"),
         ("rslad(epsilon=grid(0.1, 2))", r"epsilon=2: images lie in \[0, 1\]"),
         ("ard(epsilon=uniform(0.1, 1.5))", r"epsilon=1\.5: images lie in \[0, 1\]"),
@@ -523,11 +524,10 @@ def test_a_name_typed_in_the_shell_is_the_papers_plan(text, spy):
     stored = dataclasses.replace(config, answers_dir="somewhere")
     served = dataclasses.replace(config, teacher="http://127.0.0.1:1")
     for kept in (stored, served):
-        with (
-            pytest.raises(BadInput, match="to images as they are stored, and the teacher is asked about attacked")
-            if plan.live
-            else contextlib.nullcontext()
-        ):
+        said = "as they are stored, and with .* the teacher is asked about attacked" if plan.live else None
+        if kept is stored and not plan.asks:
+            said = "--answers_dir=somewhere: .* asks no teacher"
+        with pytest.raises(BadInput, match=said) if said else contextlib.nullcontext():
             planned(kept, study, STUDENT, TEACHER, 10, others=others)
 
 
@@ -543,7 +543,11 @@ def test_the_command_trains_a_robust_student(tmp_path):
     """As a shell starts it; its metrics say that it saw attacked images, and the student alone saw none."""
     flags = "--smoke", "--seeds=1", "--epochs=1", "--method=rslad(epsilon=0.2, steps=1)", f"--workdir={tmp_path}"
     distill.main(parsed(Config, *flags), tmp_path)
-    assert len(json.loads((tmp_path / "results.json").read_text())["student distilled"]) == 1
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert len(found["student distilled"]) == 1
+    facts = next(arm["facts"] for arm in found["arms"].values() if "response.kl" in arm["loss"])
+    assert "steps=1" in facts["attack"]
+    assert facts["further teachers"] == {}
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert {"distilled" in line for line in lines if "attacked_accuracy" in line} == {True}
 

@@ -190,8 +190,9 @@ def test_a_teacher_of_published_widths_keeps_its_moments_and_teaches_augmented_m
         ({"augment": "mixup"}, "--augment=mixup: mixup shows mixtures.*labels have weight here"),
         (
             {"augment": "random_flip", "answers_dir": "a"},
-            "--answers_dir and --answers_top_k keep answers to images as they are stored",
+            "--answers_dir=a keeps answers to images as they are stored, and with .*response.kl.* images are augmented",
         ),
+        ({"loss": "labels", "answers_dir": "a"}, "--answers_dir=a: 1.labels asks no teacher"),
         ({"augment": "random_shift(8)"}, r"--augment=random_shift\(8\): pixels=8; accepted: 0 to 7"),
         ({"augment": "random_shift(-1)"}, "pixels=-1; accepted: 0 to 7"),
         ({"augment": "random_flop"}, "did you mean random_flip"),

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import distill
 from kdjax import models
+from kdjax.data import npz
 from kdjax.data.source import hide_labels
 from kdjax.study import networks, teacher, train
 from kdjax.study.data import open_study
@@ -145,15 +146,15 @@ def test_distill_reports_the_same_with_answers_from_disk(given, tmp_path, monkey
 
 GUESSES = {
     "two classes, 60 % right": ([0, 1], 0.6, None),
-    "two classes, as a coin": ([0, 1], 0.5, "as who guesses"),
+    "two classes, as a coin": ([0, 1], 0.5, "and who guesses about 50"),
     "nine of ten in one class, and that one said always": (
         [0] * 9 + [1],
         0.0,
-        "90.0 % of 1000 training images, by chance 90.0 %, as who",
+        "90.0 % of 1000 training images, and who guesses about 90.0 %",
     ),
     "nine of ten in one class, most of both known": ([0] * 9 + [1], 0.95, None),
     "ten classes, a fifth right": (list(range(10)), 0.2, None),
-    "ten classes, a tenth right": (list(range(10)), 0.1, "as who guesses"),
+    "ten classes, a tenth right": (list(range(10)), 0.1, "and who guesses about 10"),
     "ten classes, all known": (list(range(10)), 1.0, None),
     "no label": ([-1], 0.0, None),
 }
@@ -178,3 +179,8 @@ def test_a_given_teacher_that_guesses_is_refused(case, monkeypatch):
     with pytest.raises(BadInput, match=f"--teacher=runs/it: seed 0 .*{said}") if said else contextlib.nullcontext():
         teacher.refuse_guessing(config, study, None, [None])
     teacher.refuse_guessing(config, study, None, [])
+    # Of few images none can tell, and of attacked ones a right teacher is wrong.
+    few = dataclasses.replace(study, train=study.train.select(np.arange(0, 5000, 100)[: 50 if classes == 10 else 20]))
+    teacher.refuse_guessing(config, few, None, [None])
+    monkeypatch.setattr(npz, "attacked", lambda dataset: dataset == "npz:attacked.npz")
+    teacher.refuse_guessing(dataclasses.replace(config, dataset="npz:attacked.npz"), study, None, [None])
