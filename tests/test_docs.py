@@ -33,7 +33,7 @@ PAGES = [
 TEXTS = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / ".github").rglob("*.md"))]
 EVERYWHERE = {"help", "helpfull", "smoke", "flagfile", "undefok"}
 """Flags that no Config has and every experiment knows."""
-OTHERS = {"amend", "audit", "check", "durations", "run"}
+OTHERS = {"amend", "audit", "check", "durations", "run", "spec"}
 """Flags of other programs."""
 
 
