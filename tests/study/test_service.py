@@ -223,7 +223,7 @@ def test_answers_are_data_kept_for_runs_that_share_a_folder_and_the_pool_may_gro
         ({"augment": "random_shift(1)"}, "a service answers to images as they are stored"),
         ({"teacher_outputs": "live"}, "a service is not asked in every step; accepted: cached"),
         ({"loss": "response.kl + feature.hint(hidden1)"}, "hint"),
-        ({"method": "adaad(steps=1)"}, "as they are stored, and the teacher is asked about attacked images"),
+        ({"method": "adaad(steps=1)"}, "as they are stored, and with .* the teacher is asked about attacked images"),
         ({"teacher": 'service("http://service", badge=3)'}, r"badge=3; accepted: service takes url, budget"),
         ({"teacher": 'service("http://service", batch=0)'}, "batch=0"),
         ({"teacher": "http://nowhere.invalid:1/x y"}, "no answer|refuses"),
