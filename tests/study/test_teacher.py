@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import distill
+from experiments.sweep import __main__ as sweep
+from experiments.sweep import lessons
 from kdjax import models
 from kdjax.data import npz
 from kdjax.data.source import hide_labels
@@ -142,6 +144,22 @@ def test_distill_reports_the_same_with_answers_from_disk(given, tmp_path, monkey
         distill.main(dataclasses.replace(config, answers_dir=answers_dir), tmp_path / name)
     assert reported[0] == reported[1]
     assert calls == [0]
+
+
+def test_distill_and_sweep_refuse_a_teacher_that_guesses_where_a_loss_asks_it(given, tmp_path, monkeypatch):
+    workdir, model, weights = given  # it is not trained
+    monkeypatch.setattr(networks, "load_teachers", lambda study, path, **flag: (model, [weights]))
+    monkeypatch.setattr(lessons, "trained_elsewhere", lambda *_: {})
+    monkeypatch.setattr(teacher, "teacher_of_step", lambda *_: pytest.fail("it goes on"))
+    own = {"teacher": str(workdir), "seeds": 1, "student": "mlp(4)", "workdir": str(tmp_path)}
+    for loss, said in (("response.kl", "and who guesses about"), ("labels", "it goes on")):
+        with pytest.raises((BadInput, pytest.fail.Exception), match=said):
+            distill.main(distill.Config(**own, loss=loss), tmp_path)
+    swept = sweep.Config(**own, loss="response.kl", learning_rate="grid(0.1, 0.2)")
+    study = open_study(swept, tmp_path)
+    with pytest.raises(BadInput, match="and who guesses about"):
+        lessons.of_students(swept, study, tmp_path)
+    lessons.of_students(dataclasses.replace(swept, loss="labels"), study, tmp_path)
 
 
 GUESSES = {
