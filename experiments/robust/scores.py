@@ -49,7 +49,7 @@ class Attackers(NamedTuple):
             found[one.text] = scored["accuracy"]
             found |= {f"{one.text}: {name}": scored[name] for name in ("recall", "f1")}
             found[f"{one.text}: by class"] = by_class(logits, self.label)
-            found[f"{one.text}: teacher's entropy"] = float(-(np.exp(log_p) * log_p).sum(-1).mean())
+            found[f"{one.text}: teacher's entropy"] = float((np.exp(log_p) * -log_p).sum(-1).mean())
             too = (decided(theirs) != self.label)[fooled]
             found[f"{one.text}: fool teacher"] = float(too.mean()) if len(too) else None
         return found

@@ -30,11 +30,13 @@ MARK = "<!-- rows: written by kdjax.study.leaderboard, below this line nothing b
 Row = dict[str, Any]
 Scored = tuple[Sequence[Mapping[str, Any]], Sequence[int]]
 """A student's scores, and the seeds that they are of."""
+LARGE = ("clean", "teacher")
+"""The runs of experiments.robust that are of --teacher's network, whether or not a student asks it."""
 HEADS = ("student", "learns from", "parameters", "bytes", "ms an image", "clean %", "under PGD %", "worst %", "audit")
 
 
 def rows(study: Path, audits: Sequence[Path] = ()) -> dict[str, Row]:
-    """Every student of a filed run: a network that teaches no other. By the name of its file.
+    """Every student of a filed run: its networks but the teacher and the same network on clean images. By file name.
 
     Args:
         study: a folder of filed results.
@@ -50,8 +52,7 @@ def rows(study: Path, audits: Sequence[Path] = ()) -> dict[str, Row]:
     missing = [f"--{name}" for name in ("dataset", "student", "epsilon") if name not in said]
     if missing:
         raise BadInput(f"{study}: its command has no {missing[0]}=; accepted: a command that says it.")
-    teaching = {name for arm in arms.values() for name in arm["teachers"]}
-    students = {name: results[name] for name in arms if name not in teaching}
+    students = {name: results[name] for name, arm in arms.items() if arm["run"] not in LARGE}
     theirs = {name: [] for name in students}
     for folder in audits:
         name, found = _audited(folder, {name: (scores, arms[name]["seeds"]) for name, scores in students.items()})

@@ -61,6 +61,8 @@ def networks(study):
 
 
 def test_a_row_has_the_scores_of_its_student_and_teachers_have_none(results):
+    told = results / STUDY / "results.json"
+    change(told, lambda found: [arm.update(teachers=[]) for arm in found["arms"].values()])  # no method asks one
     assert leaderboard.main([str(results / STUDY)]) == 0
     names = {file.name for file in (results / "leaderboard").iterdir()}
     assert not {f"{STUDY}-teacher.json", f"{STUDY}-clean-model.json"} & names
