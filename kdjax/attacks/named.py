@@ -333,6 +333,7 @@ def zoo(
             budget=budget,
         )
 
+    @functools.cache  # one attack, and so one program, for all images of a shape
     def made(image_shape: tuple[int, ...]) -> Attack:
         stages = [stage(side, image_shape) for side in sides or (0,)]
 

@@ -1,5 +1,6 @@
 """Laws of every attack that can be named, and of how attacks are put together."""
 
+import dataclasses
 import functools
 import inspect
 
@@ -120,16 +121,24 @@ class TestEveryAttack:
         np.testing.assert_array_equal(found.first_success > 0, found.success)
         assert (found.first_success <= found.queries).all()
 
-    def test_a_batch_on_the_device_is_as_many_batches_of_one_from_python_and_in_float64_mode(
+    def test_a_batch_on_the_device_is_as_many_batches_of_one_from_python_and_in_float64_mode_traced_once(
         self, name, steady, image, label
     ):
+        looks = []
+
+        def looked(*given):
+            looks.append(1)
+            return steady.forward(*given)
+
         # Differences over 1e-4 enlarge the last bit, which two programs need not share, step after step.
         attack = make(name, **({"steps": 6, "search_steps": 1} if name == "zoo" else {}))
-        given = attack, steady, image[:3], label[:3]
+        given = attack, dataclasses.replace(steady, forward=looked), image[:3], label[:3]
         together = run(*given, objective=objective(name), chunk=3, on_device=True)
         # In float64 mode JAX draws other integers, and so these begin elsewhere: see `test_precision`.
         with jax.enable_x64(name not in DRAWN_BY_MODE):
-            each = run(*given, objective=objective(name), chunk=1, on_device=False)
+            each, before = run(*given, objective=objective(name), chunk=1, on_device=False), len(looks)
+            run(*given, objective=objective(name), chunk=1, on_device=False)
+        assert len(looks) == before
         assert each.image.dtype == each.value.dtype == np.float32
         for field in ("image", "queries", "success", "first_success"):
             tolerance = 1e-3 if name == "zoo" and field == "image" else 1e-5
