@@ -130,7 +130,7 @@ def read(app: Any, page: str, content: list[str]) -> None:
 def literal(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Docstrings are plain text with code in backticks: in the rest, no character marks anything up."""
     block = r"(?<=\n\n) {4}(?! *>>>).*(?:\n {4}.*)*"
-    spans = re.split(rf"({block}|`[^`]*`|^ *(?:>>>|\.\.\.).*$)", "\n".join(lines), flags=re.MULTILINE)
+    spans = re.split(rf"({block}|`[^`]*`|^ *>>>.*(?:\n *\S.*)*)", "\n".join(lines), flags=re.MULTILINE)
     spans[::2] = [re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", span) for span in spans[::2]]
     for number in range(1, len(spans), 2):
         if spans[number].startswith("`"):
