@@ -217,6 +217,25 @@ def test_the_readme_is_short_and_shows_the_library_s_first_program():
     assert (ROOT / "docs" / "results" / "distill" / "table.md").read_text().strip() in text
 
 
+TIMED = ROOT / "docs" / "benchmarks.md"
+"""Its tables are of seconds, each with its command and commit."""
+MEASURED = r"[*+-]*\d+\.\d+( ?%)?( ± .*| \[.*)?\**"
+"""A cell that holds a measured number."""
+MARKED = "<!-- (?:filed results|rows): written by"
+
+
+def test_no_table_of_results_stands_in_prose():
+    """They are written from filed runs; the README's is that of its run."""
+    filed = (ROOT / "docs" / "results" / "distill" / "table.md").read_text().strip()
+    pasted = []
+    for file in [f for f in PAGES if f != TIMED and f.name != "table.md"]:
+        text = file.read_text()
+        text = re.split(MARKED, prose(text.replace(filed, "") if file == README else text))[0]
+        cells = [cell.strip() for row in re.findall(r"^ *\|(.*)\|", text, re.MULTILINE) for cell in row.split("|")]
+        pasted += [(shown(file), cell) for cell in cells if re.fullmatch(MEASURED, cell)]
+    assert pasted == []
+
+
 @pytest.mark.parametrize(
     "file", [f for f in PAGES if f not in (README, ADDING) and blocks(f.read_text(), "python")], ids=shown
 )
