@@ -159,6 +159,7 @@ def test_the_documentation_shows_what_its_folders_hold():
     assert (results / "README.md").read_text() == filed.page(results), f"python -m kdjax.study.filed {results}"
     for told in results.glob("*/provenance.json"):
         filed.refuse_unfounded(told.parent)
+        assert list(told.parent.glob("*.png")), told.parent.name
 
 
 DEVIATION = r"()([\d.]+\d) ± ([\d.]+\d)"
