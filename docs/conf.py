@@ -16,9 +16,11 @@ project, author, copyright = "kdjax", "The kdjax authors", "The kdjax authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "sphinx_book_theme"
 html_title = "kdjax"
+html_context = {"default_mode": "auto"}  # else the theme complains in the console
+html_static_path = ["static"]
+html_css_files = ["narrow.css"]
 exclude_patterns = ["_build"]
 suppress_warnings = ["toc.not_included"]  # tables of results, to which their pages link
-myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
@@ -128,7 +130,7 @@ def read(app: Any, page: str, content: list[str]) -> None:
 def literal(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
     """Docstrings are plain text with code in backticks: in the rest, no character marks anything up."""
     block = r"(?<=\n\n) {4}(?! *>>>).*(?:\n {4}.*)*"
-    spans = re.split(rf"({block}|`[^`]*`|^ *(?:>>>|\.\.\.).*$)", "\n".join(lines), flags=re.MULTILINE)
+    spans = re.split(rf"({block}|`[^`]*`|^ *>>>.*(?:\n *\S.*)*)", "\n".join(lines), flags=re.MULTILINE)
     spans[::2] = [re.sub(r"([*|\\]|(?<=\w)_(?!\w))", r"\\\1", span) for span in spans[::2]]
     for number in range(1, len(spans), 2):
         if spans[number].startswith("`"):

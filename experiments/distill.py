@@ -5,8 +5,9 @@
         --teacher='mlp(1200, 1200, dropout=0.5)' --teacher_epochs=3 --student='mlp(20)' --learning_rate=1e-3 \
         --method='kd(alpha=0.8, temperature=7)' --workdir=runs/notebook
 
-The first is 1,797 real digits and a student that has 60 labels, half a minute on two cores; the second reproduces a
-notebook in which distillation loses, about 4 minutes. Results: docs/results/README.md.
+The first is 1,797 real digits and a student that has 60 labels; the second reproduces a notebook in which
+distillation loses. Minutes on two shared cores: distill 2, notebook 3. On idle ones the first takes half a minute.
+Results: docs/results/README.md.
 
 Both students make the same number of updates from the same initial parameters. Student alone sees only the labelled
 images; student distilled sees every training image with the teacher's answers, and the labels that there are.

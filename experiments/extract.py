@@ -8,8 +8,8 @@
         --own_split='test[:1000]' --test_split='test[1000:]' --public=kmnist --arms='random, jacobian(pool=own)' \
         --budgets=100,200,400,800,1600,3200,6400 --workdir=runs/extract-service
 
-Cost: the first two minutes on two cores, the second a quarter of an hour. No service is
-needed: a network in process answers by the same policies.
+Cost: the first two minutes. Minutes on two shared cores, by the commands of docs/results/README.md: extract-mnist 33,
+extract-noise 20, extract-dfme 4. No service is needed: a network in process answers by the same policies.
 
 Every arm buys answers in rounds, each up to the next of `--budgets`, and at every budget trains a surrogate from the
 same fresh parameters in equally many steps on what it has bought: so all arms are compared at equal queries, counted to

@@ -4,7 +4,7 @@
     python -m experiments.layers --dataset=fashion_mnist --train_split=train[:10%] --validation_split= \
         --labels=500 --epochs=20 --learning_rate=1e-3 --seeds=20 --workdir=runs/layers-fashion
 
-Cost: 3 and 5 minutes on two cores. Result: docs/results/README.md.
+Minutes on two shared cores: layers 4, layers-fashion 5. Result: docs/results/README.md.
 
 One teacher of six layers per seed, trained on all labels. The student of three layers is trained alone, from the
 teacher's answers, from its layers 2, 4, 6, from both, and from both with the layers in the wrong order: from the same

@@ -3,7 +3,7 @@
     python -m experiments.regression
     python -m experiments.regression --loss=teacher_bounded --workdir=runs/regression-bounded
 
-Cost: about a minute on two cores. Results: docs/results/README.md.
+Minutes on two shared cores: regression 1, regression-bounded 1. Results: docs/results/README.md.
 
 442 patients, ten numbers each, and a score of their disease a year later (25 to 346). The split is fixed: 240 train, 60
 choose, 142 are reported. Teacher and `student, all targets` learn from 240 targets; `student alone` from `--labels` of

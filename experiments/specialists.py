@@ -4,7 +4,7 @@
     python -m experiments.specialists --dataset=fashion_mnist --train_split=train[:10%] --validation_split= \
         --labels=500 --epochs=30 --learning_rate=1e-3 --workdir=runs/specialists-fashion
 
-Cost: the first about 70 seconds on two cores, the second about 100 seconds. Result: docs/results/README.md.
+Minutes on two shared cores: specialists 5 (--seeds=20), specialists-fashion 3. Result: docs/results/README.md.
 
 Specialists are copies of the generalist that go on learning from half their own classes and half others, these as one
 dustbin class. Which classes they take is found from the generalist's predictions on its training images, without

@@ -7,7 +7,7 @@
         --hidden=16,32,100 --batch_size=100 --epochs=10 --learning_rate=5e-3 --schedule='warmup(0.4, linear(1, 0))' \
         --dropout=0 --attack='fgsm_rs(0.3)' --workdir=runs/fgsm-rs
 
-Cost: the first about 20 seconds on two cores, the second about 4 minutes, the third about 3 minutes a seed. The third
+Cost: the first about 20 seconds on two cores, the second about 4 minutes, the third about a minute a seed. The third
 is the adversarial training of Wong, Rice, Kolter, Fast is better than free, ICLR 2020.
 """
 

@@ -217,6 +217,25 @@ def test_the_readme_is_short_and_shows_the_library_s_first_program():
     assert (ROOT / "docs" / "results" / "distill" / "table.md").read_text().strip() in text
 
 
+TIMED = ROOT / "docs" / "benchmarks.md"
+"""Its tables are of seconds, each with its command and commit."""
+MEASURED = r"[*+-]*\d+\.\d+( ?%)?( ± .*| \[.*)?\**"
+"""A cell that holds a measured number."""
+MARKED = "<!-- (?:filed results|rows): written by"
+
+
+def test_no_table_of_results_stands_in_prose():
+    """They are written from filed runs; the README's is that of its run."""
+    filed = (ROOT / "docs" / "results" / "distill" / "table.md").read_text().strip()
+    pasted = []
+    for file in [f for f in PAGES if f != TIMED and f.name != "table.md"]:
+        text = file.read_text()
+        text = re.split(MARKED, prose(text.replace(filed, "") if file == README else text))[0]
+        cells = [cell.strip() for row in re.findall(r"^ *\|(.*)\|", text, re.MULTILINE) for cell in row.split("|")]
+        pasted += [(shown(file), cell) for cell in cells if re.fullmatch(MEASURED, cell)]
+    assert pasted == []
+
+
 @pytest.mark.parametrize(
     "file", [f for f in PAGES if f not in (README, ADDING) and blocks(f.read_text(), "python")], ids=shown
 )
@@ -231,12 +250,32 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(file):
 
 def test_every_public_name_is_on_a_page_of_the_reference():
     conf = runpy.run_path(str(ROOT / "docs" / "conf.py"))
-    told = {f"{m}.{name}" for m in conf["public_modules"]() for name in conf["public_names"](m)}
-    missing = []
+    found = {
+        f"{m}.{name}": getattr(importlib.import_module(m), name)
+        for m in conf["public_modules"]()
+        for name in conf["public_names"](m)
+    }
+    # Sphinx leaves out what has no docstring.
+    missing = [name for name, value in found.items() if not value.__doc__ and "<locals>" not in value.__qualname__]
     for folder in kdjax.FOLDERS:
         for name, value in vars(importlib.import_module(f"kdjax.{folder}")).items():
             public = not name.startswith("_") and getattr(value, "__module__", "").startswith("kdjax.")
             public &= inspect.isfunction(value) or inspect.isclass(value)
-            if public and (f"{value.__module__}.{value.__qualname__}" not in told or not value.__doc__):
+            if public and f"{value.__module__}.{value.__qualname__}" not in found:
                 missing.append(f"{folder}.{name}")
     assert missing == []
+
+
+def test_the_reference_shows_examples_as_they_are():
+    lines = ["Of a*b and c_.", "", ">>> a(", "...     2)", "2*response.kl_", "3*labels_", "", "Then a*b."]
+    runpy.run_path(str(ROOT / "docs" / "conf.py"))["literal"](None, "", "", None, None, lines)
+    assert lines == [
+        r"Of a\*b and c\_.",
+        *lines[1:2],
+        ">>> a(",
+        "...     2)",
+        "2*response.kl_",
+        "3*labels_",
+        "",
+        r"Then a\*b.",
+    ]

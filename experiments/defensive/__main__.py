@@ -3,13 +3,14 @@
     python -m experiments.defensive
     python -m experiments.defensive --seeds=5 --workdir=runs/defensive-5
 
-Cost: about 2 minutes a seed on two cores. Result: docs/results/README.md. The teacher learns the labels at T, from the
-cross-entropy of softmax(z / T); the student, of the same architecture, learns softmax(z_teacher / T) at T. Neither loss
-has a factor T^2, so their gradients shrink as 1 / T; Adam, whose steps do not depend on the size of gradients, trains
-them all with one learning rate. Deployed at 1, logits are about T times larger and softmax saturates: in float32 the
-gradient of cross-entropy is exactly 0 once the largest logit leads by 17, and an attack that follows it goes nowhere.
-Dividing the logits by T again, or attacking the margin, asking without gradients (ZOO, Square) or attacking the
-undefended twin, shows what there was to defend.
+Minutes on two shared cores with --seeds=5: defensive 4. Result: docs/results/README.md.
+
+The teacher learns the labels at T, from the cross-entropy of softmax(z / T); the student, of the same architecture,
+learns softmax(z_teacher / T) at T. Neither loss has a factor T^2, so their gradients shrink as 1 / T; Adam, whose steps
+do not depend on the size of gradients, trains them all with one learning rate. Deployed at 1, logits are about T times
+larger and softmax saturates: in float32 the gradient of cross-entropy is exactly 0 once the largest logit leads by 17,
+and an attack that follows it goes nowhere. Dividing the logits by T again, or attacking the margin, asking without
+gradients (ZOO, Square) or attacking the undefended twin, shows what there was to defend.
 """
 
 from dataclasses import dataclass

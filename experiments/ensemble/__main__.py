@@ -7,9 +7,10 @@
     python -m experiments.ensemble --against='mean_probability + confidence_aware' \
         --arms='mean_probability + confidence_aware + 0.1*features' --workdir=runs/ensemble-features
 
-The first is 1,797 real digits, five seeds and three teachers of which two learned from wrong labels in part, about two
-minutes on two cores; in the second all three saw all labels as they are; in the third they are of several
-architectures; the last asks what CA-MKD's feature term adds to its weights of answers.
+The first is 1,797 real digits, five seeds and three teachers of which two learned from wrong labels in part; in the
+second all three saw all labels as they are; in the third they are of several architectures; the last asks what CA-MKD's
+feature term adds to its weights of answers.
+Minutes on two shared cores: ensemble 5. Results: docs/results/README.md.
 The term's weight 0.1 was chosen from 0.1, 1, 10 and 50 on the last fifth of the training images, three seeds.
 
 Every student starts from the same parameters, makes the same number of updates and differs only in whom it follows: no

@@ -4,7 +4,7 @@
         --learning_rates=3e-4,1e-3 --workdir=runs/map-800
     python -m experiments.map --also=runs/map-800
 
-Cost: about 8 and 25 minutes on two cores. Result: docs/results/README.md. The teacher is the notebook's,
+Minutes on two shared cores: map-800 20, map 34. Result: docs/results/README.md. The teacher is the notebook's,
 784-1200-1200-10 with dropout 0.5, 3 epochs, all labels, one per seed. Both students start from the same parameters and
 make the same number of updates: the student alone repeats its labelled images; the distilled one sees every training
 image with the teacher's answers, and no label (alpha = 1), except in the column "all", where it also uses the labels

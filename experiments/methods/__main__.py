@@ -3,7 +3,7 @@
     python -m experiments.methods
     python -m experiments.methods --methods=kd,fitnet,at,sp,rkd,dkd --seeds=3 --workdir=runs/methods-few
 
-Cost: the first about 20 minutes on two cores. Result: docs/results/methods.
+Minutes on two shared cores: methods 50. Result: docs/results/methods.
 
 One teacher per seed, trained on all labels. The student alone chooses the learning rate, and each method then chooses a
 factor for its field's weights (`kdjax/methods`), both on validation images with the first seeds; then every arm

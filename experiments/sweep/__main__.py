@@ -13,11 +13,11 @@
         --loss='response.kl(temperature=grid(1, 2, 3, 4, 6, 8, 12, 16)) + grid(0.1, 1)*labels'
 
 The first is 4 temperatures x 2 weights of the labels x 4 seeds on real digits, under a minute on two cores; the
-adversarial one, 4 epsilons x 2 label smoothings x 4 seeds, 40 seconds. Flags are those of `experiments.distill`, and
-where a number stands in --method, --loss or --learning_rate a set may stand: `grid(1, 2)`, `uniform(0, 1)`,
-`log(1e-4, 1e-2)`. Every combination is a point, or --sample of them. One teacher (seed 0) answers for all students, and
-all see the same labelled images (of seed 0), or with --own_labels each seed its own; seeds are those of initialisation
-and data order.
+adversarial one is 4 epsilons x 2 label smoothings x 4 seeds. Minutes on two shared cores: sweep-teachers 1. Flags are
+those of `experiments.distill`, and where a number stands in --method, --loss or --learning_rate a set may stand:
+`grid(1, 2)`, `uniform(0, 1)`, `log(1e-4, 1e-2)`. Every combination is a point, or --sample of them. One teacher (seed
+0) answers for all students, and all see the same labelled images (of seed 0), or with --own_labels each seed its own;
+seeds are those of initialisation and data order.
 
 With --members=teachers what is swept are networks that learn from all labels, as in `experiments.train_teacher`, with
 the teacher_ flags; sets are in --teacher_learning_rate, --label_smoothing and the epsilon of --attack. The best ones

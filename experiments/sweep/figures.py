@@ -1,4 +1,4 @@
-"""Maps of a sweep: what validation says over each pair of axes."""
+"""Maps of a sweep: what validation says along a lone axis, or over each pair of axes."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,21 @@ def heat_maps(
     grid: bool,
     shown: str = "validation_accuracy",
 ) -> None:
-    """For each pair of axes `map-A-B.png`: what is shown, averaged over the other axes, or every drawn point."""
+    """For each pair of axes `map-A-B.png`: what is shown, averaged over the other axes, or every drawn point.
+
+    Of a lone axis, `map-A.png`.
+    """
     well = [p for p in found if p[shown] is not None]
+    says = "validation accuracy" if shown == "validation_accuracy" else "validation accuracy under attack"
+    if len(axes) == 1:
+        (only,) = axes
+        fig, ax = subplots(figsize=(6, 4.4))
+        along = sorted(well, key=lambda p: p[only.name])
+        ax.plot([p[only.name] for p in along], [100 * p[shown] for p in along], "o-" if grid else "o")
+        ax.set(xscale="log" if only.draw == "log" else "linear", xlabel=only.name.replace("_", " "))
+        ax.set(ylabel=f"{says}, %, mean over seeds")
+        ax.set_title(title, fontsize=9)
+        save_figure(fig, folder / f"map-{only.name}.png")
     for a, b in itertools.combinations(axes, 2):
         fig, ax = subplots(figsize=(6, 4.4))
         if grid:
@@ -51,8 +64,7 @@ def heat_maps(
             bad = [p for p in found if p[shown] is None]
             ax.plot([p[a.name] for p in bad], [p[b.name] for p in bad], "x", color="red")
             ax.set(xscale="log" if a.draw == "log" else "linear", yscale="log" if b.draw == "log" else "linear")
-        words = "validation accuracy" if shown == "validation_accuracy" else "validation accuracy under attack"
-        fig.colorbar(drawn, label=f"{words}, %, mean over seeds")
+        fig.colorbar(drawn, label=f"{says}, %, mean over seeds")
         ax.set(xlabel=a.name.replace("_", " "), ylabel=b.name.replace("_", " "))
         ax.set_title(title, fontsize=9)
         save_figure(fig, folder / f"map-{a.name}-{b.name}.png")

@@ -7,10 +7,12 @@
         --surrogates='mlp(128, 128), cnn(8, 16), resnet8' --budgets=800,1600 --epochs=10 --batch_size=128 \
         --queried='square(queries=500)' --begun='square(queries=500)' --workdir=runs/transfer-matrix
 
-Cost: about a quarter of an hour each on two cores. Every network of `--surrogates` extracts every victim by `--asks`,
-at each of `--budgets` (see experiments.extract). On each surrogate, and on the victim itself, attacks make images that
-the victim judges: `transfer` is the share fooled among images that it classifies rightly, `misclassified` the share of
-wrong answers among all, as Papernot et al. count. The matrix sets victims beside surrogates of other architectures.
+Minutes on two shared cores, by the commands of docs/results/README.md: transfer-matrix 17, transfer-curve 23.
+
+Every network of `--surrogates` extracts every victim by `--asks`, at each of `--budgets` (see experiments.extract). On
+each surrogate, and on the victim itself, attacks make images that the victim judges: `transfer` is the share fooled
+among images that it classifies rightly, `misclassified` the share of wrong answers among all, as Papernot et al. count.
+The matrix sets victims beside surrogates of other architectures.
 
 The curve is of `--query_examples` images at `--query_epsilon`, for the first victim and the defended one: success among
 rightly classified images against all queries together. A surrogate's queries are those of its budget and one look at

@@ -1,6 +1,7 @@
 """Figures of every study: learning curves, and each role's scores beside the others'."""
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ def save_figure(figure: Any, path: Path) -> None:
     write_whole(path, drawn.getvalue())
 
 
+def lines(text: str, inches: float) -> str:
+    """The text in lines that fit a width, at ten points and about twelve characters an inch; its own lines stay."""
+    return "\n".join(textwrap.fill(line, int(12 * inches)) for line in text.split("\n"))
+
+
 def curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
     """Learning curves by role (`role/seed-i`): mean over seeds with a band of one sd; validation where there is one."""
     roles = list(dict.fromkeys(r["run"].split("/")[0] for r in rows))
@@ -50,8 +56,8 @@ def curves(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None
             ax.set_yscale("log")
         ax.set(xlabel="epoch", ylabel=metric.replace("_", " "))
         ax.grid(alpha=0.3)
-    fig.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right upper")
-    fig.suptitle(title, fontsize=10)
+    fig.legend(*axes[0][0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right center")
+    fig.suptitle(lines(title, fig.get_figwidth()), fontsize=10)
     save_figure(fig, path)
 
 
@@ -65,10 +71,10 @@ def comparison(scores: Mapping[str, Sequence[float]], path: Path, *, title: str)
     if len({len(v) for v in values[1:]}) == 1:
         for points in zip(*values[1:], strict=True):
             ax.plot(range(1, len(values)), points, color="grey", alpha=0.4, linewidth=0.8)
-    ax.set_xticks(range(len(scores)), list(scores))
+    ax.set_xticks(range(len(scores)), [lines(name, 1.5) for name in scores])
     ax.set(ylabel="test accuracy, %", xlim=(-0.5, len(scores) - 0.3))
     ax.grid(axis="y", alpha=0.3)
-    ax.set_title(title, fontsize=10)
+    fig.suptitle(lines(title, fig.get_figwidth()), fontsize=10)
     save_figure(fig, path)
 
 
@@ -93,6 +99,6 @@ def by_queries(
         ax.fill_between(x, mean - sd, mean + sd, alpha=0.12, linewidth=0, color=style["color"])
     ax.set(xlabel="queries", ylabel=ylabel, xscale="log")
     ax.grid(alpha=0.3)
-    fig.legend(*ax.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right upper")
-    ax.set_title(title, fontsize=10)
+    fig.legend(*ax.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside right center")
+    fig.suptitle(lines(title, fig.get_figwidth()), fontsize=10)
     save_figure(fig, path)

@@ -43,8 +43,8 @@ def rows(study: Path, audits: Sequence[Path] = ()) -> dict[str, Row]:
         audits: folders of finished audits, each of one of the run's networks.
 
     Raises:
-        BadInput: nobody could say what made the run or an audit; the run has no scores under PGD, or its command does
-            not say data, student and radius; an audit is of another network or threat.
+        BadInput: nobody could say what made the run or an audit; the run has fewer than 5 seeds or no scores under
+            PGD, or its command does not say data, student and radius; an audit is of another network or threat.
     """
     refuse_unfounded(study)
     told, results = _read(study / "provenance.json"), _read(study / "results.json")
@@ -53,6 +53,9 @@ def rows(study: Path, audits: Sequence[Path] = ()) -> dict[str, Row]:
     if missing:
         raise BadInput(f"{study}: its command has no {missing[0]}=; accepted: a command that says it.")
     students = {name: results[name] for name, arm in arms.items() if arm["run"] not in LARGE}
+    for name in students:
+        if len(seeds := arms[name]["seeds"]) < 5:
+            raise BadInput(f"{study}: {name} has {len(seeds)} seeds; accepted: 5 or more.")
     theirs = {name: [] for name in students}
     for folder in audits:
         name, found = _audited(folder, {name: (scores, arms[name]["seeds"]) for name, scores in students.items()})

@@ -16,7 +16,7 @@ h1 { font-size: 1.5em; overflow-wrap: anywhere } h2 { font-size: 1.15em; margin-
 table { border-collapse: collapse } td, th { border-bottom: 1px solid #ddd; padding: .35em .6em; text-align: left;
 vertical-align: top } th { font-weight: 600 } img { max-width: 100% } figure { margin: 1em 0 }
 .wide { overflow-x: auto } .numbers td { text-align: right; font-variant-numeric: tabular-nums }
-.numbers td:first-child, .numbers th { text-align: left }
+.numbers td:first-child, .numbers th { text-align: left } .numbers :is(td, th) { padding: .35em .45em }
 code { background: #f3f3f3; padding: 0 .2em;
 overflow-wrap: anywhere } td.verdict { color: white; font-weight: 600; text-align: center; white-space: nowrap }
 p.rule { border-left: 4px solid #999; padding-left: .8em } .side { display: flex; flex-wrap: wrap; gap: 1.5em }

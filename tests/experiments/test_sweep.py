@@ -11,7 +11,7 @@ import pytest
 from scipy.special import log_softmax
 
 from experiments.sweep import __main__ as sweep
-from experiments.sweep import lessons, space
+from experiments.sweep import figures, lessons, space
 from experiments.sweep.space import Axis
 from kdjax import spec
 from kdjax.study import students
@@ -163,6 +163,12 @@ def test_a_temperature_whose_square_overflows_is_refused_by_its_flag(name):
     assert found
     for one in found:
         assert np.isfinite(np.float32(one.metadata["high"]) ** 2), one.name
+
+
+def test_a_lone_axis_has_a_figure_too(tmp_path):
+    found = [{"rate": x, "validation_accuracy": y} for x, y in ((0.1, 0.9), (0.01, 0.8), (1.0, None))]
+    figures.heat_maps(found, [Axis("rate", (0.01, 0.1, 1.0), "log")], tmp_path, title="a sweep", grid=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["map-rate.png"]
 
 
 TINY = ("--smoke", "--teacher_epochs=1", "--train_split=train[:128]", "--validation_split=train[80%:]")

@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
 
 from kdjax.study import filed
 from kdjax.types import BadInput
-from tests.experiments.scripts import ROOT
+from tests.experiments.scripts import ROOT, SCRIPTS
 
 TOLD = {
     "commit": "0123456789abcdef",
@@ -158,6 +159,7 @@ def test_the_documentation_shows_what_its_folders_hold():
     assert (results / "README.md").read_text() == filed.page(results), f"python -m kdjax.study.filed {results}"
     for told in results.glob("*/provenance.json"):
         filed.refuse_unfounded(told.parent)
+        assert list(told.parent.glob("*.png")), told.parent.name
 
 
 DEVIATION = r"()([\d.]+\d) ± ([\d.]+\d)"
@@ -188,12 +190,48 @@ def test_numbers_in_prose_are_those_of_the_tables():
     assert [one for one in said if not any(all(map(rounded, one, row)) for row in tables)] == []
 
 
+def numbers(scores):
+    """Every number in one seed's scores, those of domains and classes too, by its place."""
+    for key, value in scores.items():
+        if isinstance(value, dict):
+            yield from (((key, *place), number) for place, number in numbers(value))
+        elif isinstance(value, int | float):
+            yield (key,), value
+
+
+def test_tables_say_what_every_seed_scored():
+    said, wrong = 0, []
+    for file in (ROOT / "docs" / "results").glob("*/table.md"):
+        results = json.loads(file.with_name("results.json").read_text())
+        for name, *cells in (line.strip("| ").split(" | ") for line in file.read_text().splitlines()):
+            if not isinstance(results.get(name), list):
+                continue
+            seeds: dict[tuple[str, ...], list[float]] = {}
+            for place, number in (one for scores in results[name] for one in numbers(scores)):
+                seeds.setdefault(place, []).append(number)
+            spreads = [(fmean(x), stdev(x)) for x in seeds.values() if len(x) > 1]
+            for shown in (match.groups() for cell in cells if (match := re.fullmatch(DEVIATION[2:], cell))):
+                said += 1
+                scaled = ((scale * mean, scale * sd) for mean, sd in spreads for scale in (1, 100, 1000))
+                if not any(rounded(shown[0], f"{a:.9f}") and rounded(shown[1], f"{b:.9f}") for a, b in scaled):
+                    wrong.append((file.parent.name, name, *shown))
+    assert said > 1000
+    assert wrong == []
+
+
 def test_minutes_of_the_list_are_those_of_the_runs():
     listed = {}
     for names, minutes in re.findall(r"^\| ([\w, -]+) \| .* \| ([\d, ]+) \|$", by_hand(), re.MULTILINE):
         listed |= dict(zip(names.split(", "), map(int, minutes.split(", ")), strict=True))
     runs = {f.parent.name: json.loads(f.read_text()) for f in (ROOT / "docs" / "results").glob("*/provenance.json")}
-    assert listed == {name: max(1, round(told["seconds"] / 60)) for name, told in runs.items()}
+    minutes = {name: max(1, round(told["seconds"] / 60)) for name, told in runs.items()}
+    assert listed == minutes, "every study has a line in docs/results/README.md, with the minutes of its run"
+    told = {}
+    for file in SCRIPTS.values():
+        for line in re.findall(r"Minutes on two shared cores[^:]*: (.*?)\.", file.read_text().replace("\n", " ")):
+            told |= {name: int(number) for name, number in re.findall(r"([\w-]+) (\d+)", line)}
+    assert len(told) > 15
+    assert told.items() <= minutes.items()
 
 
 def test_one_command_runs_a_study_and_files_it(run, results, monkeypatch, capsys):

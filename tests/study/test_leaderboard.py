@@ -95,6 +95,7 @@ def test_an_audit_stands_beside_the_very_network_that_it_audited(results):
         ("audit/results.json", lambda x: x.pop("subject"), "does not say which network"),
         ("audit/provenance.json", lambda x: x.update(dirty=True), "dirty is True"),
         ("study/provenance.json", lambda x: x.update(command="python -m experiments.robust"), "has no --dataset="),
+        ("study/results.json", lambda x: x["arms"]["trades"].update(seeds=[0, 1, 2, 3]), "trades has 4 seeds"),
         ("study/results.json", lambda x: x["rslad"][0].pop("pgd(random_start=True, steps=50): by class"), "under PGD"),
     ],
 )
