@@ -100,7 +100,7 @@ def main(config: Config, workdir: Path) -> None:
     by = against(config, scoring, study.test, "test_split")
     learns, trainings = lessons(config, study, student, teacher)
     if any(one.asks for one in trainings.values()):
-        answering.refuse_guessing(config, study, teacher, given)
+        answering.refuse_guessing(study, {f"--teacher={config.teacher}": (teacher, given)})
     choose = None
     if choosing and study.validation is not None:
         choose = robustness(student, against(config, choosing, study.validation, "validation_split"))

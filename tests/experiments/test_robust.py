@@ -281,7 +281,7 @@ def test_a_teacher_of_other_classes_or_one_that_guesses_is_refused(tmp_path):
     study, teacher = open_study(found.config, found.workdir), networks.load_network(str(found.workdir), flag="t")
     lost = jax.tree.map(jnp.zeros_like, teacher.weights[0])
     with pytest.raises(BadInput, match=r"and who guesses about .*; accepted: a teacher of the same classes"):
-        answering.refuse_guessing(found.config, study, teacher.model, [teacher.weights[0], lost])
+        answering.refuse_guessing(study, {"natural=n": (teacher.model, [teacher.weights[0], lost])})
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path):
