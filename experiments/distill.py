@@ -91,7 +91,9 @@ def main(config: Config, workdir: Path) -> None:
     for epochs in (config.epochs, config.teacher_epochs, hinted or config.epochs):
         optimizer_of(config, steps=steps * epochs)
     if plan.asks:
-        answering.refuse_guessing(config, study, teacher, given[: config.seeds])
+        asked = {f"--teacher={config.teacher}": (teacher, given[: config.seeds])}
+        asked |= {f"{name}={path}": (others[name], others_weights[name]) for name, path in taught_by(config).others}
+        answering.refuse_guessing(study, asked)
 
     rate = {"learning_rate": config.learning_rate}
     outputs = replace(config, teacher_outputs="live") if plan.live else config

@@ -404,6 +404,12 @@ def test_schedules_are_optaxs(schedule, peer):
     assert (3 * schedule).at(0.6) == pytest.approx(3 * schedule.at(0.6))
 
 
+def test_a_share_of_a_compiled_run_begins_at_the_step_that_it_names():
+    turns = spec.steps((0, 1, 2), (0.2, 0.3))
+    found = jax.jit(lambda step: turns.at(step / 100))(jnp.array([19, 20, 29, 30]))
+    assert found.tolist() == [0, 1, 1, 2]
+
+
 def test_a_schedule_knows_where_it_is_least_and_greatest():
     brief = spec.steps((1, -2, 5, 1), (0.311, 0.312, 0.313))
     kinds = [spec.constant(3), spec.linear(2, -1), spec.cosine(-1, 2), brief, spec.warmup(0.3, 2)]

@@ -171,7 +171,7 @@ def require_place(typed: str, workdir: Path, seeds: int, radii: int) -> None:
     except BadInput as error:
         raise BadInput(f"{flag}: {error}") from None
     if seeds > 1 or radii > 1:
-        raise BadInput(f"{flag}: {seeds} networks and {radii} radii; accepted: one --seed and one of --epsilons")
+        raise BadInput(f"{flag}: networks: {seeds}, radii: {radii}; accepted: one --seed and one of --epsilons")
     if file.exists() and made != provenance(workdir)["command"]:
         by = f"made by {made}" if made else "which does not say what command made it"
         raise BadInput(f"{flag}: there is such a file, {by}; accepted: a new file, or the same command once more")

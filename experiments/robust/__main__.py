@@ -100,7 +100,7 @@ def main(config: Config, workdir: Path) -> None:
     by = against(config, scoring, study.test, "test_split")
     learns, trainings = lessons(config, study, student, teacher)
     if any(one.asks for one in trainings.values()):
-        answering.refuse_guessing(config, study, teacher, given)
+        answering.refuse_guessing(study, {f"--teacher={config.teacher}": (teacher, given)})
     choose = None
     if choosing and study.validation is not None:
         choose = robustness(student, against(config, choosing, study.validation, "validation_split"))
@@ -147,9 +147,13 @@ def lessons(
     if spec.sets(radius):
         raise BadInput(f"--train_epsilon={config.train_epsilon}: a set; accepted: one number, or a schedule.")
     if config.train_epsilon:
-        along = [radius.at(x) for x in radius.extremes] if isinstance(radius, spec.Schedule) else [radius]
-        require_radius("--train_epsilon", along[0], "linf")
-        require_radius("--train_epsilon", along[-1], "linf", zero=False)
+        along, name = [radius], "--train_epsilon"
+        if isinstance(radius, spec.Schedule):
+            # An end of a line may be a rounding away from what was typed.
+            along = [round(radius.at(x), 12) for x in radius.extremes]
+            name = f"--train_epsilon={config.train_epsilon} comes to epsilon"
+        require_radius(name, along[0], "linf")
+        require_radius(name, along[-1], "linf", zero=False)
     steps = -(-len(study.train) // config.batch_size)
     for epochs in (config.teacher_epochs, config.epochs):
         optimizer_of(config, steps=steps * epochs)

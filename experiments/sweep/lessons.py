@@ -102,7 +102,9 @@ def of_students(config: Any, study: Study, workdir: Path) -> Lesson:
     plan = planned(config, study, student, teacher, steps, others=others)
     answering.check(config, study, workdir, given[:1])
     if plan.asks:
-        answering.refuse_guessing(config, study, teacher, given[:1])
+        asked = {f"--teacher={config.teacher}": (teacher, given[:1])}
+        asked |= {f"{name}={path}": (others[name], others_weights[name][:1]) for name, path in chosen.others}
+        answering.refuse_guessing(study, asked)
     transfer = hide_labels(study.train, config.labels, 0) if config.labels else study.train
     rates, rate = swept(config.learning_rate, "learning_rate", RATE)
 

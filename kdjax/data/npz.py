@@ -16,6 +16,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 from kdjax.data import splits
 from kdjax.data.source import Source, validate
@@ -103,7 +104,8 @@ def attacked(dataset: str) -> bool:
 def _read(path: Path, wanted: tuple[str, ...]) -> tuple[list[str], dict[str, np.ndarray]]:
     """The names of all arrays of a file, and those that are wanted."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy.load would take a single array under this name too.
+        with path.open("rb") as opened, NpzFile(opened, allow_pickle=False) as file:
             return sorted(file.files), {name: file[name] for name in wanted if name in file}
     except (OSError, EOFError, ValueError, BadZipFile, zlib.error) as error:
         raise BadInput(f"{path} is damaged, or holds what is no array ({error}); accepted: a whole .npz file") from None

@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 
 import jax.numpy as jnp
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from safetensors import SafetensorError, deserialize
 
 from kdjax.files import typed_path
@@ -24,7 +25,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         raise BadInput(f"path={str(path)!r}; accepted: an existing .npz or .safetensors file{pickled}")
     try:
         if suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
+            # numpy.load would take a single array under this name too.
+            with path.open("rb") as opened, NpzFile(opened, allow_pickle=False) as arrays:
                 return dict(arrays)
         held = deserialize(path.read_bytes())
     except (OSError, EOFError, ValueError, BadZipFile, zlib.error, SafetensorError) as error:

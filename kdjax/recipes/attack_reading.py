@@ -61,7 +61,9 @@ def read_attack(typed: str | Call, *, steps: int | None = None, teachers: tuple[
         try:
             make(**plain, **moment.keywords)
         except BadInput as error:
-            raise call.error(str(error)) from None
+            varied = (f"{key}={x}" for key, x in traced.items() if isinstance(x, Schedule | Set))
+            named = next((one for one in varied if str(error).startswith(one.partition("=")[0] + "=")), "")
+            raise call.error(f"{named} comes to {error}" if named else str(error)) from None
     reader = Reader(Formula(()), None, steps)
     numbers = {key: reader.number(x, f"{call.name}.{key}") for key, x in traced.items()}
     climbed = _climbed(call, objective, steps, teachers)

@@ -30,7 +30,7 @@ LARGEST = 1e18
 
 VIEWS = (CLEAN, ATTACKED, MIRRORED)
 
-_WITH_ATTACK = f"{ATTACKED} and {MIRRORED} with an attack, such as pgd(8/255)"
+_WITH_ATTACK = f"{ATTACKED} and {MIRRORED} with an attack, such as pgd(8/255) or that of a method in the same sum"
 
 OF_LAYERS, OF_FACTORS, OF_ANSWERS, OF_LABELS = "layers", "factors", "answers", "labels"
 

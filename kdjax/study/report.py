@@ -45,8 +45,15 @@ def table(rows: Mapping[str, Sequence[Mapping[str, Number]]], columns: Sequence[
 
 
 def gain(name: str, d: Mapping[str, Number]) -> str:
-    """One line for a paired difference in accuracy, in points."""
+    """One line for a paired difference in accuracy, in points.
+
+    >>> gain("a minus b", {"mean": 0.05, "low": 0.05, "high": 0.05, "n": 2})
+    'a minus b: +5.00 points, 95% interval [+5.00, +5.00] over 2 paired seeds: no spread to judge by'
+    """
     verdict = "above zero" if d["low"] > 0 else "below zero" if d["high"] < 0 else "includes zero"
+    # Few seeds of few examples may differ alike.
+    if verdict != "includes zero" and d["high"] - d["low"] < 1e-9:
+        verdict = "no spread to judge by"
     mean, low, high = (100 * d[k] for k in ("mean", "low", "high"))
     return f"{name}: {mean:+.2f} points, 95% interval [{low:+.2f}, {high:+.2f}] over {d['n']} paired seeds: {verdict}"
 

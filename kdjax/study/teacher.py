@@ -95,7 +95,7 @@ def check(config: Any, study: Study, workdir: Path, given: list[PyTree]) -> None
             answers.refuse_stale(Path(config.answers_dir) / f"seed-{number}", key_of(config, study, weights, workdir))
 
 
-def refuse_guessing(config: Any, study: Study, teacher: Model, given: Sequence[PyTree]) -> None:
+def refuse_guessing(study: Study, asked: Mapping[str, tuple[Model, Sequence[PyTree]]]) -> None:
     """Refuse a given teacher that guesses: its classes stand in another order, or it expects other pixels.
 
     Of n labelled training images it is right about no more than chance + 3 sqrt(chance (1 - chance) / n). Chance is the
@@ -106,10 +106,9 @@ def refuse_guessing(config: Any, study: Study, teacher: Model, given: Sequence[P
     tell, and nothing is refused. Nor is anything of attacked images in a file, about which a right teacher errs.
 
     Args:
-        config: of an experiment with `--teacher`, which messages name.
         study: whose training images it is asked about.
-        teacher: the network.
-        given: its variables by seed; of a teacher that is trained here there are none, and nothing is asked.
+        asked: teachers by what was typed: the network, and its variables by seed; of one that is trained here there are
+            none, and nothing is asked.
 
     Raises:
         BadInput: such a teacher.
@@ -118,21 +117,23 @@ def refuse_guessing(config: Any, study: Study, teacher: Model, given: Sequence[P
         Cohen, A coefficient of agreement for nominal scales, Educational and Psychological Measurement 1960: kappa is
         above 0 by less than three standard errors.
     """
-    if npz.attacked(config.dataset):
+    if npz.attacked(study.config.dataset):
         return
     # A set may be in the order of its classes.
     places = np.unique(np.linspace(0, len(study.train) - 1, GUESSES).astype(int))
-    for number, weights in enumerate(given):
-        some = study.train.select(places)
-        label, answer = some.labels(), decided(train.predict(study, teacher, weights, some))
-        label, answer = label[label >= 0], answer[label >= 0]
+    some = study.train.select(places)
+    known = some.labels()
+    by_seed = ((typed, model, *one) for typed, (model, given) in asked.items() for one in enumerate(given))
+    for typed, model, number, weights in by_seed:
+        answer = decided(train.predict(study, model, weights, some))
+        label, answer = known[known >= 0], answer[known >= 0]
         right = float((label == answer).mean()) if len(label) else 1.0
         counts = [np.bincount(x, minlength=study.train.num_classes) / max(len(label), 1) for x in (label, answer)]
         chance = float(np.sum(counts[0] * counts[1]))
         above = 3 * (chance * (1 - chance) / max(len(label), 1)) ** 0.5
         if right < 1 and above <= MARGIN and right <= chance + above:
             raise BadInput(
-                f"--teacher={config.teacher}: seed {number} is right about {100 * right:.1f} % of {len(label)} "
+                f"{typed}: seed {number} is right about {100 * right:.1f} % of {len(label)} "
                 f"training images, and who guesses about {100 * chance:.1f} %; accepted: a teacher of the same "
                 "classes in the same order, which normalises as it was trained."
             )

@@ -92,7 +92,9 @@ def test_paths_that_are_no_files(file, tmp_path):
             load(f"npz:{tmp_path / name}", "train")
     (tmp_path / "junk.npz").write_text("junk")
     np.savez(tmp_path / "pickled.npz", train_inputs=np.array([{}], dtype=object))
-    for name in ("junk", "pickled"):
+    with (tmp_path / "array.npz").open("wb") as one:
+        np.save(one, np.zeros(3))
+    for name in ("junk", "pickled", "array"):
         with pytest.raises(BadInput, match=rf"{name}.npz is damaged, or holds what is no array .*; accepted: a whole"):
             load(f"npz:{tmp_path / name}.npz", "train")
     with pytest.raises(BadInput, match=r"image_size=8 for npz:.*, of \(4, 5, 3\); accepted: 0, as stored"):

@@ -182,7 +182,7 @@ def test_the_attacked_images_are_kept_and_are_a_data_set(tmp_path, monkeypatch):
     for figure in ("curves", "picture"):
         monkeypatch.setattr(attack.figures, figure, lambda *_: None)
     given = {"model": "runs/it", "attacks": text, "split": "test[:40]", "examples": 30, "save_adversarial": str(file)}
-    with pytest.raises(BadInput, match="1 networks and 2 radii; accepted: one --seed and one of --epsilons"):
+    with pytest.raises(BadInput, match="networks: 1, radii: 2; accepted: one --seed and one of --epsilons"):
         attack.main(attack.Config(**given, epsilons=(0.1, 0.2)), tmp_path)
     monkeypatch.setattr(sys, "argv", ["attack", "--these=flags"])
     attack.main(attack.Config(**given, epsilons=(0.1,)), tmp_path)

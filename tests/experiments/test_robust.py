@@ -240,9 +240,11 @@ def test_a_teacher_in_training_mode_draws_what_no_student_draws():
 
 BAD = {
     "a ball larger than all images": ({"epsilon": 8.0}, "--epsilon=8: .*Did you mean 255ths"),
-    "a schedule that ends below nought": ({"train_epsilon": "linear(0.1, -0.1)"}, "--train_epsilon=-0.1: accepted"),
+    "a schedule that ends below nought": (
+        {"train_epsilon": "linear(0.1, -0.05)"}, r"n=linear\(0.1, -0.05\) comes to epsilon=-0.05: accepted"
+    ),
     "a schedule that dips below nought": (
-        {"train_epsilon": "steps((0.1, -0.1, 0.1), (0.31, 0.34))"}, "--train_epsilon=-0.1: accepted are pixel"
+        {"train_epsilon": "steps((0.1, -0.1, 0.1), (0.31, 0.34))"}, r"\)\) comes to epsilon=-0.1: accepted are pixel"
     ),
     "a radius of training of nought": ({"train_epsilon": "0"}, "--train_epsilon=0: .* above 0"),
     "a radius of training that is none": ({"train_epsilon": "8"}, "--train_epsilon=8: .*255ths"),
@@ -281,7 +283,7 @@ def test_a_teacher_of_other_classes_or_one_that_guesses_is_refused(tmp_path):
     study, teacher = open_study(found.config, found.workdir), networks.load_network(str(found.workdir), flag="t")
     lost = jax.tree.map(jnp.zeros_like, teacher.weights[0])
     with pytest.raises(BadInput, match=r"and who guesses about .*; accepted: a teacher of the same classes"):
-        answering.refuse_guessing(found.config, study, teacher.model, [teacher.weights[0], lost])
+        answering.refuse_guessing(study, {"natural=n": (teacher.model, [teacher.weights[0], lost])})
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path):

@@ -54,6 +54,16 @@ def test_unknown_labels_are_refused_before_training(made, tmp_path, flag, split,
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_images_of_another_size_are_refused_before_training(tmp_path, split):
+    sides = {"train": 4, "test": 4, "validation": 4, split: 5}
+    arrays = {f"{name}_inputs": np.zeros((10, side, side, 1), np.uint8) for name, side in sides.items()}
+    np.savez(tmp_path / "a.npz", **arrays, **{f"{name}_label": np.arange(10) for name in sides}, num_classes=10)
+    own = {f"{name}_split": name for name in sides} | {"dataset": f"npz:{tmp_path / 'a.npz'}", "data_dir": ""}
+    with pytest.raises(BadInput, match=rf"--{split}_split={split} has images \(5, 5, 1\); accepted: .*, \(4, 4, 1\)"):
+        open_study(config("", **own), tmp_path)
+
+
 def test_a_network_that_learns_from_labels_alone_needs_one(made, tmp_path):
     said = r"--train_split: none of the 12 examples of tiny/none has a label"
     with pytest.raises(BadInput, match=said):

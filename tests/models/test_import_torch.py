@@ -132,7 +132,9 @@ def test_what_is_not_read(arrays, tmp_path):
     with pytest.raises(BadInput, match=r"weights.pth'; accepted: .* \.safetensors file, as safetensors.torch.save_f"):
         from_torch(tmp_path / "weights.pth", "resnet8", num_classes=5, image_shape=(16, 16, 3))
     np.savez(tmp_path / "pickled.npz", a=np.array([{}], dtype=object))
-    for name in ("junk.npz", "junk.safetensors", "pickled.npz"):
+    with (tmp_path / "array.npz").open("wb") as one:
+        np.save(one, np.zeros(3))
+    for name in ("junk.npz", "junk.safetensors", "pickled.npz", "array.npz"):
         if name.startswith("junk"):
             (tmp_path / name).write_text("junk")
         with pytest.raises(BadInput, match=f"{name}' is damaged or holds what is no array"):

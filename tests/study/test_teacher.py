@@ -160,6 +160,14 @@ def test_distill_and_sweep_refuse_a_teacher_that_guesses_where_a_loss_asks_it(gi
     with pytest.raises(BadInput, match="and who guesses about"):
         lessons.of_students(swept, study, tmp_path)
     lessons.of_students(dataclasses.replace(swept, loss="labels"), study, tmp_path)
+    # Further teachers are asked too.
+    seen = []
+    monkeypatch.setattr(teacher, "refuse_guessing", lambda study, asked: seen.append(list(asked)))
+    method = {"method": "akd2(natural='runs/n', steps=1)", "loss": ""}
+    with pytest.raises(pytest.fail.Exception, match="it goes on"):
+        distill.main(distill.Config(**own, **method), tmp_path)
+    lessons.of_students(dataclasses.replace(swept, **method), study, tmp_path)
+    assert seen == 2 * [[f"--teacher={workdir}", "natural=runs/n"]]
 
 
 GUESSES = {
@@ -185,7 +193,7 @@ def test_a_given_teacher_that_guesses_is_refused(case, monkeypatch):
     classes, rng = max(max(kinds) + 1, 2), np.random.default_rng(0)
     label = np.sort(np.resize(kinds, 5000)).astype(np.int32)
     study = study_of({"num_classes": classes, "image_shape": (1, 1, 1)}, 5000)
-    study = dataclasses.replace(study, train=study.train.with_column("label", label))
+    study = dataclasses.replace(study, config=distill.Config(), train=study.train.with_column("label", label))
 
     def says(study, model, weights, some):
         others = (some.labels() + rng.integers(1, classes, len(some))) % classes
@@ -193,12 +201,12 @@ def test_a_given_teacher_that_guesses_is_refused(case, monkeypatch):
         return np.eye(classes)[np.where(right, some.labels(), others) if knows else np.zeros(len(some), int)]
 
     monkeypatch.setattr(train, "predict", says)
-    config = distill.Config(teacher="runs/it")
-    with pytest.raises(BadInput, match=f"--teacher=runs/it: seed 0 .*{said}") if said else contextlib.nullcontext():
-        teacher.refuse_guessing(config, study, None, [None])
-    teacher.refuse_guessing(config, study, None, [])
+    with pytest.raises(BadInput, match=f"natural=runs/it: seed 0 .*{said}") if said else contextlib.nullcontext():
+        teacher.refuse_guessing(study, {"natural=runs/it": (None, [None])})
+    teacher.refuse_guessing(study, {"natural=runs/it": (None, [])})
     # Of few images none can tell, and of attacked ones a right teacher is wrong.
     few = dataclasses.replace(study, train=study.train.select(np.arange(0, 5000, 100)[: 50 if classes == 10 else 20]))
-    teacher.refuse_guessing(config, few, None, [None])
+    teacher.refuse_guessing(few, {"natural=runs/it": (None, [None])})
     monkeypatch.setattr(npz, "attacked", lambda dataset: dataset == "npz:attacked.npz")
-    teacher.refuse_guessing(dataclasses.replace(config, dataset="npz:attacked.npz"), study, None, [None])
+    study = dataclasses.replace(study, config=dataclasses.replace(study.config, dataset="npz:attacked.npz"))
+    teacher.refuse_guessing(study, {"natural=runs/it": (None, [None])})
