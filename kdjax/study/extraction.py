@@ -59,8 +59,8 @@ class Paid(NamedTuple):
 
 
 class Victim(NamedTuple):
-    """Who answers: its arm's name, the network, its variables seed by seed, none if it is to be trained, whence it
-    comes; a service's policy, and the price of an answer."""
+    """Who answers: its arm's name, the network, its variables seed by seed, none if it is to be trained, where it
+    comes from; a service's policy, and the price of an answer."""
 
     name: str
     model: Model
