@@ -47,6 +47,7 @@ def test_it_learns_and_is_attacked(learned):
 
 def test_names_of_the_house():
     assert {"attacks", "losses", "methods", "fit", "lesson", "compare"} <= set(dir(kd))
+    assert len(dir(kd)) == len(set(dir(kd)))
     assert all(map(callable, (kd.fit, kd.lesson, kd.compare)))
     # A module of a function's name would take its place as soon as somebody imports it.
     assert {"fit", "lesson", "compare"}.isdisjoint(module.name for module in pkgutil.iter_modules(kd.__path__))

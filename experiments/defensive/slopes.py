@@ -1,7 +1,6 @@
 """What is measured on a network that hides its gradients: slopes, gaps, and how far FGSM must go."""
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -32,15 +31,15 @@ def at_temperature(model: Model, temperature: float) -> Model:
     return Model(model.init, apply)
 
 
-@functools.partial(jax.jit, static_argnames="objective")
-def slopes(victim: Victim, image: Array, label: Array, *, objective: Callable[..., Scored] = cross_entropy) -> Array:
+@jax.jit
+def slopes(objective: Scored, image: Array) -> Array:
     """The gradient of an objective by the image, `[B, H, W, C]`."""
-    return jax.grad(lambda x: objective(victim, label)(x)[0].sum())(image)
+    return jax.grad(lambda x: objective(x)[0].sum())(image)
 
 
 def gradients(victim: Victim, image: np.ndarray, label: np.ndarray) -> dict[str, float]:
     """L2 norms of input gradients: of cross-entropy median, mean and share of exact zeros; of the margin the median."""
-    found = {f.__name__: slopes(victim, image, label, objective=f) for f in (cross_entropy, margin)}
+    found = {f.__name__: slopes(f(victim, jnp.asarray(label)), image) for f in (cross_entropy, margin)}
     norm = {name: np.linalg.norm(np.asarray(g, np.float64).reshape(len(g), -1), axis=1) for name, g in found.items()}
     return {
         "gradient median": float(np.median(norm["cross_entropy"])),

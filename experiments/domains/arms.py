@@ -1,7 +1,6 @@
 """Experts of domains and those who follow them: gates, what they say together, scores, and the claims."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -72,34 +71,42 @@ def chosen(text: str, spaces: LabelSpaces) -> tuple[list[str], str]:
     return names or list(GATES), ""
 
 
-def together(
-    gate: str, experts: ExpertAnswers, spaces: LabelSpaces, *, scales: Mapping[str, float], temperature: float
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """One answer over the union and who was asked: logits `[N, U]`, weights `[N, T]`, None where nobody chose.
+Pooled = Callable[[ExpertAnswers], tuple[np.ndarray, np.ndarray | None]]
+"""One answer over the union, logits `[N, U]`, and who was asked, weights `[N, T]`, None where nobody chose."""
+
+
+def together(gate: str, spaces: LabelSpaces, *, scales: Mapping[str, float], temperature: float) -> Pooled:
+    """What experts say together behind a gate; compiled once for all seeds that it is asked about.
 
     softmax(·/T) is Σ_t w_t softmax(v_t/T). Without a gate it is the mean where all experts know the same classes, and
     otherwise what `unify.cross_entropy` makes of them; the mean is what that would make of equal classes.
     """
     if gate == "none" and not spaces.mask.all():
         solve = jax.jit(lambda v: unify.cross_entropy(v, spaces, temperature=temperature).logits)
-        parts = range(0, len(experts.source), 5000)
-        return np.concatenate([np.asarray(solve([v[i : i + 5000] for v in experts.answers])) for i in parts]), None
-    domain = experts.source.arrays["domain"]
-    if gate == "learned":
-        assert experts.domain_logits is not None
-        domain = softmax(experts.domain_logits, axis=-1)
-    scale = scales.get(gate)
-    pooled, share = _pooled(list(experts.answers), domain, spaces, gate=gate, scale=scale, temperature=temperature)
-    return np.asarray(pooled), None if gate == "none" else np.asarray(share)
 
+        def unified(experts: ExpertAnswers) -> tuple[np.ndarray, None]:
+            parts = range(0, len(experts.source), 5000)
+            return np.concatenate([np.asarray(solve([v[i : i + 5000] for v in experts.answers])) for i in parts]), None
 
-@partial(jax.jit, static_argnames=("spaces", "gate", "scale", "temperature"))
-def _pooled(
-    said: list[jax.Array], domain: jax.Array, spaces: LabelSpaces, *, gate: str, scale: float | None, temperature: float
-) -> tuple[jax.Array, jax.Array]:
-    answers = embed_all(said, spaces)
-    share = GATES[gate](answers, domain=domain, **({} if scale is None else {"scale": scale}))
-    return pools.mean_probability(answers, share, temperature=temperature), share
+        return unified
+
+    own = {"scale": scales[gate]} if gate in scales else {}
+
+    @jax.jit
+    def weighed(said: list[jax.Array], domain: jax.Array) -> tuple[jax.Array, jax.Array]:
+        answers = embed_all(said, spaces)
+        share = GATES[gate](answers, domain=domain, **own)
+        return pools.mean_probability(answers, share, temperature=temperature), share
+
+    def pooled(experts: ExpertAnswers) -> tuple[np.ndarray, np.ndarray | None]:
+        domain = experts.source.arrays["domain"]
+        if gate == "learned":
+            assert experts.domain_logits is not None
+            domain = softmax(experts.domain_logits, axis=-1)
+        logits, share = weighed(list(experts.answers), domain)
+        return np.asarray(logits), None if gate == "none" else np.asarray(share)
+
+    return pooled
 
 
 def transfer_set(source: Source, images: int, seed: int) -> Source:

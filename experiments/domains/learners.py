@@ -1,5 +1,6 @@
 """Experts, the big teacher, the learned gate and the students: what each learns from what, and how all are scored."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -103,10 +104,14 @@ def arms_of(config: Any, setting: Setting) -> list[Arm]:
         run = f"student-{run}"
         return Arm(name, student, loss_fn, config.epochs, hparams, lineage, given, run=run, places=places)
 
-    def target(done: Done, gate: str) -> Given:
-        experts = expert_answers(config, setting, done, images(done), gate)
-        answers, _ = arms.together(gate, experts, spaces, scales=scales, temperature=config.temperature)
-        return Given(transfer(done).with_column("teacher_logits", answers))
+    def target(gate: str) -> Callable[[Done], Given]:
+        together = arms.together(gate, spaces, scales=scales, temperature=config.temperature)
+
+        def given(done: Done) -> Given:
+            answers, _ = together(expert_answers(config, setting, done, images(done), gate))
+            return Given(transfer(done).with_column("teacher_logits", answers))
+
+        return given
 
     def of_big(done: Done) -> Given:
         return Given(transfer(done).with_column("teacher_logits", done.answers(arms.TEACHER, images(done))))
@@ -125,7 +130,7 @@ def arms_of(config: Any, setting: Setting) -> list[Arm]:
     for gate in setting.gates:
         lineage = Lineage(loss, follows(setting, gate), f"{students}, {few}", facts={"gate": gate})
         name = f"student, {arms.called(gate)}"
-        found.append(learner(name, gate, soft, tempered, lineage, partial(target, gate=gate)))
+        found.append(learner(name, gate, soft, tempered, lineage, target(gate)))
     return found
 
 
@@ -146,9 +151,10 @@ def rows_of(config: Any, setting: Setting) -> dict[str, Row]:
         return Row(follows(setting, ""), of)
 
     def ensemble(gate: str) -> Row:
+        together = arms.together(gate, spaces, scales=scales, temperature=1.0)
+
         def of(done: Done) -> arms.Scores:
-            experts = expert_answers(config, setting, done, test, gate)
-            pooled, share = arms.together(gate, experts, spaces, scales=scales, temperature=1.0)
+            pooled, share = together(expert_answers(config, setting, done, test, gate))
             asked = {} if share is None else {"gate": arms.gate_accuracy(share, test, domains, spaces)}
             return {**score(pooled), **asked}
 

@@ -1,7 +1,6 @@
 """What is attacked: a function from images to logits, seen through or only asked."""
 
 import dataclasses
-import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -49,10 +48,14 @@ def require_classes(count: int) -> None:
         raise BadInput(f"the victim knows {count} class; accepted: 2 or more.")
 
 
-@functools.cache
-def _evaluating(apply: ApplyFn) -> Callable[..., Array]:
-    # One function per model, so that programs compiled for it are found again.
-    return lambda variables, image, key, where: apply(variables, image, train=False, key=key)[0].logits
+@dataclasses.dataclass(frozen=True)
+class _Evaluating:
+    """A network's logits in evaluation mode. A value: programs compiled for one are those of every equal one."""
+
+    apply: ApplyFn
+
+    def __call__(self, variables: PyTree, image: Array, key: Array | None, where: Array | None) -> Array:
+        return self.apply(variables, image, train=False, key=key)[0].logits
 
 
 def white_box(model: Model | ApplyFn, variables: PyTree) -> Victim:
@@ -65,7 +68,7 @@ def white_box(model: Model | ApplyFn, variables: PyTree) -> Victim:
     if variables is None or (isinstance(model, Model) and "params" not in variables):
         found = sorted(variables) if isinstance(variables, Mapping) else repr(variables)
         raise BadInput(f"variables has {found}; accepted: one network's, {{'params': ...}}, as fit returns by name")
-    return Victim(variables, _evaluating(apply), white_box=True)
+    return Victim(variables, _Evaluating(apply), white_box=True)
 
 
 def queries_only(victim: Victim) -> Victim:

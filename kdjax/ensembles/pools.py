@@ -55,7 +55,7 @@ class Ensemble(Protocol):
     ) -> Array | Vote: ...
 
 
-def _heard(logits: Array, weights: Array) -> tuple[Array, Array]:
+def _without_weightless(logits: Array, weights: Array) -> tuple[Array, Array]:
     """Answers without those of teachers of weight 0, and weights `[T, B, 1]`."""
     check_answers(logits, weights=(weights, "BT"))
     share = weights.T[:, :, None].astype(jnp.promote_types(logits.dtype, jnp.float32))
@@ -89,7 +89,7 @@ def mean_probability(logits: Answers, weights: Weights, *, temperature: Scalar =
     Reference: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, section 3.
     """
     require_positive("temperature", temperature)
-    return temperature * _log_mean(*_heard(logits, weights), temperature)
+    return temperature * _log_mean(*_without_weightless(logits, weights), temperature)
 
 
 def mean_probability_then_temper(logits: Answers, weights: Weights, *, temperature: Scalar = 1.0) -> Pooled:
@@ -106,7 +106,7 @@ def mean_probability_then_temper(logits: Answers, weights: Weights, *, temperatu
     >>> jax.nn.softmax(mean_probability_then_temper(answers, even) / 2).round(5)  # the roots of .7 and .3
     Array([[0.60436, 0.39564]], dtype=float32)
     """
-    return _log_mean(*_heard(logits, weights), 1.0)
+    return _log_mean(*_without_weightless(logits, weights), 1.0)
 
 
 def mean_logit(logits: Answers, weights: Weights, *, temperature: Scalar = 1.0) -> Pooled:
@@ -123,7 +123,7 @@ def mean_logit(logits: Answers, weights: Weights, *, temperature: Scalar = 1.0) 
     >>> jax.nn.softmax(mean_logit(answers, even)).round(5)  # the mean probability is (.7, .3)
     Array([[0.75, 0.25]], dtype=float32)
     """
-    return _sum(*_heard(logits, weights))
+    return _sum(*_without_weightless(logits, weights))
 
 
 def geometric(logits: Answers, weights: Weights, *, temperature: Scalar = 1.0) -> Pooled:
@@ -145,7 +145,7 @@ def geometric(logits: Answers, weights: Weights, *, temperature: Scalar = 1.0) -
     Array([[0.75, 0.25]], dtype=float32)
     """
     require_positive("temperature", temperature)
-    return temperature * jax.nn.log_softmax(_sum(*_heard(logits, weights)) / temperature)
+    return temperature * jax.nn.log_softmax(_sum(*_without_weightless(logits, weights)) / temperature)
 
 
 def majority(logits: Answers, weights: Weights, *, temperature: Scalar = 1.0) -> Vote:
@@ -208,7 +208,7 @@ def vote(logits: Answers, weights: Weights, *, temperature: Scalar = 1.0, thresh
 
 def _ballots(logits: Array, weights: Array) -> tuple[Array, Array, Array]:
     """Each teacher's class as a one-hot `[T, B, K]`, its confidence and its weight `[T, B, 1]`."""
-    answers, share = _heard(logits, weights)
+    answers, share = _without_weightless(logits, weights)
     ballots = jax.nn.one_hot(answers.argmax(-1), answers.shape[-1], dtype=answers.dtype)
     return ballots, jax.nn.softmax(answers).max(-1, keepdims=True), share
 

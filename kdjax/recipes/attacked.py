@@ -113,11 +113,11 @@ def attacked_images(
         rows = rows & (label >= 0)
     if attacked.share == 0:
         return image, rows
-    held = jax.lax.stop_gradient({"params": state.params[STUDENT], **state.model_state[STUDENT]})
+    own = {"params": state.params[STUDENT], **state.model_state[STUDENT]}
     if callable(attacked.objective):
-        objective = attacked.objective(victims.white_box(student.apply, held), label)
+        objective = attacked.objective(victims.white_box(student.apply, own), label)
     else:
-        networks = {STUDENT: held, **jax.lax.stop_gradient(dict(teachers))}
+        networks = {STUDENT: own, **teachers}
         objective = _climbed(attacked, student, ask, networks, state, image, label, temperatures)
     # Folded and not split, so that the model draws what it would draw without an attack.
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, 1), jnp.arange(len(label)))

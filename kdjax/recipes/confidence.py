@@ -74,10 +74,10 @@ def distill_with_features(
         answered = student.apply(variables, jnp.asarray(batch["inputs"]), train=True, key=key, mask=mask)
         answers = jax.lax.stop_gradient(teacher(state.frozen, batch))
 
-        def student_said(*_: Any, **__: Any) -> tuple[Outputs, PyTree]:
+        def of_student(*_: Any, **__: Any) -> tuple[Outputs, PyTree]:
             return answered  # once for both terms
 
-        once = Model(student.init, student_said)
+        once = Model(student.init, of_student)
         plain = distill(once, Teacher(lambda frozen, batch: answers, teacher.views), loss, ensemble=ensemble)
         losses, aux = plain(params, state, batch, key)
         held = {"params": params[CONNECTORS], **state.model_state[CONNECTORS]}

@@ -25,7 +25,7 @@ WAYS = Family(
     parts={"answers": POLICIES},
 )  # fmt: skip
 MADE = {"noise": "noise", **dict.fromkeys(GAMES.names(), "generator")}
-"""Ways that ask about no pool's images, and whence theirs come."""
+"""Ways that ask about no pool's images, and what theirs come from."""
 HELP = (
     "ways of asking, STRATEGY(pool=own or public, answers=POLICY), each with the strategy's own settings; strategies, "
     f"and games: {', '.join(WAYS.names())}; policies: {', '.join(POLICIES.names())}"
@@ -34,7 +34,7 @@ HELP = (
 
 
 class Way(NamedTuple):
-    """How somebody asks: the text, its strategy or its game, the pool's name, or whence images come that are made, and
+    """How somebody asks: the text, its strategy or its game, the pool's name, or what makes the images, and
     the policy of the answers with its text."""
 
     text: str

@@ -37,7 +37,7 @@ from kdjax.teachers.queries import Known, Surrogate
 from kdjax.teachers.serving.policy import Policy
 from kdjax.teachers.stored import cached
 from kdjax.training.state import variables
-from kdjax.types import ApplyFn, BadInput, LossFn, Model, PyTree, TrainState
+from kdjax.types import BadInput, LossFn, Model, PyTree, TrainState
 
 VICTIM = "victim"
 LOSS, GAME_LOSS = "response.kl(temperature=1)", "response.logit_l1"
@@ -59,8 +59,8 @@ class Paid(NamedTuple):
 
 
 class Victim(NamedTuple):
-    """Who answers: its arm's name, the network, its variables seed by seed, none if it is to be trained, whence it
-    comes; a service's policy, and the price of an answer."""
+    """Who answers: its arm's name, the network, its variables seed by seed, none if it is to be trained, where it
+    comes from; a service's policy, and the price of an answer."""
 
     name: str
     model: Model
@@ -269,12 +269,17 @@ class Thief:
         said = predict(self.study, self.victim.model, weights, asked(images, self.study.test.num_classes))
         return said if self.victim.says else through(way.answers, said, images, seed)
 
+    @functools.cached_property
+    def _slope(self) -> Callable[..., jax.Array]:
+        # One program for all rounds and seeds.
+        return slope_of(self.model)
+
     def surrogate(self, weights: PyTree) -> Surrogate:
         """A trained surrogate, as strategies look at it."""
         classes = self.study.test.num_classes
         return Surrogate(
             lambda images: predict(self.study, self.model, weights, asked(images, classes)),
-            partial(slopes, self.model, weights),
+            partial(slopes, self._slope, weights),
         )
 
 
@@ -293,9 +298,10 @@ def asked(images: np.ndarray, classes: int) -> Source:
     return Source({"inputs": images, "label": np.full(len(images), -1, np.int32)}, classes, "images asked")
 
 
-def slopes(model: Model, weights: PyTree, images: np.ndarray, classes: np.ndarray, *, chunk: int = 256) -> np.ndarray:
-    """d log q_y(x) / dx for the class y of each image, `[N, ...]`."""
-    program = _slope(model.apply)
+def slopes(
+    program: Callable[..., jax.Array], weights: PyTree, images: np.ndarray, classes: np.ndarray, *, chunk: int = 256
+) -> np.ndarray:
+    """d log q_y(x) / dx for the class y of each image, `[N, ...]`, by the program of a network, `slope_of`."""
     size = min(chunk, len(images))
     parts = []
     for at in range(0, len(images), size):
@@ -304,11 +310,11 @@ def slopes(model: Model, weights: PyTree, images: np.ndarray, classes: np.ndarra
     return np.concatenate(parts)
 
 
-@functools.cache
-def _slope(apply: ApplyFn) -> Callable[..., jax.Array]:
-    # One function per model, so that its program is found again.
+def slope_of(model: Model) -> Callable[..., jax.Array]:
+    """`(variables, images, classes) -> slopes`, compiled."""
+
     def total(images: Any, weights: Any, classes: Any) -> jax.Array:
-        said = jax.nn.log_softmax(apply(weights, images, train=False, key=None)[0].logits)
+        said = jax.nn.log_softmax(model.apply(weights, images, train=False, key=None)[0].logits)
         return jnp.take_along_axis(said, classes[:, None], axis=-1).sum()
 
     slope = jax.grad(total)

@@ -117,7 +117,7 @@ class Paid:
     def known(self, images: Sequence[bytes]) -> dict[bytes, bytes]:
         """The answers that there are to some images, each as it was said the first time that has one."""
         first = dict[bytes, tuple[int, bytes]]()
-        for (image, when), answer in self._said(images):
+        for (image, when), answer in self._answers_to(images):
             if image not in first or when < first[image][0]:
                 first[image] = when, answer
         return {image: answer for image, (_, answer) in first.items()}
@@ -125,9 +125,9 @@ class Paid:
     def told(self, asked: Sequence[Asked]) -> dict[Asked, bytes]:
         """The answers that there are to images at those very times of asking."""
         wanted = set(asked)
-        return {one: answer for one, answer in self._said([image for image, _ in wanted]) if one in wanted}
+        return {one: answer for one, answer in self._answers_to([image for image, _ in wanted]) if one in wanted}
 
-    def _said(self, images: Sequence[bytes]) -> Iterator[tuple[Asked, bytes]]:
+    def _answers_to(self, images: Sequence[bytes]) -> Iterator[tuple[Asked, bytes]]:
         """All that was answered to some images."""
         wanted = set(images)
         with self._lock:

@@ -38,7 +38,7 @@ FREE = frozenset({400, 402, 403, 409, 411, 412, 413, 415, 422})
 _KEY = re.compile(r"[\x21-\x7e]+")
 
 
-class _Again(Exception):
+class _Retry(Exception):
     """An answer that says: later."""
 
     def __init__(self, what: str, wait: float) -> None:
@@ -297,20 +297,20 @@ class Service:
         def once() -> httpx.Response:
             response = http.request(method, self._url + path, headers=headers, content=body)
             if response.status_code in RETRIED:
-                raise _Again(f"status {response.status_code}", _seconds(response.headers.get("retry-after", "")))
+                raise _Retry(f"status {response.status_code}", _seconds(response.headers.get("retry-after", "")))
             return response
 
         jitter = tenacity.wait_random_exponential(multiplier=0.1, max=10)
 
         def wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
-            return max(jitter(state), error.wait if isinstance(error, _Again) else 0.0)
+            return max(jitter(state), error.wait if isinstance(error, _Retry) else 0.0)
 
         again = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self._attempts) | tenacity.stop_when_event_set(given_up),
             sleep=lambda seconds: _sleep(given_up, seconds),
             wait=wait,
-            retry=tenacity.retry_if_exception_type((httpx.TransportError, _Again))
+            retry=tenacity.retry_if_exception_type((httpx.TransportError, _Retry))
             & tenacity.retry_if_not_exception_type(HOPELESS),
             reraise=True,
         )
@@ -318,7 +318,7 @@ class Service:
             return again(once)
         except HOPELESS as error:
             raise BadInput(f"{self._url}: {error}; accepted: http://HOST:PORT of a service.") from None
-        except (httpx.HTTPError, _Again) as error:
+        except (httpx.HTTPError, _Retry) as error:
             what = str(error) or type(error).__name__
             raise BadInput(
                 f"{self._url}: no answer after {self._attempts} attempts ({what}); accepted: a service that runs. What "

@@ -32,7 +32,8 @@ TRAINING = sorted(
 """Every experiment that trains over seeds."""
 SMALLER = {
     "generations": {"generations": 3},
-    "ensemble": {"teachers": "mlp(9), mlp(5), mlp(7)", "arms": "vote", "labels": 100, "teachers_epochs": 6},
+    "assistants": {"chain": (16, 8, 6, 4)},
+    "ensemble": {"teachers": "mlp(5), mlp(7), mlp(9)", "arms": "vote", "labels": 100, "teachers_epochs": 6},
     "specialists": {"specialist_epochs": 1},
     "sweep": {"teacher_epochs": 1},
     "methods": {

@@ -292,7 +292,7 @@ def test_saturated_logits_have_zero_gradients_and_divided_ones_do_not(case):
 def test_the_smallest_step_fools_and_the_one_before_does_not(case):
     label = jnp.asarray(case.logits.argmax(-1))
     size = np.asarray(slopes.smallest_step(case.victim, case.victim, case.image, label, sizes=50))
-    step = jnp.sign(-slopes.slopes(case.victim, jnp.asarray(case.image), label))
+    step = jnp.sign(-slopes.slopes(objectives.cross_entropy(case.victim, label), jnp.asarray(case.image)))
     for scale, fooled in ((size, True), (size - 1 / 50, False)):
         attacked = jnp.clip(case.image + scale[:, None, None, None].astype(np.float32) * step, 0, 1)
         some = size < 1

@@ -1,6 +1,8 @@
 """The study of domains: what its gates say, what its scores count, and the command, which refuses and explains."""
 
 import json
+import pkgutil
+from unittest import mock
 
 import jax
 import numpy as np
@@ -26,7 +28,7 @@ def source(label, domain, classes):
 
 
 def together(gate, said, spaces, temperature=1.0):
-    logits, share = arms.together(gate, said, spaces, scales=SCALES, temperature=temperature)
+    logits, share = arms.together(gate, spaces, scales=SCALES, temperature=temperature)(said)
     return np.asarray(jax.nn.softmax(logits / temperature)), share
 
 
@@ -69,6 +71,20 @@ def test_without_a_gate_equal_experts_are_averaged_and_overlapping_ones_unified(
     p, share = together("none", arms.ExpertAnswers(source([0], [0], 3), answers, None), linked)
     assert share is None
     np.testing.assert_allclose(p, [[0.5, 0.3, 0.2]], atol=1e-5)
+
+
+@pytest.mark.parametrize(("gate", "traced"), [("learned", "embed_all"), ("none", "unify.cross_entropy")])
+def test_what_experts_say_of_a_second_seed_traces_nothing(said, gate, traced, monkeypatch):
+    where, _, name = f"experiments.domains.arms.{traced}".rpartition(".")
+    real = pkgutil.resolve_name(where).__dict__[name]
+    counted = mock.Mock(side_effect=real)
+    monkeypatch.setattr(pkgutil.resolve_name(where), name, counted)
+    spaces = APART if gate == "learned" else LabelSpaces(maps=((0, 1), (1, 2)), union=3)
+    pooled = arms.together(gate, spaces, scales=SCALES, temperature=1.0)
+    first = pooled(said)[0]
+    second = pooled(said._replace(answers=said.answers[::-1]))[0]
+    assert counted.call_count == 1
+    assert not np.array_equal(first, second)
 
 
 def test_no_gate_is_left_out_where_nothing_links_the_experts_and_refused_if_asked_for():

@@ -11,6 +11,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from experiments import hinton2015
 from experiments.ensemble import __main__ as ensemble
@@ -71,7 +72,12 @@ def taught(name, student, teacher, seed, rows=slice(None)):
 
 
 CHAINS = {
-    "assistants": {"direct": "teacher", "assistant-1": "teacher", "assisted": "assistant-1"},
+    "assistants": {
+        "direct": "teacher",
+        "assistant-1": "teacher",
+        "assistant-2": "assistant-1",
+        "assisted": "assistant-2",
+    },
     "generations": {f"generation-{k}": f"generation-{k - 1}" if k > 1 else "alone-0" for k in (1, 2, 3)},
     "distill": {"distilled": "teacher"},
     "specialists": {"distilled-generalist": "generalist"},
@@ -130,6 +136,33 @@ def test_fidelity_is_that_of_the_saved_networks_from_the_teacher_to_the_student(
             assert wanted["teacher_kl"] != pytest.approx(turned["teacher_kl"], rel=1e-3)
 
 
+def test_fidelity_to_several_teachers_is_from_their_mean_to_the_student():
+    found = ran("ensemble")
+    image = open_study(found.config, found.workdir).test.arrays["inputs"]
+    for seed in range(SEEDS):
+        shares = [softmax(found.answers(f"teacher-{t}/seed-{seed}", image), axis=-1) for t in range(3)]
+        mean, said = np.log(np.mean(shares, 0)), found.answers(f"alone/seed-{seed}", image)
+        told = found.results["student alone"][seed]["teacher_kl"]
+        assert told == pytest.approx(fidelity(said, mean)["teacher_kl"], rel=1e-4)
+        assert told != pytest.approx(fidelity(mean, said)["teacher_kl"], rel=1e-3)
+
+
+ROWS = {
+    "mutual": {f"{who}, {role}": [f"cohort, {role}"] for who in ("peer", "ensemble") for role in ("alone", "mutual")},
+    "generations": {
+        **{name: [name] for name in (*(f"generation {k}" for k in range(4)), *(f"alone {k}" for k in (1, 2, 3)))},
+        "ensemble of generations": [f"generation {k}" for k in range(4)],
+        "ensemble alone": ["generation 0", "alone 1", "alone 2", "alone 3"],
+    },
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_of_several_networks_are_of_those_that_they_name(name):
+    """An arm's scores are asked of these alone, so rows that are exchanged fail."""
+    assert ran(name).results["rows"] == ROWS[name]
+
+
 def test_a_student_distilled_from_a_teacher_that_knows_beats_one_alone_by_a_positive_difference():
     """Computed anew from each seed's accuracy, and printed with its sign."""
     found = ran("distill")
@@ -143,6 +176,7 @@ def test_a_student_distilled_from_a_teacher_that_knows_beats_one_alone_by_a_posi
 def test_the_best_single_teacher_is_the_best_on_validation_and_is_followed():
     found = ran("ensemble")
     validation = open_study(found.config, found.workdir).validation
+    assert any(row["teacher"] != 1 for row in found.results["best single teacher"]), "it could be the first at each"
     for seed, row in enumerate(found.results["best single teacher"]):
         runs = [f"teacher-{t}/seed-{seed}" for t in range(3)]
         right = [
@@ -176,9 +210,12 @@ def test_choices_do_not_move_with_the_labels_of_the_test_split(monkeypatch):
     opened_there = ensemble.open_study
     monkeypatch.setattr(ensemble, "open_study", lambda *args: shuffled(opened_there(*args)))
     known = [row["teacher"] for row in ran("ensemble").results["best single teacher"]]
-    assert [
-        row["teacher"] for row in run("ensemble", arms="mean_probability", epochs=1).results["best single teacher"]
-    ] == known
+    found = run("ensemble", arms="mean_probability", epochs=1)
+    assert [row["teacher"] for row in found.results["best single teacher"]] == known
+    for seed, number in enumerate(known):
+        given = found.runs[f"best/seed-{seed}"].source.arrays
+        said = found.answers(f"teacher-{number - 1}/seed-{seed}", given["inputs"])
+        np.testing.assert_allclose(given["teacher_logits"], said, atol=1e-4)
 
 
 def test_the_maps_pairs_and_the_split_that_chose_its_rates():

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from kdjax.losses import _maps, feature
-from kdjax.recipes.comparisons import names
 from kdjax.types import BadInput
 
 RNG = np.random.default_rng(7)
@@ -222,24 +221,6 @@ def test_memory_of_nst(shape):
     step = jax.jit(jax.value_and_grad(lambda s, t: feature.nst(s, t).mean()))
     floats = step.lower(features, features).compile().memory_analysis().temp_size_in_bytes / 4
     assert floats < 6 * (shape[0] ** 2 + math.prod(shape))
-
-
-def test_every_loss_of_the_family_has_a_name():
-    losses = [
-        "ab",
-        "attention",
-        "attention_paper",
-        "cosine",
-        "fsp",
-        "ft",
-        "ft_crd",
-        "hint",
-        "nst",
-        "ofd",
-        "pkd",
-        "review",
-    ]
-    assert names("feature") == [f"feature.{loss}" for loss in [*losses, "vid"]]
 
 
 def test_both_factor_transfers_are_their_codes():

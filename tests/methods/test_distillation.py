@@ -10,7 +10,6 @@ import optax
 import pytest
 
 from kdjax import methods, spec
-from kdjax.losses import response
 from kdjax.models.create import create
 from kdjax.recipes import comparisons
 from kdjax.recipes.lesson import lesson
@@ -98,14 +97,11 @@ def test_the_table_has_every_method_and_every_loss_belongs_to_one():
     used = {term.call.name for name in every for term in methods.method(name).expression.terms}
     known = {"labels", *comparisons.names(), *comparisons.BY_LABELS.names()}
     assert used <= known
-    # A loss on answers that is no method's is the loss of an experiment's control, or says whose it is.
+    # A loss that is no method's is the loss of an experiment's control, or says whose it is.
     experiments = "".join(file.read_text() for file in FOLDER.rglob("*.py"))
     for name in known - used:
-        family, _, own = name.partition(".")
-        assert family == "response", name
-        assert re.search(rf"{re.escape(name)}\b", experiments) or "Reference:" in inspect.getdoc(
-            getattr(response, own)
-        ), name
+        loss = (comparisons.LOSSES.functions | comparisons.BY_LABELS.functions)[name]
+        assert re.search(rf"{re.escape(name)}\b", experiments) or "Reference:" in inspect.getdoc(loss), name
 
 
 def test_a_wrong_method_is_answered_with_those_that_there_are():

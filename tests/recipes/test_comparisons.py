@@ -34,6 +34,10 @@ KEPT = {
         "centred_logit_mse", "dist", "dkd", "hard_label", "jensen_shannon", "kl", "logit_l1", "logit_mse", "mean_kl",
         "reverse_kl", "soft_cross_entropy", "standardized_kl",
     },
+    "feature": {
+        "ab", "attention", "attention_paper", "cosine", "fsp", "ft", "ft_crd", "hint", "nst", "ofd", "pkd", "review",
+        "vid",
+    },
     "labels": {"response.boosted_cross_entropy"},
     "emphasis": {"confidence", "doubt", "sureness", "unsureness"},
     "shares": {"progress"},
@@ -64,6 +68,7 @@ def test_what_can_be_typed_is_what_is_written():
     fitted = written(temperatures, lambda f: isinstance(f.returns, ast.Name) and f.returns.id == "Fitted")
     found = {
         "response": {name.removeprefix("response.") for name in names("response")},
+        "feature": {name.removeprefix("feature.") for name in names("feature")},
         "labels": {f"response.{name}" for name in by_labels},
         "emphasis": written(emphasis, begins("logits", "labels")),
         "shares": written(shares, begins("memory", "losses")),

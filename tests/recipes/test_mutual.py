@@ -85,7 +85,7 @@ def test_a_peer_sends_no_gradient_to_those_that_it_follows(kind, key, rows):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
 
 
-def test_peers_that_heed_nobody_train_as_they_would_alone(kind, key, rows):
+def test_peers_that_follow_nobody_train_as_they_would_alone(kind, key, rows):
     tx = unit_rate(optax.adam(1.0))
     state = make(kind, key, weight=0.0, tx=tx)
     step = jax.jit(train_step(mutual(COHORTS[kind].model), tx))

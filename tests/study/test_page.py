@@ -68,6 +68,20 @@ def test_pixels_in_255ths_are_shown_and_timed_as_their_shares():
     assert pages[0].pictures == pages[1].pictures
 
 
+def test_a_network_is_timed_by_one_program_for_all_weights():
+    model, traced = create("mlp", num_classes=3, image_shape=(2, 2, 1), hidden=(2,)), []
+
+    def apply(*given, **own):
+        traced.append(1)
+        return model.apply(*given, **own)
+
+    timer, image = showing.Timer(model._replace(apply=apply)), np.zeros((1, 2, 2, 1), np.float32)
+    for seed in (0, 1):
+        params, state = model.init(jax.random.key(seed))
+        assert timer.milliseconds({"params": params, **state}, image) > 0
+    assert len(traced) == 1
+
+
 def test_on_a_narrow_screen_each_cell_says_its_column():
     wide = page.document("x", page.grid(("", "<b>bytes</b>", "ms"), [("student", "4", "0.1"), ("teacher", "8", "0.2")]))
     assert re.findall(r'<td data-head="(.*?)">(.*?)</td>', wide) == [
