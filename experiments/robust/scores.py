@@ -16,7 +16,7 @@ from kdjax.files import append_line, to_json
 from kdjax.study import compare
 from kdjax.study.attacks import Named, answers
 from kdjax.study.compare import Arm, Done, Row, Scores
-from kdjax.study.showing import milliseconds, size
+from kdjax.study.showing import Timer, size
 from kdjax.teachers.answers import checksum
 from kdjax.types import Attack, Model, PyTree
 
@@ -83,13 +83,15 @@ def row(arm: Arm, teacher: Arm, by: Attackers, workdir: Path) -> Row:
     model, theirs = arm.answers or arm.model, teacher.answers or teacher.model
     assert isinstance(model, Model)
     assert isinstance(theirs, Model)
+    timer = Timer(model)
 
     def of(done: Done) -> Scores:
         asked = white_box(theirs, done.weights(teacher.name))
         own, file, test = done.trained[arm.name], workdir / "scores.jsonl", done.study.test
 
         def last() -> Scores:
-            clean, spent = by_class(done.test(arm.name), test.labels()), milliseconds(model, own.weights, by.image[:1])
+            clean = by_class(done.test(arm.name), test.labels())
+            spent = timer.milliseconds(own.weights, by.image[:1])
             return {"by class": clean, "bytes": size(own.weights), "ms an image": spent, **robust(own.weights)}
 
         def robust(weights: PyTree) -> Scores:

@@ -113,16 +113,17 @@ def attacked_images(
         rows = rows & (label >= 0)
     if attacked.share == 0:
         return image, rows
+    # Attacked images are constants to whoever learns from them. Stopped before the attack, no slope is traced through it.
     own = {"params": state.params[STUDENT], **state.model_state[STUDENT]}
+    networks = jax.lax.stop_gradient({STUDENT: own, **teachers})
     if callable(attacked.objective):
-        objective = attacked.objective(victims.white_box(student.apply, own), label)
+        objective = attacked.objective(victims.white_box(student.apply, networks[STUDENT]), label)
     else:
-        networks = {STUDENT: own, **teachers}
         objective = _climbed(attacked, student, ask, networks, state, image, label, temperatures)
     # Folded and not split, so that the model draws what it would draw without an attack.
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, 1), jnp.arange(len(label)))
     attack: Any = attacked.attack if attacked.settings is None else attacked.attack(**attacked.settings(state))
-    return jax.lax.stop_gradient(attack(objective, keys, image, where=rows).image), rows
+    return attack(objective, keys, image, where=rows).image, rows
 
 
 @jax.tree_util.register_dataclass

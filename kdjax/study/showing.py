@@ -132,11 +132,6 @@ class Timer:
         return 1000 * median(seconds[1:])
 
 
-def milliseconds(model: Model, weights: PyTree, image: np.ndarray) -> float:
-    """A `Timer`'s, of a network that is timed once."""
-    return Timer(model).milliseconds(weights, image)
-
-
 def size(weights: PyTree) -> int:
     """Bytes of a network's variables."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(weights))
@@ -147,7 +142,7 @@ def _latencies(networks: Mapping[str, Shown], image: np.ndarray) -> dict[str, fl
     timed: dict[Callable[..., Any], float] = {}
     for one in networks.values():
         if one.model.apply not in timed:
-            timed[one.model.apply] = milliseconds(one.model, one.weights, image)
+            timed[one.model.apply] = Timer(one.model).milliseconds(one.weights, image)
     return {name: timed[one.model.apply] for name, one in networks.items()}
 
 
