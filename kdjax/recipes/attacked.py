@@ -113,7 +113,7 @@ def attacked_images(
         rows = rows & (label >= 0)
     if attacked.share == 0:
         return image, rows
-    # Attacked images are constants to whoever learns from them. Stopped before the attack, no slope is traced through it.
+    # Attacked images are constants to who learns from them. Stopped before the attack, no slope is traced through it.
     own = {"params": state.params[STUDENT], **state.model_state[STUDENT]}
     networks = jax.lax.stop_gradient({STUDENT: own, **teachers})
     if callable(attacked.objective):
