@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+from flax.errors import FlaxError
 
 from kdjax.types import ATTACKED, CLEAN, FORETOLD, MIRRORED, STUDENT, ApplyFn, BadInput, Batch, Outputs, PyTree
 
@@ -30,7 +31,7 @@ def live(apply: ApplyFn) -> Teacher:
     Those may be a network's own, `{"params": ..., ...}`, or what `fit` returned, `{"student": ..., ...}`.
 
     Raises:
-        BadInput: when asked, `frozen` is neither.
+        BadInput: when asked, `frozen` is neither, or is another network's.
     """
 
     def ask(frozen: PyTree, batch: Batch) -> Outputs:
@@ -38,6 +39,12 @@ def live(apply: ApplyFn) -> Teacher:
         if not isinstance(frozen, Mapping) or not {"params", STUDENT} & frozen.keys():
             raise BadInput(f"frozen={names}: accepted are the teacher's variables, or what trained it returned")
         own = frozen if "params" in frozen else frozen[STUDENT]
-        return apply(own, jnp.asarray(batch["inputs"]), train=False, key=None)[0]
+        try:
+            return apply(own, jnp.asarray(batch["inputs"]), train=False, key=None)[0]
+        except FlaxError as error:
+            why = str(error).partition(" (http")[0]
+            raise BadInput(
+                f"frozen={names}: accepted are the teacher's variables, not another network's: {why}"
+            ) from None
 
     return Teacher(ask)
