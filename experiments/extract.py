@@ -35,7 +35,7 @@ from kdjax.study.asking import Way
 from kdjax.study.attacks import first
 from kdjax.study.compare import Arm, Done, Pair, Row, Scores
 from kdjax.study.data import Common, Study, open_study, optimizer_of
-from kdjax.study.extraction import VICTIM, Thief
+from kdjax.study.extraction import VICTIM, Extractor
 from kdjax.study.report import gain, table
 from kdjax.teachers import queries
 from kdjax.teachers.serving.duplicates import Nearby, calibrated
@@ -97,7 +97,7 @@ def main(config: Config, workdir: Path) -> None:
     extraction.refuse_small_pools(chosen, pools, config.budgets, config.batch_size)
     for epochs, places in ((config.epochs, config.budgets[-1]), (config.victim_epochs, len(study.train))):
         optimizer_of(config, steps=-(-places // config.batch_size) * epochs)
-    thief = Thief(study, surrogate, victim, pools, config.budgets, extraction.recipe(surrogate))
+    thief = Extractor(study, surrogate, victim, pools, config.budgets, extraction.recipe(surrogate))
     by_way = {way: thief.arms(way) for way in chosen}
     arms = [victim.arm(config), *(arm for arms in by_way.values() for arm in arms)]
     rows = {VICTIM: compare.tested(VICTIM)}
@@ -121,7 +121,7 @@ def main(config: Config, workdir: Path) -> None:
     compare.save(workdir, found, pairs, text, differences)
 
 
-def row(thief: Thief, way: Way, number: int, arms: list[Arm]) -> Row:
+def row(thief: Extractor, way: Way, number: int, arms: list[Arm]) -> Row:
     """A surrogate's scores on the test images, what it cost, and what the detector says of the questions."""
     names = [arm.name for arm in arms]
 

@@ -38,7 +38,7 @@ from kdjax.training.stop import Interrupted
 from kdjax.types import BadInput
 
 if TYPE_CHECKING:
-    from kdjax.teachers.serving.watch import Watch
+    from kdjax.teachers.serving.watch import Monitor
 
 log = logging.getLogger("kdjax.serve")
 LOOKED_AT = 10000
@@ -93,9 +93,9 @@ def main(config: Config, workdir: Path) -> None:
         ask.checksum, config.policy, network.description["num_classes"], shape, config.price, config.most
     )
     known, unseen = honest(config, network) if rule else (np.empty(0), np.empty(0))
-    watching = watch.Watch(rule, known, books) if rule else None
+    watching = watch.Monitor(rule, known, books) if rule else None
     cost = costs(watching, unseen) if watching else {}
-    desk = answering.Desk(ask, offer, offered, accounts.Accounts(clients, books), books, watching)
+    desk = answering.Answerer(ask, offer, offered, accounts.Accounts(clients, books), books, watching)
     at = host.bind(config.host, config.port)
     try:
         ask.warm_up(shape)
@@ -132,7 +132,7 @@ def honest(config: Config, network: networks.Network) -> tuple[np.ndarray, np.nd
     return known, unseen
 
 
-def costs(watching: "Watch", unseen: np.ndarray) -> dict[str, float]:
+def costs(watching: "Monitor", unseen: np.ndarray) -> dict[str, float]:
     """What the rule does to an honest client that asks about images which did not set the threshold."""
     share = float(watching.fresh()(unseen).mean())
     most = watching.rule.most

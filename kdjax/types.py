@@ -130,7 +130,7 @@ CLEAN, ATTACKED, MIRRORED = "clean", "attacked", "mirrored"
 """The views of a batch: its inputs x, augmented where a recipe says so; what an attack makes of these, x + d; and
 x - d, which may lie outside [0, 1]."""
 
-FORETOLD = "foretold"
+LINEARIZED = "linearized"
 """The attacked view as an answer to x and its slope there foretell the answer: T(x) + e_y <dT_y/dx, d>, of the label's
 logit alone. Attacks may look at it."""
 

@@ -44,7 +44,7 @@ from kdjax.study.asking import Way
 from kdjax.study.attacks import first
 from kdjax.study.compare import Done, Pair, Row, Scores
 from kdjax.study.data import Common, Study, open_study, optimizer_of
-from kdjax.study.extraction import Thief, Victim
+from kdjax.study.extraction import Extractor, Victim
 from kdjax.types import BadInput, LossFn, Model
 
 FIXED = {"epsilon": "--epsilons", "norm": "--norm"}
@@ -136,7 +136,7 @@ def main(config: Config, workdir: Path) -> None:
     thieves = {}
     for victim in victims:
         for name, model in nets.items():
-            thief = Thief(study, model, victim, pools, config.budgets, loss[name])
+            thief = Extractor(study, model, victim, pools, config.budgets, loss[name])
             thieves[victim.name, name] = thief, thief.arms(ways[0], prefix=f"{name} of {victim.name}: ")
     image, label = first(study.test, max(config.examples, config.query_examples))
     plan = Plan(Attacks(image, label, config.norm), victims, thieves, made, queried, begun)
@@ -179,7 +179,7 @@ def attack_of(config: Config, victim: Victim) -> str:
     return config.attack if victim.name.endswith("adversarially trained") and not victim.given else ""
 
 
-def matched(thief: Thief, way: Way, names: list[str]) -> Row:
+def matched(thief: Extractor, way: Way, names: list[str]) -> Row:
     """A surrogate on the test images, beside its victim."""
     name, victim = names[-1], thief.victim.name
 

@@ -12,7 +12,7 @@ from kdjax.attacks.victims import queries_only, white_box
 from kdjax.evaluation.answers import decided
 from kdjax.study.attacks import Named
 from kdjax.study.compare import Arm, Done
-from kdjax.study.extraction import Thief, Victim, asked
+from kdjax.study.extraction import Extractor, Victim, asked
 from kdjax.study.train import predict
 from kdjax.types import Attack, Model
 
@@ -109,12 +109,12 @@ class Plan:
 
     attacks: Attacks
     victims: list[Victim]
-    thieves: dict[tuple[str, str], tuple[Thief, list[Arm]]]
+    thieves: dict[tuple[str, str], tuple[Extractor, list[Arm]]]
     made: list[Named]
     queried: list[Named]
     begun: list[Named]
 
-    def surrogates(self, victim: Victim) -> dict[str, tuple[Thief, list[Arm]]]:
+    def surrogates(self, victim: Victim) -> dict[str, tuple[Extractor, list[Arm]]]:
         """By the network's text."""
         return {name: found for (of, name), found in self.thieves.items() if of == victim.name}
 

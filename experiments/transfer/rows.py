@@ -9,7 +9,7 @@ from experiments.transfer.attacks import Curve, Plan, by_caps, called, joined, s
 from kdjax.audit.comparisons import transfer_is_weaker
 from kdjax.study.attacks import Named
 from kdjax.study.compare import Done, Row, Scores
-from kdjax.study.extraction import Thief, Victim
+from kdjax.study.extraction import Extractor, Victim
 
 
 def transfers(config: Any, plan: Plan) -> dict[str, Row]:
@@ -50,7 +50,7 @@ def curves(config: Any, plan: Plan) -> dict[str, Row]:
 
 
 def asking(
-    config: Any, plan: Plan, victim: Victim, several: list[Named], thief: Thief | None = None, start: str = ""
+    config: Any, plan: Plan, victim: Victim, several: list[Named], thief: Extractor | None = None, start: str = ""
 ) -> Callable[[Done], Curve]:
     """The line of an attack that asks, perhaps from the images of a surrogate."""
     target, most, epsilon = (victim.model, victim.name), config.query_examples, config.query_epsilon
@@ -73,7 +73,9 @@ def asking(
     return of
 
 
-def bought(config: Any, plan: Plan, victim: Victim, thief: Thief, names: tuple[str, ...]) -> Callable[[Done], Curve]:
+def bought(
+    config: Any, plan: Plan, victim: Victim, thief: Extractor, names: tuple[str, ...]
+) -> Callable[[Done], Curve]:
     """The line of a surrogate: transfer at every budget, with one look at each image."""
     target, most = (victim.model, victim.name), config.query_examples
 

@@ -53,7 +53,7 @@ def doubt(logits: Logits, labels: Labels, *, where: Mask = None, power: Scalar =
     return blank(-jnp.expm1(power * _of_label(logits, labels, where)), where)
 
 
-def unsureness(logits: Logits, labels: Labels, *, where: Mask = None, scale: Scalar = 5.0) -> PerExample:
+def uncertainty(logits: Logits, labels: Labels, *, where: Mask = None, scale: Scalar = 5.0) -> PerExample:
     """How much less sure the answer is than the surest of the batch: s (H(p) - min H), H the entropy.
 
     Args:
@@ -64,7 +64,7 @@ def unsureness(logits: Logits, labels: Labels, *, where: Mask = None, scale: Sca
 
     Raises: BadInput: shapes that do not fit, or a scale that is not above 0.
 
-    >>> unsureness(jnp.array([[0.0, 0.0], [1e4, 0.0]]), jnp.array([0, 0]), scale=1.0).round(5)
+    >>> uncertainty(jnp.array([[0.0, 0.0], [1e4, 0.0]]), jnp.array([0, 0]), scale=1.0).round(5)
     Array([0.69315, 0.     ], dtype=float32)
 
     Reference: Lee et al., "Sample-wise Adaptive Adversarial Distillation" (SAAD), TMLR 2026, the released code.
@@ -74,7 +74,7 @@ def unsureness(logits: Logits, labels: Labels, *, where: Mask = None, scale: Sca
     return blank(scale * (entropy - low), where)
 
 
-def sureness(logits: Logits, labels: Labels, *, where: Mask = None) -> PerExample:
+def certainty(logits: Logits, labels: Labels, *, where: Mask = None) -> PerExample:
     """How sure the answer is among those of the batch: (max H - H) / (max H - min H), H the entropy; 0 if all agree.
 
     Args:
@@ -84,10 +84,10 @@ def sureness(logits: Logits, labels: Labels, *, where: Mask = None) -> PerExampl
 
     Raises: BadInput: shapes that do not fit.
 
-    >>> sureness(jnp.array([[0.0, 0.0], [1e4, 0.0]]), jnp.array([0, 0]))
+    >>> certainty(jnp.array([[0.0, 0.0], [1e4, 0.0]]), jnp.array([0, 0]))
     Array([0., 1.], dtype=float32)
 
-    Reference: as `unsureness`.
+    Reference: as `uncertainty`.
     """
     entropy, low, high = _entropies(logits, where)
     flat = high == low

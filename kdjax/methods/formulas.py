@@ -8,10 +8,10 @@ response, feature, relation, contrastive = map(Names, ("response", "feature", "r
 labels = Names().labels
 stages, middle, final = Names().stages, Names().middle, Names().final
 embedding = Names().embedding
-clean, attacked, mirrored, foretold = Names().clean, Names().attacked, Names().mirrored, Names().foretold
+clean, attacked, mirrored, linearized = Names().clean, Names().attacked, Names().mirrored, Names().linearized
 student, teacher, natural = Names().student, Names().teacher, Names().natural
 confidence, doubt, progress = Names().confidence, Names().doubt, Names().progress
-sureness, unsureness = Names().sureness, Names().unsureness
+certainty, uncertainty = Names().certainty, Names().uncertainty
 class_risk, entropy_balance = Names().class_risk, Names().entropy_balance
 pgd, fgsm_rs, gaussian = Names().pgd, Names().fgsm_rs, Names().gaussian
 

@@ -17,18 +17,18 @@ from kdjax.methods.formulas import (
     Method,
     Number,
     attacked,
+    certainty,
     class_risk,
     clean,
     confidence,
     doubt,
-    foretold,
     labels,
+    linearized,
     mirrored,
     response,
     student,
-    sureness,
     teacher,
-    unsureness,
+    uncertainty,
 )
 from kdjax.methods.shares import mixed
 
@@ -189,13 +189,13 @@ def saad(
 
     Reference: the code released with Lee et al., Sample-wise Adaptive Adversarial Distillation, TMLR 2026.
     """
-    hard = unsureness(teacher(attacked), scale=scale)
+    hard = uncertainty(teacher(attacked), scale=scale)
     apart = attacked - mirrored
     terms = 1.0 * response.kl(student=attacked, teacher=attacked, temperature=1.0, times=hard)
     terms += rising(gradients=gradients) * response.kl(student=apart, teacher=apart, temperature=1.0, times=hard)
     if plain:
-        terms += plain * response.kl(temperature=1.0, times=sureness(teacher(attacked)))
-    far = response.kl(student=attacked, teacher=foretold, temperature=1.0)
+        terms += plain * response.kl(temperature=1.0, times=certainty(teacher(attacked)))
+    far = response.kl(student=attacked, teacher=linearized, temperature=1.0)
     return Method(terms, attack=climb(far))
 
 

@@ -14,10 +14,10 @@ from kdjax.recipes.attacked import Attacked, check
 from kdjax.recipes.reading import Reader
 from kdjax.recipes.terms import Term, numbers_of, value_of
 from kdjax.spec import Call, Formula, Schedule, Set
-from kdjax.types import ATTACKED, CLEAN, FORETOLD, BadInput, TrainState
+from kdjax.types import ATTACKED, CLEAN, LINEARIZED, BadInput, TrainState
 
 OBJECTIVE, SHARE = "objective", "share"
-CLIMBED = (CLEAN, ATTACKED, FORETOLD)
+CLIMBED = (CLEAN, ATTACKED, LINEARIZED)
 """The views that an attack may look at."""
 
 

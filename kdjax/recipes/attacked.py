@@ -17,7 +17,7 @@ from kdjax.recipes.terms import LABELS, Side, Term, numbers_of, value_of
 from kdjax.types import (
     ATTACKED,
     CLEAN,
-    FORETOLD,
+    LINEARIZED,
     STUDENT,
     Attack,
     BadInput,
@@ -81,8 +81,8 @@ def check(attacked: Attacked) -> None:
         if term.on_layers or term.remembers or term.row.couples or term.shared or term.times:
             raise BadInput(f"the attack climbs {term.name}; accepted: losses on answers, example by example")
     views = {view for _, view in attacked.asked()}
-    if attacked.terms and (ATTACKED not in views or views - {CLEAN, ATTACKED, FORETOLD}):
-        accepted = f"{ATTACKED}, with {CLEAN} or {FORETOLD} beside it"
+    if attacked.terms and (ATTACKED not in views or views - {CLEAN, ATTACKED, LINEARIZED}):
+        accepted = f"{ATTACKED}, with {CLEAN} or {LINEARIZED} beside it"
         raise BadInput(f"the attack climbs views {sorted(views)}; accepted: {accepted}")
 
 
@@ -181,7 +181,7 @@ def _climbed(
         def answer(side: Side) -> Array:
             if side.view == CLEAN:
                 return data[side.network]
-            if side.view == FORETOLD:
+            if side.view == LINEARIZED:
                 change = jnp.sum((image - data["origin"]) * data[f"{side.network}/slope"], axis=range(1, image.ndim))
                 return data[side.network] + change[:, None] * data[f"{side.network}/label"]
             if side.network not in logits:
@@ -194,10 +194,10 @@ def _climbed(
         return mine, total
 
     fixed = sorted({network for network, view in attacked.asked() if view != ATTACKED})
-    foretold = sorted({network for network, view in attacked.asked() if view == FORETOLD})
+    linearized = sorted({network for network, view in attacked.asked() if view == LINEARIZED})
     mine = own(networks, image) if fixed else image
     data = {"label": label} | {n: mine if n == STUDENT else ask(n, networks[n], image, mine) for n in fixed}
-    for n in foretold:
+    for n in linearized:
         top = jnp.where(label < 0, jnp.argmax(data[n], -1), label)
         chosen = jax.nn.one_hot(top, data[n].shape[-1], dtype=data[n].dtype)
         logit = lambda x, n=n, chosen=chosen: jnp.sum(chosen * ask(n, networks[n], x, mine))  # noqa: E731

@@ -157,7 +157,7 @@ def refuse_small_pools(
 
 
 @dataclass(frozen=True)
-class Thief:
+class Extractor:
     """Who extracts: the surrogate's network and recipe, the pools, the budgets, and how the victim is asked.
 
     Attributes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from flax.errors import FlaxError
 
-from kdjax.types import ATTACKED, CLEAN, FORETOLD, MIRRORED, STUDENT, ApplyFn, BadInput, Batch, Outputs, PyTree
+from kdjax.types import ATTACKED, CLEAN, LINEARIZED, MIRRORED, STUDENT, ApplyFn, BadInput, Batch, Outputs, PyTree
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Teacher:
     """
 
     ask: Callable[[PyTree, Batch], Outputs]
-    views: tuple[str, ...] = (CLEAN, ATTACKED, MIRRORED, FORETOLD)
+    views: tuple[str, ...] = (CLEAN, ATTACKED, MIRRORED, LINEARIZED)
 
     def __call__(self, frozen: PyTree, batch: Batch) -> Outputs:
         return self.ask(frozen, batch)

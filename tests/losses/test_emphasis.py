@@ -32,16 +32,16 @@ def test_entropies_by_hand():
     p = p / p.sum(1, keepdims=True)
     entropy = -(p * np.log(p)).sum(1)
     np.testing.assert_allclose(
-        emphasis.unsureness(LOGITS, LABELS, scale=2.0), 2 * (entropy - entropy.min()), rtol=1e-5, atol=1e-6
+        emphasis.uncertainty(LOGITS, LABELS, scale=2.0), 2 * (entropy - entropy.min()), rtol=1e-5, atol=1e-6
     )
     span = entropy.max() - entropy.min()
     np.testing.assert_allclose(
-        emphasis.sureness(LOGITS, LABELS), (entropy.max() - entropy) / span, rtol=1e-5, atol=1e-6
+        emphasis.certainty(LOGITS, LABELS), (entropy.max() - entropy) / span, rtol=1e-5, atol=1e-6
     )
-    np.testing.assert_array_equal(emphasis.sureness(jnp.zeros((5, 4)), LABELS), 0)
+    np.testing.assert_array_equal(emphasis.certainty(jnp.zeros((5, 4)), LABELS), 0)
 
 
-@pytest.mark.parametrize(("name", "number"), [("confidence", "power"), ("doubt", "power"), ("unsureness", "scale")])
+@pytest.mark.parametrize(("name", "number"), [("confidence", "power"), ("doubt", "power"), ("uncertainty", "scale")])
 def test_numbers_out_of_range(name, number):
     with pytest.raises(BadInput, match=f"{number}=-1"):
         EMPHASES.functions[name](LOGITS, LABELS, **{number: -1.0})
@@ -54,7 +54,7 @@ def test_laws(name):
     slope = jax.jit(jax.grad(lambda z, where: plain(z, LABELS, where=where).sum()))
     value = plain(LOGITS, LABELS)
     assert value.shape == (5,)
-    assert ((value >= 0) & (value <= (5 * np.log(4) if name == "unsureness" else 1))).all()
+    assert ((value >= 0) & (value <= (5 * np.log(4) if name == "uncertainty" else 1))).all()
     for where in ({}, {"where": rows}):
         np.testing.assert_allclose(weigh(LOGITS, LABELS, **where), value, rtol=1e-6)
     order = np.array([3, 1, 4, 0, 2])

@@ -132,7 +132,7 @@ class Answers:
         entropy = -(np.exp(p) * p).sum(1)
         return 5 * (entropy - entropy.min())
 
-    def foretold(self):
+    def linearized(self):
         """T(x) + e_y <dT_y/dx, d>, of the largest class where the label is not known."""
         label = np.where(LABEL < 0, self.z["t"].argmax(1), LABEL)
         slope = jax.grad(lambda x: logits(TEACHER, WEIGHTS, x)[jnp.arange(6), label].sum())(IMAGE)
@@ -200,7 +200,7 @@ CLIMBS = {
     "absld": lambda a: a.kl("t", "sa"),
     "adaad": lambda a: a.kl("ta", "sa"),
     "adaiad": lambda a: a.kl("ta", "sa"),
-    "saad": lambda a: a.kl(a.foretold(), "sa"),
+    "saad": lambda a: a.kl(a.linearized(), "sa"),
     **{
         name: (lambda a: a.ce("sa"))
         for name in ("pgd_at", "fgsm_rs", "mart", "ard", "iad_i", "iad_ii", "akd2", "mtard", "b_mtard")
@@ -469,7 +469,10 @@ def test_what_cannot_be_is_one_clear_error(text, said):
     [
         ("pgd(0.1, objective=response.kl(student=attacked, teacher=natural(attacked)))", "read the view natural"),
         ("pgd(0.1, objective=response.kl)", r"the attack climbs views \['clean'\]; accepted: attacked"),
-        ("pgd(0.1, objective=response.kl(student=mirrored))", "the view mirrored; accepted: clean, attacked, foretold"),
+        (
+            "pgd(0.1, objective=response.kl(student=mirrored))",
+            "the view mirrored; accepted: clean, attacked, linearized",
+        ),
         ("pgd(0.1, objective=response.dist(student=attacked))", "accepted: losses on answers, example by example"),
         ("pgd(0.1, objective=feature.hint(hidden1))", "compares layers"),
         ("pgd(0.1, objective=response.kl(student=attacked, temperature=0))", "temperature=0"),

@@ -39,7 +39,7 @@ KEPT = {
         "vid",
     },
     "labels": {"response.boosted_cross_entropy"},
-    "emphasis": {"confidence", "doubt", "sureness", "unsureness"},
+    "emphasis": {"confidence", "doubt", "certainty", "uncertainty"},
     "shares": {"progress"},
     "temperatures": {"class_risk", "entropy_balance"},
 }  # fmt: skip

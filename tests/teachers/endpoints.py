@@ -47,7 +47,7 @@ class InProcess(httpx.BaseTransport):
 class Served(NamedTuple):
     """A running service: its desk, its clients' keys, a client of HTTP, and the transport below that."""
 
-    desk: answering.Desk
+    desk: answering.Answerer
     keys: dict[str, str]
     http: httpx.Client
     transport: InProcess
@@ -77,8 +77,8 @@ def served(
     found = accounts.clients(clients, folder / "keys.json")
     offer = answering.Offer(model, said, classes, shape, 0.5, most)
     timed = {} if clock is None else {"clock": clock}
-    watching = watch.Watch(watch.rule(detect), pool(200, seed=9), books) if detect else None
-    desk = answering.Desk(ask, offer, policy(said), accounts.Accounts(found, books, **timed), books, watching)
+    watching = watch.Monitor(watch.rule(detect), pool(200, seed=9), books) if detect else None
+    desk = answering.Answerer(ask, offer, policy(said), accounts.Accounts(found, books, **timed), books, watching)
     with start_blocking_portal() as portal:
         transport = InProcess(app.application(desk), portal)
         with httpx.Client(transport=transport, base_url=URL) as http:

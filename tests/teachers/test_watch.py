@@ -9,7 +9,7 @@ import pytest
 
 from kdjax.teachers.service import Service
 from kdjax.teachers.serving import ledger
-from kdjax.teachers.serving.watch import RULES, Watch, rule
+from kdjax.teachers.serving.watch import RULES, Monitor, rule
 from kdjax.types import BadInput
 from tests.teachers.endpoints import MOST, SHAPE, URL, pool, served
 
@@ -84,7 +84,7 @@ def test_a_client_with_too_many_flags_is_refused_keeps_what_it_paid_and_harms_no
 
 def test_honest_images_are_flagged_as_seldom_as_the_rule_says(tmp_path):
     books = ledger.Ledger(tmp_path / "books")
-    watch = Watch(rule("nearby(share=0.05)"), pool(1000, seed=1), books)
+    watch = Monitor(rule("nearby(share=0.05)"), pool(1000, seed=1), books)
     assert 0.02 < watch.look("ann", pool(1000, seed=2)) / 1000 < 0.09
     assert watch.fresh().asked == 0
     books.close()

@@ -13,7 +13,7 @@ from kdjax.teachers.answers import checksum
 from kdjax.teachers.serving.accounts import Account, Accounts
 from kdjax.teachers.serving.ledger import Entry, Ledger
 from kdjax.teachers.serving.policy import Policy
-from kdjax.teachers.serving.watch import Watch
+from kdjax.teachers.serving.watch import Monitor
 from kdjax.teachers.serving.wire import NPY, Refused, longest, pack_answer, unpack
 from kdjax.training.step import eval_step
 from kdjax.types import ApplyFn, PyTree
@@ -55,7 +55,7 @@ class Network:
         self(np.zeros((self._most, *shape), np.float32))
 
 
-class Desk:
+class Answerer:
     """Where a request becomes an answer. Safe to use from several threads, save for one request in two at once.
 
     Attributes:
@@ -69,7 +69,7 @@ class Desk:
         policy: Policy,
         accounts: Accounts,
         ledger: Ledger,
-        watch: Watch | None = None,
+        watch: Monitor | None = None,
     ) -> None:
         self._watch = watch
         self._ask, self.offer, self._policy, self.accounts, self.ledger = ask, offer, policy, accounts, ledger
@@ -108,7 +108,7 @@ class Desk:
         if model not in ("", offer.model):
             raise Refused(412, "other_model", f"the model is {offer.model}, not {model[:80]}.")
         if self._watch:
-            self._watch.let_in(account.name)
+            self._watch.admit(account.name)
         images = unpack(body, media, offer.image_shape, offer.most)
         count = len(images)
         with self.accounts.hold(account, count):

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from kdjax.teachers.serving.accounts import Account
-from kdjax.teachers.serving.answering import Desk
+from kdjax.teachers.serving.answering import Answerer
 from kdjax.teachers.serving.openapi import document
 from kdjax.teachers.serving.wire import JSON, NPY, TENSORS, Refused, to_json, unpack_answer
 
@@ -26,7 +26,7 @@ PATIENCE = 30.0
 _ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
-def application(desk: Desk) -> Starlette:
+def application(desk: Answerer) -> Starlette:
     """The service of a desk, as ASGI."""
     room, busy = asyncio.Semaphore(ROOM), _Busy()
 
@@ -122,7 +122,7 @@ class _Busy:
                 self._locks[key] = lock, waiting - 1
 
 
-def _account(desk: Desk, request: Request) -> Account:
+def _account(desk: Answerer, request: Request) -> Account:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     return desk.accounts.who(key.strip() if scheme.lower() == "bearer" else "")
 
@@ -164,7 +164,7 @@ def _refusal(error: Refused) -> Response:
     return JSONResponse(told, status_code=error.status, headers=headers)
 
 
-def _metrics(desk: Desk) -> str:
+def _metrics(desk: Answerer) -> str:
     """In the text form of Prometheus: since the start by how requests ended, and for all time by client."""
     lines = ["# TYPE kdjax_requests_total counter"]
     lines += [f'kdjax_requests_total{{ended="{name}"}} {n}' for name, n in sorted(desk.counts.items())]

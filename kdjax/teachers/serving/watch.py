@@ -72,7 +72,7 @@ RULES = Family(
 """The rules by name."""
 
 
-class Watch:
+class Monitor:
     """Counts by client what a rule flags, and refuses whom it is too much of. Safe to use from several threads.
 
     Counts are kept in the ledger, and outlive the process. Memories of questions do not: after a start each client's is
@@ -94,7 +94,7 @@ class Watch:
         self._memories = dict[str, Nearby]()
         self._flags = Counter(ledger.flagged())
 
-    def let_in(self, who: str) -> None:
+    def admit(self, who: str) -> None:
         """Let a client ask.
 
         Raises:
