@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.errors import ScopeCollectionNotFound, ScopeParamNotFoundError, ScopeParamShapeError
 
 from kdjax.models.layers import check_moments
 from kdjax.models.padding import real_rows
@@ -149,10 +150,14 @@ def from_linen(module: nn.Module, input_shape: tuple[int, ...], *, needs_key: bo
             raise BadInput("key=None while training with dropout; accepted: a PRNG key")
         state = {name: tree for name, tree in variables.items() if name != "params"}
         rngs = {} if key is None else {"dropout": key}
-        if not train or not state:
-            return module.apply(variables, inputs, train=train, rngs=rngs), state  # pyright: ignore[reportReturnType]
-        with real_rows(mask):
-            return module.apply(variables, inputs, train=True, rngs=rngs, mutable=list(state))  # pyright: ignore[reportReturnType]
+        try:
+            if not train or not state:
+                return module.apply(variables, inputs, train=train, rngs=rngs), state  # pyright: ignore[reportReturnType]
+            with real_rows(mask):
+                return module.apply(variables, inputs, train=True, rngs=rngs, mutable=list(state))  # pyright: ignore[reportReturnType]
+        except (ScopeParamShapeError, ScopeParamNotFoundError, ScopeCollectionNotFound) as error:
+            why = str(error).partition(" (http")[0]
+            raise BadInput(f"variables of another network: {why} Accepted: this network's own.") from None
 
     return Model(init, apply, input_shape)
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-from flax.errors import FlaxError
 
 from kdjax.types import ATTACKED, CLEAN, LINEARIZED, MIRRORED, STUDENT, ApplyFn, BadInput, Batch, Outputs, PyTree
 
@@ -41,10 +40,7 @@ def live(apply: ApplyFn) -> Teacher:
         own = frozen if "params" in frozen else frozen[STUDENT]
         try:
             return apply(own, jnp.asarray(batch["inputs"]), train=False, key=None)[0]
-        except FlaxError as error:
-            why = str(error).partition(" (http")[0]
-            raise BadInput(
-                f"frozen={names}: accepted are the teacher's variables, not another network's: {why}"
-            ) from None
+        except BadInput as error:
+            raise BadInput(f"frozen={names}: the teacher answers: {error}") from None
 
     return Teacher(ask)
