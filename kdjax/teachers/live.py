@@ -4,9 +4,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-from flax.errors import FlaxError
+from flax import errors
 
 from kdjax.types import ATTACKED, CLEAN, LINEARIZED, MIRRORED, STUDENT, ApplyFn, BadInput, Batch, Outputs, PyTree
+
+_OF_VARIABLES = (
+    errors.ScopeCollectionNotFound,
+    errors.ScopeParamNotFoundError,
+    errors.ScopeParamShapeError,
+    errors.ScopeVariableNotFoundError,
+)
+"""What Flax says where variables and images do not fit a network. Its other errors are faults of the network itself."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ def live(apply: ApplyFn) -> Teacher:
     Those may be a network's own, `{"params": ..., ...}`, or what `fit` returned, `{"student": ..., ...}`.
 
     Raises:
-        BadInput: when asked, `frozen` is neither, or is another network's.
+        BadInput: when asked, `frozen` is neither, or is another network's, or that of one for other images.
     """
 
     def ask(frozen: PyTree, batch: Batch) -> Outputs:
@@ -39,12 +47,11 @@ def live(apply: ApplyFn) -> Teacher:
         if not isinstance(frozen, Mapping) or not {"params", STUDENT} & frozen.keys():
             raise BadInput(f"frozen={names}: accepted are the teacher's variables, or what trained it returned")
         own = frozen if "params" in frozen else frozen[STUDENT]
+        image = jnp.asarray(batch["inputs"])
         try:
-            return apply(own, jnp.asarray(batch["inputs"]), train=False, key=None)[0]
-        except FlaxError as error:
-            why = str(error).partition(" (http")[0]
-            raise BadInput(
-                f"frozen={names}: accepted are the teacher's variables, not another network's: {why}"
-            ) from None
+            return apply(own, image, train=False, key=None)[0]
+        except _OF_VARIABLES as error:
+            accepted = f"accepted are the teacher's variables, of a network for images {image.shape[1:]}"
+            raise BadInput(f"frozen={names}: {accepted}: {str(error).partition(' (http')[0]}") from None
 
     return Teacher(ask)

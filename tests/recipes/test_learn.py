@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import errors
+from flax import linen as nn
 
 from kdjax.attacks import named
 from kdjax.losses import response
@@ -297,6 +299,24 @@ def test_what_a_step_lacks_is_refused_by_name(key):
     for frozen in (None, {}, {"teacher": WEIGHTS}, {"student": {}}, wider):
         with pytest.raises(BadInput, match=r"frozen=.*: accepted are the teacher's variables"):
             step(taught, frozen=frozen, **both)
+
+
+class Guessing(nn.Module):
+    """A network that drops in evaluation mode too: its own fault, of which its variables know nothing."""
+
+    @nn.compact
+    def __call__(self, image):
+        return nn.Dropout(0.5, deterministic=False)(nn.Dense(3)(image.reshape(len(image), -1)))
+
+
+def test_a_fault_of_the_teachers_network_is_not_laid_on_its_variables(key):
+    image = jnp.zeros((2, 4, 4, 1))
+    weights = Guessing().init({"params": key, "dropout": key}, image)
+    asked = live(lambda variables, image, **_: (Outputs(Guessing().apply(variables, image)), {}))
+    with pytest.raises(errors.InvalidRngError):
+        asked(weights, {"inputs": image})
+    with pytest.raises(BadInput, match=r"frozen=.*for images \(5, 5, 1\): .* shape \(25, 3\)"):
+        asked(weights, {"inputs": jnp.zeros((2, 5, 5, 1))})
 
 
 def test_a_teacher_says_which_views_it_answers(key):
