@@ -92,7 +92,7 @@ def main(config: Config, workdir: Path) -> None:
         optimizer_of(config, steps=steps * epochs)
     if plan.asks:
         asked = {f"--teacher={config.teacher}": (teacher, given[: config.seeds])}
-        asked |= {f"{name}={path}": (others[name], others_weights[name]) for name, path in taught_by(config).others}
+        asked |= {f"{n}={path}": (others[n], others_weights[n][: config.seeds]) for n, path in taught_by(config).others}
         answering.refuse_guessing(study, asked)
 
     rate = {"learning_rate": config.learning_rate}

@@ -39,7 +39,7 @@ from experiments.domains import arms, figures, learners
 from kdjax import models
 from kdjax.config import field
 from kdjax.data import domains as typed
-from kdjax.data.checks import require_labels
+from kdjax.data.checks import require_image_shape, require_labels
 from kdjax.ensembles.label_spaces import LabelSpaces
 from kdjax.study import command, compare
 from kdjax.study.data import Common, Study, check_batch, optimizer_of
@@ -113,6 +113,7 @@ def prepare(config: Config, workdir: Path) -> learners.Setting:
     gates, note = arms.chosen(config.gates, spaces)
     test = load("test", config.test_split).source
     require_labels(test, flag="test_split")
+    require_image_shape(test, train.source, flag=f"test_split={config.test_split}")
     study = Study(config, train.source, None, test, parallel.data_mesh(), Recorder(workdir))
     learners.network(config, train.source, "big_hidden")
     for d in range(len(domains)):

@@ -315,7 +315,9 @@ def zoo(
     for side in sides:
         _settings.require_count("sides", side)
     _require_search(learning_rate, search_steps, initial_weight)
-    tx = transforms.fresh_after_success(updates[update]()) if reset else updates[update]()
+    moved = transforms.fresh_after_success(updates[update]()) if reset else updates[update]()
+    # Not where the attack is made: a rate that is traced would be negated in whichever trace asks first, and kept.
+    tx = optax.chain(moved, optax.scale(-learning_rate))
 
     def stage(side: int, image_shape: tuple[int, ...]) -> Attack:
         shape = (side, side, image_shape[2]) if side else image_shape
@@ -324,7 +326,7 @@ def zoo(
         plain = spaces.tanh_box if box == "tanh" else spaces.pixels
         return iterate(
             oracle or oracles.coordinates(sample, size, h=h, curvature=update != "adam", chunk=chunk),
-            optax.chain(tx, optax.scale(-learning_rate)),
+            tx,
             projections.box() if box == "clip" and not side else None,
             steps=max(steps // max(len(sides), 1), 1),
             space=spaces.coarse(side, side) if side else plain,

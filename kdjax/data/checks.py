@@ -1,4 +1,4 @@
-"""What a study asks of its splits before it trains: labels that can be scored, and no image in two of them."""
+"""What a study asks of its splits before it trains: labels to score by, images of one shape, none in two of them."""
 
 import hashlib
 import logging
@@ -40,6 +40,21 @@ def require_labels(examples: Examples, *, flag: str) -> None:
             f"(the first is example {first}, labelled {int(labels[first])}; -1 is not known); accepted: a split whose "
             f"labels all run from 0 to {examples.num_classes - 1}"
         )
+
+
+def require_image_shape(examples: Examples, train: Examples, *, flag: str) -> None:
+    """Refuse a split that is scored, and whose images are not of the shape of those that are learned from.
+
+    Args:
+        examples: the split.
+        train: what is learned from.
+        flag: what names the split, and its value: `test_split=test`.
+
+    Raises:
+        BadInput: images of another height, width or number of channels.
+    """
+    if (mine := examples.image_shape()) != (theirs := train.image_shape()):
+        raise BadInput(f"--{flag} has images {mine}; accepted: those of --train_split, {theirs}.")
 
 
 def require_a_label(examples: Examples, *, flag: str) -> None:

@@ -5,8 +5,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from flax import errors
 from flax import linen as nn
-from flax.errors import ScopeCollectionNotFound, ScopeParamNotFoundError, ScopeParamShapeError
 
 from kdjax.models.layers import check_moments
 from kdjax.models.padding import real_rows
@@ -15,6 +15,12 @@ from kdjax.types import BadInput, Model, Outputs, PyTree, nearest
 
 NORMS = ("batch", "group")
 """What `norm` can be."""
+
+_OF_VARIABLES = (
+    errors.ScopeCollectionNotFound, errors.ScopeParamNotFoundError, errors.ScopeParamShapeError,
+    errors.ScopeVariableNotFoundError,
+)  # fmt: skip
+"""What Flax says of variables that do not fit a network. Its other errors are faults of the network itself."""
 
 _UNSET: dict[str, Any] = {
     "hidden": (), "dropout": 0.0, "input_dropout": 0.0, "norm": None, "mean": None, "std": None,
@@ -155,7 +161,7 @@ def from_linen(module: nn.Module, input_shape: tuple[int, ...], *, needs_key: bo
                 return module.apply(variables, inputs, train=train, rngs=rngs), state  # pyright: ignore[reportReturnType]
             with real_rows(mask):
                 return module.apply(variables, inputs, train=True, rngs=rngs, mutable=list(state))  # pyright: ignore[reportReturnType]
-        except (ScopeParamShapeError, ScopeParamNotFoundError, ScopeCollectionNotFound) as error:
+        except _OF_VARIABLES as error:
             why = str(error).partition(" (http")[0]
             raise BadInput(f"variables of another network: {why} Accepted: this network's own.") from None
 

@@ -115,7 +115,7 @@ def attacked_images(
         return image, rows
     # Attacked images are constants to who learns from them. Stopped before the attack, no slope is traced through it.
     own = {"params": state.params[STUDENT], **state.model_state[STUDENT]}
-    networks = jax.lax.stop_gradient({STUDENT: own, **teachers})
+    networks = jax.lax.stop_gradient({**teachers, STUDENT: own})
     if callable(attacked.objective):
         objective = attacked.objective(victims.white_box(student.apply, networks[STUDENT]), label)
     else:

@@ -154,10 +154,7 @@ def open_study(config: Data, workdir: Path) -> Study:
     for flag, scored in (("validation_split", study.validation), ("test_split", study.test)):
         if scored is not None:
             checks.require_labels(scored, flag=flag)
-            mine, theirs = scored.image_shape(), study.train.image_shape()
-            if mine != theirs:
-                said = f"--{flag}={getattr(config, flag)} has images {mine}"
-                raise BadInput(f"{said}; accepted: those of --train_split, {theirs}.")
+            checks.require_image_shape(scored, study.train, flag=f"{flag}={getattr(config, flag)}")
     checks.warn_of_duplicates({f"{name}_split": getattr(study, name) for name in ("train", "validation", "test")})
     sizes = {name: len(s) for name in ("train", "validation", "test") if (s := getattr(study, name)) is not None}
     log.info("%s: %s", config.dataset, ", ".join(f"{n} {name}" for name, n in sizes.items()))

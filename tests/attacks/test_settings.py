@@ -184,6 +184,17 @@ def test_a_coarse_modifier_of_more_sides_than_the_image_is_refused():
         trace(named.zoo(sides=(2, 9), steps=2))
 
 
+def test_a_setting_that_is_traced_stays_in_its_trace():
+    """What ZOO keeps for images of a shape it may be asked for again in another trace."""
+
+    def twice(x):
+        attack = named.zoo(sides=(2, 8), steps=2, search_steps=1, learning_rate=x, initial_weight=x, h=x)
+        victim, key, given = asked()
+        return [jax.jit(lambda image: attack(victim, key, image).image)(given) for _ in range(2)]
+
+    jax.jit(twice)(0.1)
+
+
 def test_a_blur_wider_than_the_image_is_refused():
     """It leaves one slope for all pixels, whatever the network."""
     trace(named.mi_fgsm(kernel=15, steps=2))

@@ -205,3 +205,12 @@ def test_disjoint_domains_leave_out_no_gate_and_show_how_groups_are_confused(tmp
 def test_what_cannot_be_studied_is_refused_before_anything_trains(flags, message, tmp_path):
     with pytest.raises(BadInput, match=message):
         domains.prepare(domains.Config(**flags), tmp_path)
+
+
+def test_test_images_of_another_shape_are_refused_before_anything_trains(tmp_path):
+    arrays = {f"{n}_inputs": np.zeros((99, 4, 4, channels), np.uint8) for n, channels in (("train", 3), ("test", 1))}
+    arrays |= {f"{n}_label": np.arange(99) % 3 for n in ("train", "test")}
+    np.savez(tmp_path / "a.npz", **arrays, num_classes=3)
+    both = f"dataset('npz:{tmp_path}/a.npz'), dataset('npz:{tmp_path}/a.npz', invert)"
+    with pytest.raises(BadInput, match=r"--test_split=test has images \(4, 4, 1\); accepted: .*, \(4, 4, 3\)"):
+        domains.prepare(domains.Config(domains=both, gates="oracle"), tmp_path)

@@ -14,6 +14,7 @@ import pytest
 from kdjax.data.load import load
 from kdjax.data.source import unit_interval
 from kdjax.evaluation.fidelity import fidelity
+from kdjax.models.create import create
 from kdjax.study import extraction, networks, service
 from kdjax.study.asking import ways
 from kdjax.study.data import open_study
@@ -27,6 +28,7 @@ from kdjax.types import BadInput
 from tests.experiments import processes, studies
 from tests.experiments.laws import Laws
 from tests.experiments.studies import SEEDS, ran
+from tests.study.studies import study_of
 
 VICTIM = "victim/seed-{}"
 
@@ -120,6 +122,24 @@ def test_active_arms_ask_what_their_own_last_surrogate_and_the_victim_make_of_th
         again = way.strategy(known, len(rows) - count, np.random.default_rng(0))
         assert len(set(again.rows) & set(rows[count:])) > 0.9 * len(again.rows)  # ties may fall otherwise
     assert seen == 2 * SEEDS
+
+
+def test_the_slopes_of_another_rounds_surrogate_trace_nothing():
+    model, traced = create("mlp", **(shape := {"num_classes": 3, "image_shape": (2, 2, 1)}), hidden=(2,)), []
+
+    def apply(*given, **own):
+        traced.append(1)
+        return model.apply(*given, **own)
+
+    counted = model._replace(apply=apply)
+    extractor = extraction.Extractor(study_of(shape, 8), counted, None, {}, (), None)  # pyright: ignore[reportArgumentType]
+    found = []
+    for seed in (0, 1):
+        params, state = model.init(jax.random.key(seed))
+        image, label = np.full((4, 2, 2, 1), 0.5, np.float32), np.zeros(4, np.int32)
+        found.append(extractor.surrogate({"params": params, **state}).slope(image, label))
+    assert len(traced) == 1
+    assert np.any(found[0] != found[1])
 
 
 def test_hard_and_soft_answers_are_to_the_same_images_and_pairs_differ_in_one_thing(found):

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import errors
+from flax import linen as nn
 
 from kdjax.attacks import named
 from kdjax.losses import response
-from kdjax.models.create import create
+from kdjax.models.create import create, from_linen
 from kdjax.recipes.attacked import Attacked
 from kdjax.recipes.distill import distill
 from kdjax.recipes.learn import learn
@@ -299,6 +301,21 @@ def test_what_a_step_lacks_is_refused_by_name(key):
     for frozen in ({"student": {}}, jax.tree.map(lambda x: jnp.repeat(x, 2, axis=-1), WEIGHTS)):
         with pytest.raises(BadInput, match=r"frozen=.*: the teacher answers: variables of another network"):
             step(taught, frozen=frozen, **both)
+
+
+class Guessing(nn.Module):
+    """A network that drops in evaluation mode too: its own fault, of which its variables know nothing."""
+
+    @nn.compact
+    def __call__(self, image, *, train):
+        return Outputs(nn.Dropout(0.5, deterministic=False)(nn.Dense(3)(image.reshape(len(image), -1))))
+
+
+def test_a_fault_of_the_teachers_network_is_not_laid_on_its_variables(key):
+    image = jnp.zeros((2, 4, 4, 1))
+    weights = Guessing().init({"params": key, "dropout": key}, image, train=False)
+    with pytest.raises(errors.InvalidRngError):
+        live(from_linen(Guessing(), (4, 4, 1)).apply)(weights, {"inputs": image})
 
 
 def test_a_teacher_says_which_views_it_answers(key):

@@ -160,14 +160,17 @@ def test_distill_and_sweep_refuse_a_teacher_that_guesses_where_a_loss_asks_it(gi
     with pytest.raises(BadInput, match="and who guesses about"):
         lessons.of_students(swept, study, tmp_path)
     lessons.of_students(dataclasses.replace(swept, loss="labels"), study, tmp_path)
-    # Further teachers are asked too.
+    # Further teachers are asked too, and of all of them no more seeds than there are students.
     seen = []
-    monkeypatch.setattr(teacher, "refuse_guessing", lambda study, asked: seen.append(list(asked)))
+    monkeypatch.setattr(networks, "load_teachers", lambda study, path, **flag: (model, 3 * [weights]))
+    monkeypatch.setattr(
+        teacher, "refuse_guessing", lambda study, asked: seen.append([(typed, len(a[1])) for typed, a in asked.items()])
+    )
     method = {"method": "akd2(natural='runs/n', steps=1)", "loss": ""}
     with pytest.raises(pytest.fail.Exception, match="it goes on"):
         distill.main(distill.Config(**own, **method), tmp_path)
     lessons.of_students(dataclasses.replace(swept, **method), study, tmp_path)
-    assert seen == 2 * [[f"--teacher={workdir}", "natural=runs/n"]]
+    assert seen == 2 * [[(f"--teacher={workdir}", 1), ("natural=runs/n", 1)]]
 
 
 GUESSES = {

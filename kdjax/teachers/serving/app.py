@@ -27,7 +27,7 @@ _ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 def application(desk: Answerer) -> Starlette:
-    """The service of a desk, as ASGI."""
+    """The service of one who answers, as ASGI."""
     room, busy = asyncio.Semaphore(ROOM), _Busy()
 
     async def answers(request: Request) -> Response:
