@@ -71,6 +71,7 @@ def rows(study: Path, audits: Sequence[Path] = ()) -> dict[str, Row]:
         "epsilon": said["epsilon"],
         "command": told["command"],
         "commit": told["commit"],
+        "device": f"{told['devices']} x {told['device']}",
     }
     return {
         f"{study.name}-{slug(name)}.json": {
@@ -115,7 +116,8 @@ def page(results: Path) -> str:
         text += [f"| {' | '.join(_cells(row))} |" for row in group]
         for study in sorted({row["study"] for row in group}):
             one = next(row for row in group if row["study"] == study)
-            words = f"{len(one['seeds'])} seeds; attacks: {', '.join(f'`{a}`' for a in one['attacks'])}"
+            attacks = ", ".join(f"`{attack}`" for attack in one["attacks"])
+            words = f"{len(one['seeds'])} seeds on {one['device']}; attacks: {attacks}"
             text += ["", f"[{study}]({study}/results.json), {words}; commit `{one['commit'][:12]}`:", ""]
             commands = [a["command"] for row in group if row["study"] == study for a in row["audits"]]
             text += ["```sh", one["command"], *dict.fromkeys(commands), "```"]

@@ -76,6 +76,7 @@ def test_a_row_has_the_scores_of_its_student_and_teachers_have_none(results):
     order = [line.partition(":")[0] for line in page.splitlines() if "fast_cnn(8" in line and line.startswith("| ")]
     assert order[:3] == ["| rslad", "| saad", "| adaad"]
     assert page.count("not audited") == len(names)
+    assert page.count(f"[{STUDY}]({STUDY}/results.json), 5 seeds on 1 x cpu; attacks: ") == 1
 
 
 def test_an_audit_stands_beside_the_very_network_that_it_audited(results):
