@@ -16,7 +16,7 @@ from kdjax.recipes import peer
 from kdjax.recipes.lesson import lesson
 from kdjax.spec import Call, Family, Formula
 from kdjax.teachers.live import Teacher
-from kdjax.types import Aux, BadInput, Batch, LossFn, Model, Networks, PyTree, Recipe, TrainState
+from kdjax.types import Aux, BadInput, Batch, LossFn, Model, Networks, PyTree, Recipe, TrainState, nearest
 
 SNIPPET = "labels + 0.1*response.logit_l1"
 CONTROLS = ("snippet", "snippet_training")
@@ -74,6 +74,10 @@ def named(text: str, epsilon: Any, *, flag: str = "methods") -> dict[str, Method
         elif any("." in call.name or call.name == "labels" for call in calls):
             found[name] = Method(formula)
         else:
+            known = sorted((*METHODS.names(), *CONTROLS, PEER_AID))
+            if strange := next((call for call in calls if call.name not in known), None):
+                listed = f"accepted: {', '.join(known)}{nearest(strange.name, known)}"
+                raise strange.error(f"read the name {strange.name}; {listed}")
             terms = [weight * _at(call, epsilon) for weight, call in formula.terms]
             found[name] = method(Formula(tuple(t for term in terms for t in term.terms)), flag=flag)
     return found

@@ -258,6 +258,7 @@ BAD = {
     "no split that chooses": ({"validation_split": "", "best_under": "pgd"}, "accepted: a split that chooses"),
     "a method twice": ({"methods": "pgd_at, kd, kd"}, "names kd twice"),
     "no method": ({"methods": "pgd_at, rsald"}, "did you mean rslad"),
+    "no control": ({"methods": "pgd_at, snipet"}, "peer_aid, .*did you mean snippet"),
     "a natural teacher from elsewhere": ({"methods": "pgd_at, mtard(natural='x')"}, "the natural teacher is trained"),
     "a control that equals what it controls": (
         {"teacher": "mlp(4)", "methods": "pgd_at, snippet_training"}, "the same in training mode",
