@@ -95,12 +95,12 @@ def main(config: Config, workdir: Path) -> None:
     known, unseen = honest(config, network) if rule else (np.empty(0), np.empty(0))
     watching = watch.Monitor(rule, known, books) if rule else None
     cost = costs(watching, unseen) if watching else {}
-    desk = answering.Answerer(ask, offer, offered, accounts.Accounts(clients, books), books, watching)
+    answerer = answering.Answerer(ask, offer, offered, accounts.Accounts(clients, books), books, watching)
     at = host.bind(config.host, config.port)
     try:
         ask.warm_up(shape)
         log.info("serving at http://%s:%d; keys are in %s", config.host, at.getsockname()[1], workdir / "keys.json")
-        stop = host.serve(app.application(desk), at, seconds=config.seconds)
+        stop = host.serve(app.application(answerer), at, seconds=config.seconds)
     finally:
         at.close()
         totals = books.totals()

@@ -212,7 +212,7 @@ def test_answers_are_data_kept_for_runs_that_share_a_folder_and_the_pool_may_gro
         answered(ledger, tmp_path / f"in memory {rows}")
         digits.transport.closed()
         assert digits.charged == rows
-    digits.desk.offer = digits.desk.offer._replace(model="two")
+    digits.answerer.offer = digits.answerer.offer._replace(model="two")
     with pytest.raises(BadInput, match='model "one" there, "two" now'):
         answered(flags(tmp_path / "three", **shared), tmp_path / "three")
 
@@ -232,7 +232,7 @@ def test_answers_are_data_kept_for_runs_that_share_a_folder_and_the_pool_may_gro
 )
 def test_what_a_service_cannot_teach_is_refused_before_it_is_paid(digits, tmp_path, own, message, monkeypatch):
     monkeypatch.setattr("kdjax.teachers.service._sleep", lambda given_up, seconds: None)
-    digits.desk.offer = digits.desk.offer._replace(image_shape=own.pop("shape", (8, 8, 1)))
+    digits.answerer.offer = digits.answerer.offer._replace(image_shape=own.pop("shape", (8, 8, 1)))
     with pytest.raises(BadInput, match=message):
         run(flags(tmp_path / "run", **own), tmp_path / "run")
     assert digits.charged == 0

@@ -45,9 +45,9 @@ class InProcess(httpx.BaseTransport):
 
 
 class Served(NamedTuple):
-    """A running service: its desk, its clients' keys, a client of HTTP, and the transport below that."""
+    """A running service: its answerer, its clients' keys, a client of HTTP, and the transport below that."""
 
-    desk: answering.Answerer
+    answerer: answering.Answerer
     keys: dict[str, str]
     http: httpx.Client
     transport: InProcess
@@ -62,7 +62,7 @@ class Served(NamedTuple):
     @property
     def charged(self) -> int:
         """Images in the server's books."""
-        return sum(total.images for total in self.desk.ledger.totals())
+        return sum(total.images for total in self.answerer.ledger.totals())
 
 
 @contextmanager
@@ -78,9 +78,9 @@ def served(
     offer = answering.Offer(model, said, classes, shape, 0.5, most)
     timed = {} if clock is None else {"clock": clock}
     watching = watch.Monitor(watch.rule(detect), pool(200, seed=9), books) if detect else None
-    desk = answering.Answerer(ask, offer, policy(said), accounts.Accounts(found, books, **timed), books, watching)
+    answerer = answering.Answerer(ask, offer, policy(said), accounts.Accounts(found, books, **timed), books, watching)
     with start_blocking_portal() as portal:
-        transport = InProcess(app.application(desk), portal)
+        transport = InProcess(app.application(answerer), portal)
         with httpx.Client(transport=transport, base_url=URL) as http:
-            yield Served(desk, {account.name: key for key, account in found.items()}, http, transport)
+            yield Served(answerer, {account.name: key for key, account in found.items()}, http, transport)
     books.close()

@@ -12,8 +12,8 @@ def main(folder: Path, port: int) -> int:
     books = ledger.Ledger(folder / "server.sqlite")
     clients = accounts.clients("alice(budget=100000)", folder / "keys.json")
     offer = answering.Offer("one", "soft", CLASSES, SHAPE, 0.5, MOST)
-    desk = answering.Answerer(network, offer, policy("soft"), accounts.Accounts(clients, books), books)
-    stop = host.serve(app.application(desk), host.bind("127.0.0.1", port))
+    answerer = answering.Answerer(network, offer, policy("soft"), accounts.Accounts(clients, books), books)
+    stop = host.serve(app.application(answerer), host.bind("127.0.0.1", port))
     books.close()
     return 128 + stop.number
 

@@ -113,7 +113,7 @@ def test_a_lost_answer_is_asked_again_and_paid_once(tmp_path, waits):
         service.transport.meddle = lost(3)
         np.testing.assert_allclose(one.logits(pool(8)), log_softmax(pool(8)), atol=1e-5)
         assert (one.paid.totals()[1], service.charged, len(waits)) == (8, 8, 3)
-        assert service.desk.counts["replayed"] == 3
+        assert service.answerer.counts["replayed"] == 3
 
 
 @pytest.mark.parametrize("stage", ["before", "after"])
@@ -194,7 +194,7 @@ def test_a_service_that_is_busy_is_waited_for_as_long_as_it_says(tmp_path, waits
             one.logits(pool(8))  # 4 on credit, 4 in debt
             service.transport.meddle = lambda request, response: now.__setitem__(0, now[0] + 1.5) or response
             one.logits(pool(10))
-        assert service.desk.counts["rate"] == 1
+        assert service.answerer.counts["rate"] == 1
         assert len(waits) == 1
         assert waits[0] >= 1.0
 
@@ -205,7 +205,7 @@ def test_a_key_that_fits_in_no_header_is_refused_unsent_and_unsaid(tmp_path, key
         with pytest.raises(BadInput, match="accepted: visible ASCII") as refused:
             Service(URL, tmp_path / "client.sqlite", key=key, http=service.http)
         assert "cret" not in str(refused.value)
-        assert not service.desk.counts
+        assert not service.answerer.counts
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:door", "http://"])
@@ -255,7 +255,7 @@ def test_ctrl_c_does_not_wait_for_attempts_to_come(tmp_path, waits):
 def test_another_model_ends_the_client_and_nothing_is_mixed_or_charged(tmp_path):
     with served(tmp_path) as service, client(service, tmp_path) as one:
         one.logits(pool(8))
-        service.desk.offer = service.desk.offer._replace(model="two")
+        service.answerer.offer = service.answerer.offer._replace(model="two")
         with pytest.raises(BadInput, match=r"refuses \(412\): the model is two, not one"):
             one.logits(pool(16))
         assert (one.paid.totals()[1], service.charged) == (8, 8)
@@ -299,7 +299,7 @@ def test_answers_that_cannot_be_are_refused_paid_and_never_asked_again(tmp_path,
         with client(service, tmp_path) as one:
             with pytest.raises(BadInput, match=message):
                 one.logits(pool(8))
-            assert (one.paid.totals()[1], service.charged, service.desk.counts["replayed"]) == (8, 8, 0)
+            assert (one.paid.totals()[1], service.charged, service.answerer.counts["replayed"]) == (8, 8, 0)
 
 
 def test_one_client_holds_a_ledger(tmp_path):
@@ -314,7 +314,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         for wrong in ({"batch": 0}, {"concurrency": 0}, {"budget": -1}, {"timeout": 0.0}, {"attempts": 0}):
             with pytest.raises(BadInput, match="accepted: numbers from 1"):
                 client(service, tmp_path, **wrong)
-        offer = {**service.desk.offer._asdict(), "num_classes": 3}
+        offer = {**service.answerer.offer._asdict(), "num_classes": 3}
         odd = [("most", 0), ("most", -1), ("num_classes", 1e999), ("image_shape", [4.5, 4, 1])]
         odd += [("price", "free"), ("price", -1.0), ("price", 1e999)]
         for told in ({"model": "one"}, *({**offer, name: value} for name, value in odd)):

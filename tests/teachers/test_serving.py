@@ -59,7 +59,7 @@ def test_an_answer_in_every_form_and_what_the_books_say(service):
     levels = np.random.default_rng(0).integers(0, 256, (2, *SHAPE)).astype(np.uint8)
     fourth = service.post(npy(levels), number="bytes").json()["answers"]["probabilities"]
     np.testing.assert_allclose(fourth, softmax(network(levels / 255)), rtol=1e-5)
-    alice, bob = service.desk.ledger.totals()
+    alice, bob = service.answerer.ledger.totals()
     assert alice[:5] == ("alice", "soft", 3, 8, 4.0)
     assert alice.received == 2 * len(npy(images)) - len(npy(images)) + len(body) + len(npy(levels))
     assert bob[:5] == ("bob", "soft", 1, 3, 1.5)
@@ -98,7 +98,7 @@ def test_the_price_of_all_is_the_sum_of_what_each_answer_cost_to_the_last_digit(
 
     with served(tmp_path) as service:
         service.post(npy(pool(2)))
-        service.desk.offer = service.desk.offer._replace(price=1234567.25)  # started again, at another price
+        service.answerer.offer = service.answerer.offer._replace(price=1234567.25)  # started again, at another price
         service.post(npy(pool(1)), number="2")
         assert told(service) == 1.0 + 1234567.25
         assert 'kdjax_paid_price{client="alice",policy="soft"} 1234568.25' in service.http.get("/metrics").text
@@ -164,10 +164,14 @@ def test_a_budget_is_not_exceeded_by_one_image_by_many_at_once(tmp_path):
 def test_what_is_held_counts_and_what_fails_is_let_go(tmp_path):
     books = ledger.Ledger(tmp_path / "books")
     account = accounts.Account("ann", 10)
-    desk = accounts.Accounts({"key": account}, books)
-    with desk.hold(account, 6), pytest.raises(wire.Refused, match="5 images asked; 4 of 10"), desk.hold(account, 5):
+    answerer = accounts.Accounts({"key": account}, books)
+    with (
+        answerer.hold(account, 6),
+        pytest.raises(wire.Refused, match="5 images asked; 4 of 10"),
+        answerer.hold(account, 5),
+    ):
         pass
-    with pytest.raises(ZeroDivisionError), desk.hold(account, 4):
+    with pytest.raises(ZeroDivisionError), answerer.hold(account, 4):
         _ = 1 / 0
     assert (account.spent, account.held) == (6, 0)
     books.close()
@@ -260,7 +264,7 @@ def test_malformed_images_are_refused_with_a_reason_and_cost_nothing(service):
     told = {name: (r.status_code, r.json()["error"]["reason"]) for name, r in found.items()}
     assert told == {name: one[1:] for name, one in wanted.items()}
     assert all(response.json()["error"]["message"] for response in found.values())
-    assert (service.charged, service.desk.counts["failed"]) == (0, 0)
+    assert (service.charged, service.answerer.counts["failed"]) == (0, 0)
     assert service.post(GOOD).status_code == 200  # their id is as free as before
 
 
@@ -284,7 +288,7 @@ def test_requests_without_what_they_need_are_refused_unread(service):
     assert status(service.http.get("/v1/answers")) == (405, "no_such_page")
     assert status(service.http.get("/v2")) == (404, "no_such_page")
     assert [service.http.get(page).status_code for page in ("/v1/model", "/v1/account")] == [401, 401]
-    assert (service.charged, service.desk.counts["failed"]) == (0, 0)
+    assert (service.charged, service.answerer.counts["failed"]) == (0, 0)
 
 
 def test_a_network_that_says_no_number_is_not_paid(tmp_path):
@@ -325,7 +329,7 @@ def test_a_request_that_is_being_answered_is_finished_when_the_service_ends(tmp_
         url = f"http://127.0.0.1:{place[1]}/v1/answers"
         client = threading.Thread(target=lambda: found.append(httpx.post(url, content=GOOD, headers=sent, timeout=60)))
         client.start()
-        assert not host.serve(app.application(service.desk), at, seconds=0.5)
+        assert not host.serve(app.application(service.answerer), at, seconds=0.5)
         client.join()
         assert [response.status_code for response in found] == [200]
         assert service.charged == 2

@@ -31,7 +31,7 @@ def searched(count, seed=0):
 def flags(service):
     """By client, as the metrics say."""
     found = re.findall(r'kdjax_flagged_images{client="(\w+)",policy="soft"} (\d+)', service.http.get("/metrics").text)
-    assert {who: int(n) for who, n in found} == service.desk.ledger.flagged()
+    assert {who: int(n) for who, n in found} == service.answerer.ledger.flagged()
     return {who: int(n) for who, n in found}
 
 
@@ -50,7 +50,7 @@ def test_what_is_near_is_counted_by_client_once_and_outlives_the_process(tmp_pat
         assert flags(service) == {"alice": 0, "bob": MOST - 3}
         service.post(npy(searched(1, seed=1)), who="bob", number="3")
         assert flags(service)["bob"] == MOST - 2
-        assert [(t.who, t.images, t.flagged) for t in service.desk.ledger.totals()] == [
+        assert [(t.who, t.images, t.flagged) for t in service.answerer.ledger.totals()] == [
             ("alice", 3 * MOST, 0), ("bob", MOST + 1, MOST - 2),
         ]  # fmt: skip
     with served(tmp_path, clients=CLIENTS, detect="nearby(neighbours=3)") as service:
@@ -71,7 +71,7 @@ def test_a_client_with_too_many_flags_is_refused_keeps_what_it_paid_and_harms_no
                 client.ask(pool(1))
             assert client.paid.waiting() == []
             assert client.paid.totals()[1] == service.charged == charged
-        assert service.desk.ledger.flagged() == {"bob": 10}
+        assert service.answerer.ledger.flagged() == {"bob": 10}
         assert service.post(npy(pool(2)), who="alice").status_code == 200
     with served(tmp_path / "server", **how) as service:
         refused = service.post(npy(pool(1)), who="bob", number="new")

@@ -26,66 +26,66 @@ PATIENCE = 30.0
 _ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
-def application(desk: Answerer) -> Starlette:
+def application(answerer: Answerer) -> Starlette:
     """The service of one who answers, as ASGI."""
     room, busy = asyncio.Semaphore(ROOM), _Busy()
 
     async def answers(request: Request) -> Response:
-        account = _account(desk, request)
+        account = _account(answerer, request)
         number = request.headers.get("idempotency-key", "")
         if not _ID.fullmatch(number):
             raise Refused(400, "no_request_id", "no Idempotency-Key; accepted: 1 to 200 visible ASCII characters.")
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media not in (NPY, JSON):
             raise Refused(415, "media_type", f"Content-Type {media[:80]!r}; accepted: {NPY} or {JSON}.")
-        length = _length(request, desk.longest(media))
+        length = _length(request, answerer.longest(media))
         async with room:
             body = await _body(request, length)
             async with busy.alone((account.name, number)):
                 wanted = request.headers.get("if-match", "").strip('"')
                 sent, again = await to_thread.run_sync(
-                    lambda: desk.answer(account, number, body, media=media, model=wanted)
+                    lambda: answerer.answer(account, number, body, media=media, model=wanted)
                 )
-        desk.counts["replayed" if again else "answered"] += 1
+        answerer.counts["replayed" if again else "answered"] += 1
         # A repeat is what was answered then, perhaps by the network that was served before.
-        model = unpack_answer(sent)[1]["model"] if again else desk.offer.model
+        model = unpack_answer(sent)[1]["model"] if again else answerer.offer.model
         headers = {"Model-Checksum": model} | ({"Idempotency-Replayed": "true"} if again else {})
         if request.headers.get("accept", "").startswith(TENSORS):
             return Response(sent, media_type=TENSORS, headers=headers)
         return Response(await to_thread.run_sync(to_json, sent), media_type=JSON, headers=headers)
 
     async def offered(request: Request) -> Response:
-        _account(desk, request)
-        return JSONResponse({**desk.offer._asdict(), "media": [NPY, JSON]})
+        _account(answerer, request)
+        return JSONResponse({**answerer.offer._asdict(), "media": [NPY, JSON]})
 
     async def account(request: Request) -> Response:
-        who = _account(desk, request)
+        who = _account(answerer, request)
         left = who.budget - who.spent
-        price = await to_thread.run_sync(desk.ledger.price, who.name)
+        price = await to_thread.run_sync(answerer.ledger.price, who.name)
         told = {"name": who.name, "budget": who.budget, "spent": who.spent, "left": left, "rate": who.rate}
         return JSONResponse({**told, "price": price})
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "model": desk.offer.model})
+        return JSONResponse({"status": "ok", "model": answerer.offer.model})
 
     async def metrics(request: Request) -> Response:
-        return PlainTextResponse(await to_thread.run_sync(_metrics, desk), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(await to_thread.run_sync(_metrics, answerer), media_type="text/plain; version=0.0.4")
 
     async def openapi(request: Request) -> Response:
-        return JSONResponse(document(desk.offer))
+        return JSONResponse(document(answerer.offer))
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)
-        desk.counts[error.reason] += 1
+        answerer.counts[error.reason] += 1
         return _refusal(error)
 
     async def unknown(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        desk.counts["no_such_page"] += 1
+        answerer.counts["no_such_page"] += 1
         return _refusal(Refused(error.status_code, "no_such_page", f"{error.detail}; accepted: see /openapi.json."))
 
     async def failed(request: Request, error: Exception) -> Response:
-        desk.counts["failed"] += 1
+        answerer.counts["failed"] += 1
         return _refusal(Refused(500, "failed", "the service failed; nothing that has no answer is charged."))
 
     return Starlette(
@@ -122,9 +122,9 @@ class _Busy:
                 self._locks[key] = lock, waiting - 1
 
 
-def _account(desk: Answerer, request: Request) -> Account:
+def _account(answerer: Answerer, request: Request) -> Account:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    return desk.accounts.who(key.strip() if scheme.lower() == "bearer" else "")
+    return answerer.accounts.who(key.strip() if scheme.lower() == "bearer" else "")
 
 
 def _length(request: Request, most: int) -> int:
@@ -164,12 +164,12 @@ def _refusal(error: Refused) -> Response:
     return JSONResponse(told, status_code=error.status, headers=headers)
 
 
-def _metrics(desk: Answerer) -> str:
+def _metrics(answerer: Answerer) -> str:
     """In the text form of Prometheus: since the start by how requests ended, and for all time by client."""
     lines = ["# TYPE kdjax_requests_total counter"]
-    lines += [f'kdjax_requests_total{{ended="{name}"}} {n}' for name, n in sorted(desk.counts.items())]
+    lines += [f'kdjax_requests_total{{ended="{name}"}} {n}' for name, n in sorted(answerer.counts.items())]
     lines += [f"# TYPE kdjax_{name} gauge" for name in ("paid_images", "paid_price", "flagged_images")]
-    for total in desk.ledger.totals():
+    for total in answerer.ledger.totals():
         label = f'{{client="{total.who}",policy="{total.policy}"}}'.replace("\n", " ")
         lines += [f"kdjax_paid_images{label} {total.images}", f"kdjax_paid_price{label} {total.price!r}"]
         lines += [f"kdjax_flagged_images{label} {total.flagged}"]
