@@ -43,6 +43,7 @@ from kdjax.study import attacks, command, compare, networks, service, students
 from kdjax.study import teacher as answering
 from kdjax.study.compare import Pair
 from kdjax.study.data import Common, Study, open_study, optimizer_of
+from kdjax.study.showing import Timer
 from kdjax.types import BadInput, Model
 
 
@@ -111,7 +112,8 @@ def main(config: Config, workdir: Path) -> None:
     transfers = students.transfers(study, config)
     trained = arms.arms(study, student, teacher, learns, trainings, given, transfers, choose)
     adversarial = next(arm for arm in trained if arm.name == arms.TEACHER)
-    rows = {arm.name: row(arm, adversarial, by, workdir) for arm in trained}
+    timers = {model: Timer(model) for model in (student, teacher)}
+    rows = {arm.name: row(arm, adversarial, by, workdir, timers) for arm in trained}
     first, *others = trainings
     scores = (scoring[-1].text, "accuracy")
     pairs = [Pair(name, first, score) for name in (*others, arms.ALONE) for score in scores]

@@ -1,7 +1,7 @@
 """What a network is worth: clean, under attacks, class by class; what its teacher says of the attacked images; cost."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,7 +71,7 @@ def robustness(model: Model, by: Attackers) -> Callable[[PyTree], float]:
     return left
 
 
-def row(arm: Arm, teacher: Arm, by: Attackers, workdir: Path) -> Row:
+def row(arm: Arm, teacher: Arm, by: Attackers, workdir: Path, timers: Mapping[Model, Timer]) -> Row:
     """An arm's line: its last epoch and, behind the word `best`, the epoch that its `choose` preferred.
 
     Args:
@@ -79,11 +79,11 @@ def row(arm: Arm, teacher: Arm, by: Attackers, workdir: Path) -> Row:
         teacher: the arm of the teacher, which is asked about the images that attack it.
         by: the attacks.
         workdir: of the run, where scores are kept.
+        timers: of the networks, one for all arms of each.
     """
     model, theirs = arm.answers or arm.model, teacher.answers or teacher.model
     assert isinstance(model, Model)
     assert isinstance(theirs, Model)
-    timer = Timer(model)
 
     def of(done: Done) -> Scores:
         asked = white_box(theirs, done.weights(teacher.name))
@@ -91,7 +91,7 @@ def row(arm: Arm, teacher: Arm, by: Attackers, workdir: Path) -> Row:
 
         def last() -> Scores:
             clean = by_class(done.test(arm.name), test.labels())
-            spent = timer.milliseconds(own.weights, by.image[:1])
+            spent = timers[model].milliseconds(own.weights, by.image[:1])
             return {"by class": clean, "bytes": size(own.weights), "ms an image": spent, **robust(own.weights)}
 
         def robust(weights: PyTree) -> Scores:

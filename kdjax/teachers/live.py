@@ -41,6 +41,6 @@ def live(apply: ApplyFn) -> Teacher:
         try:
             return apply(own, jnp.asarray(batch["inputs"]), train=False, key=None)[0]
         except BadInput as error:
-            raise BadInput(f"frozen={names}: the teacher answers: {error}") from None
+            raise BadInput(f"the teacher, asked with frozen={names}: {error}") from None
 
     return Teacher(ask)

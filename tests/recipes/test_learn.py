@@ -299,7 +299,7 @@ def test_what_a_step_lacks_is_refused_by_name(key):
         with pytest.raises(BadInput, match=r"frozen=.*: accepted are the teacher's variables"):
             step(taught, frozen=frozen, **both)
     for frozen in ({"student": {}}, jax.tree.map(lambda x: jnp.repeat(x, 2, axis=-1), WEIGHTS)):
-        with pytest.raises(BadInput, match=r"frozen=.*: the teacher answers: variables of another network"):
+        with pytest.raises(BadInput, match=r"the teacher, asked with frozen=.*: variables of another network"):
             step(taught, frozen=frozen, **both)
 
 
