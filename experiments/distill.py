@@ -77,7 +77,8 @@ def main(config: Config, workdir: Path) -> None:
     ]
     steps = -(-len(study.train) // config.batch_size)
     hinted = hint_epochs(config)
-    others, others_weights = networks.further(taught_by(config).others, study)
+    chosen = taught_by(config)
+    others, others_weights = networks.further(chosen.others, study)
     of = partial(planned, config, study, student, teacher, others=others)
     plan = of(steps * (hinted or config.epochs))
     plan.refuse_sets("--loss" if config.loss else "--method")
@@ -92,7 +93,7 @@ def main(config: Config, workdir: Path) -> None:
         optimizer_of(config, steps=steps * epochs)
     if plan.asks:
         asked = {f"--teacher={config.teacher}": (teacher, given[: config.seeds])}
-        asked |= {f"{n}={path}": (others[n], others_weights[n][: config.seeds]) for n, path in taught_by(config).others}
+        asked |= {f"{n}={path}": (others[n], others_weights[n][: config.seeds]) for n, path in chosen.others}
         answering.refuse_guessing(study, asked)
 
     rate = {"learning_rate": config.learning_rate}
@@ -116,7 +117,6 @@ def main(config: Config, workdir: Path) -> None:
         own = taught(done)
         return own._replace(begin=stages.after(plan, done.state("hints"), own.begin))
 
-    chosen = taught_by(config)
     facts = {"layers": [list(pair) for pair in plan.named], "copied": config.copy_layers}
     facts |= {"attack": str(chosen.attack or ""), "further teachers": dict(chosen.others)}
     source = students.seen(config.labels, ", all images")
